@@ -1,0 +1,105 @@
+"""The reference evaluator: any graph, op by op, with the table's numpy semantics. Slow and meant to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import EvaluationError, GraphOptError
+from graphopt.ir.dims import Dim, substitute
+from graphopt.ir.graph import Graph, Op, Value
+from graphopt.ir.types import TensorType, Type
+
+Observer = Callable[[Value, Any], None]
+
+
+def evaluate(graph: Graph, inputs: Sequence[Any], observe: Observer | None = None) -> list[Any]:
+    """Outputs of `graph` on `inputs`, which are arrays, lists of them (sequences) or None (absent optionals).
+
+    `observe(value, result)` is called for every value computed at the top level. Values are dropped
+    after their last use. Raises EvaluationError naming the op that failed.
+    """
+    if len(inputs) != len(graph.inputs):
+        raise EvaluationError(f"@{graph.name} takes {len(graph.inputs)} inputs, got {len(inputs)}")
+    symbols: dict[str, int] = {}
+    values: dict[Value, Any] = {}
+    for v, given in zip(graph.inputs, inputs):
+        values[v] = as_runtime(given)
+        bind_symbols(v.type, values[v], symbols, f"input %{v.name}")
+    remaining = {v: len(v.uses) for v in graph.values()}
+    for op in graph.ops:
+        results = evaluate_op(op, [None if v is None else values[v] for v in op.operands], symbols)
+        for r, result in zip(op.results, results):
+            values[r] = result
+            bind_symbols(r.type, result, symbols, op.where(), check=False)
+            if observe is not None:
+                observe(r, result)
+        for v in op.operands:
+            if v is not None:
+                remaining[v] -= 1
+                if not remaining[v]:
+                    del values[v]
+    return [values[v] for v in graph.outputs]
+
+
+def evaluate_op(op: Op, operands: Sequence[Any], symbols: Mapping[str, int] | None = None) -> list[Any]:
+    """Results of one op on runtime values. `symbols` gives the values of symbolic dims in its attributes."""
+    attrs = {k: _bind(a, symbols or {}) for k, a in op.attrs.items()}
+    extra: dict[str, Any] = {}
+    if "regions" in op.definition.wants:
+        extra["regions"] = [lambda args, r=r: evaluate(r, args) for r in op.regions]
+    if "result_types" in op.definition.wants:
+        extra["result_types"] = [r.type for r in op.results]
+    try:
+        with np.errstate(all="ignore"):
+            got = op.definition.evaluate(*operands, **attrs, **extra)
+    except GraphOptError as e:
+        raise EvaluationError(e.what, where=op.where(), hint=e.hint) from e
+    except Exception as e:
+        raise EvaluationError(f"{type(e).__name__}: {e}", where=op.where()) from e
+    results = list(got) if isinstance(got, tuple) else [got]
+    if len(results) != len(op.results):
+        raise EvaluationError(f"gave {len(results)} results for {len(op.results)}", where=op.where())
+    return [_conform(r.type, x, op) for r, x in zip(op.results, results)]
+
+
+def as_runtime(value: Any) -> Any:
+    """Arrays as numpy arrays; lists and None as they are."""
+    if value is None:
+        return None
+    return [as_runtime(v) for v in value] if isinstance(value, list) else np.asarray(value)
+
+
+def bind_symbols(t: Type, value: Any, symbols: dict[str, int], where: str, check: bool = True) -> None:
+    """Learn the dims that `t` names from a runtime value; with `check`, raise where they contradict it."""
+    if not isinstance(t, TensorType) or t.shape is None or not isinstance(value, np.ndarray):
+        return
+    if len(t.shape) != value.ndim:
+        raise EvaluationError(f"expected {t}, got shape {list(value.shape)}", where=where)
+    for d, n in zip(t.shape, value.shape):
+        if isinstance(d, Dim) and str(d).isidentifier():
+            if symbols.setdefault(str(d), n) != n and check:
+                raise EvaluationError(f"dim {d} is {symbols[str(d)]} elsewhere and {n} here", where=where)
+        elif check and isinstance(d, int) and d != n:
+            raise EvaluationError(f"expected {t}, got shape {list(value.shape)}", where=where)
+
+
+def _bind(a: Any, symbols: Mapping[str, int]) -> Any:
+    if isinstance(a, tuple) and any(isinstance(d, Dim) for d in a):
+        return tuple(substitute(d, symbols) for d in a)
+    return a
+
+
+def _conform(t: Type, value: Any, op: Op) -> Any:
+    """Check dtype and rank against the result's type: the reference semantics must keep the table's own promise."""
+    if not isinstance(t, TensorType) or value is None or isinstance(value, list):
+        return value
+    array = np.asarray(value)
+    if array.dtype != t.dtype.numpy:
+        raise EvaluationError(f"gave {array.dtype} for {t}", where=op.where())
+    if t.shape is not None and (array.ndim != len(t.shape) or
+                                any(isinstance(d, int) and d != n for d, n in zip(t.shape, array.shape))):
+        raise EvaluationError(f"gave shape {list(array.shape)} for {t}", where=op.where())
+    return array

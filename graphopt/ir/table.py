@@ -1,0 +1,422 @@
+"""The op table: every operator's signature, type inference, reference semantics, cost and traits, once.
+
+An entry is a numpy function under the decorator `op`, whose first argument is its signature:
+
+    @op("conv(x: T, w: T, bias?: T; stride: ints, pad: ints, groups: int = 1) -> T", T="float",
+        shape=_conv_shape, traits=Trait.CONTRACTION)
+    def conv(x, w, bias=None, *, stride, pad, groups): ...
+
+Operands come before `;`, attributes after. `name?` may be absent, `name*` takes any number and is last.
+An operand's type is a dtype, a type variable (bound by the keyword of that name to a dtype class, and
+the same dtype wherever it stands), `seq`, `opt`, or `any`. `[then, else]` after the brackets names regions.
+Results are dtypes or variables, `attr` of kind dtype as `@attr`, or `any*` where `types=` says it all.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import IRError
+from graphopt.ir.dims import Dim, DimLike, Shape, product
+from graphopt.ir.types import DTYPES, DType, TensorType, Type, dtype
+
+
+class Trait(enum.Flag):
+    """What passes may assume of an op without knowing its name."""
+
+    NONE = 0
+    ELEMENTWISE = enum.auto()  # each result element depends on one element of each (broadcast) operand
+    REDUCTION = enum.auto()  # combines elements along axes
+    CONTRACTION = enum.auto()  # sums of products: matmul, convolution
+    MOVEMENT = enum.auto()  # every result element is a copy of one operand element or a constant
+    VIEW = enum.auto()  # row-major memory of the result is that of the operand
+    COMPOSITE = enum.auto()  # has a decomposition
+    COMMUTATIVE = enum.auto()  # the first two operands may change places
+    CONTROL = enum.auto()  # runs its regions
+    RANDOM = enum.auto()  # two evaluations may differ: neither folded nor merged
+    DATA_DEPENDENT = enum.auto()  # the result's shape depends on values
+
+
+# Dtype classes that a type variable may be bound to.
+CLASSES: dict[str, frozenset[str]] = {
+    "any": frozenset(DTYPES),
+    "bool": frozenset({"bool"}),
+    "float": frozenset(n for n, d in DTYPES.items() if d.kind == "float"),
+    "signed": frozenset(n for n, d in DTYPES.items() if d.kind in ("int", "float")),
+    "int": frozenset(n for n, d in DTYPES.items() if d.kind in ("int", "uint")),
+    "number": frozenset(n for n, d in DTYPES.items() if d.kind in ("int", "uint", "float")),
+}
+
+
+@dataclass(frozen=True)
+class Operand:
+    name: str
+    type: str
+    optional: bool = False
+    variadic: bool = False
+
+
+@dataclass(frozen=True)
+class Attr:
+    """A typed attribute. Kinds: int, float, bool, str, dtype, ints, floats, strs, dims, and `kind?` for may-be-None."""
+
+    name: str
+    kind: str
+    default: Any = ...
+
+    def check(self, value: Any) -> Any:
+        """The value in its canonical Python form; raises ValueError where it is of another kind."""
+        kind = self.kind
+        if kind.endswith("?"):
+            if value is None:
+                return None
+            kind = kind[:-1]
+        return _CONVERT[kind](value)
+
+
+def _exact_int(v: Any) -> int:
+    if isinstance(v, (bool, np.bool_)) or int(v) != v:
+        raise ValueError(v)
+    return int(v)
+
+
+def _bool(v: Any) -> bool:
+    if v not in (0, 1):
+        raise ValueError(v)
+    return bool(v)
+
+
+def _str(v: Any) -> str:
+    if not isinstance(v, str):
+        raise ValueError(v)
+    return v
+
+
+def _dim(v: Any) -> DimLike:
+    return v if isinstance(v, Dim) else _exact_int(v)
+
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "int": _exact_int,
+    "float": float,
+    "bool": _bool,
+    "str": _str,
+    "dtype": dtype,
+    "ints": lambda v: tuple(_exact_int(x) for x in v),
+    "floats": lambda v: tuple(float(x) for x in v),
+    "strs": lambda v: tuple(_str(x) for x in v),
+    "dims": lambda v: tuple(_dim(x) for x in v),
+    "data": lambda v: v,  # the tensor of a `const`
+}
+
+
+class Operands:
+    """What a rule sees of an op: operand types by name, attributes by name, constant values.
+
+    `o.x` is the type of operand x (None if absent, a list if variadic) or the value of attribute x.
+    """
+
+    def __init__(self, definition: OpDef, types: Sequence[Type | None], attrs: Mapping[str, Any],
+                 constants: Callable[[int], np.ndarray | None], regions: Sequence[Any] = ()) -> None:
+        self._def, self.types, self.attrs, self._constants = definition, list(types), attrs, constants
+        self.regions = regions
+        self.bound: dict[str, DType] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.attrs:
+            return self.attrs[name]
+        for i, operand in enumerate(self._def.operands):
+            if operand.name == name:
+                if operand.variadic:
+                    return self.types[i:]
+                return self.types[i] if i < len(self.types) else None
+        raise AttributeError(f"{self._def.name} has no operand or attribute {name!r}")
+
+    def value(self, name: str) -> np.ndarray | None:
+        """The constant value of operand `name`, or None where it is not constant or absent."""
+        index = next(i for i, o in enumerate(self._def.operands) if o.name == name)
+        if index >= len(self.types) or self.types[index] is None:
+            return None
+        return self._constants(index)
+
+    def fail(self, message: str) -> IRError:
+        return IRError(message, where=self._def.name)
+
+
+# A shape rule gives one shape, or a list of them for several results. None for a dim or a shape: not known.
+ShapeRule = Callable[[Operands], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class OpDef:
+    name: str
+    operands: tuple[Operand, ...]
+    attrs: tuple[Attr, ...]
+    results: tuple[Operand, ...]
+    region_names: tuple[str, ...]
+    constraints: Mapping[str, frozenset[str]]
+    shape: ShapeRule | None
+    types: Callable[[Operands], Sequence[Type]] | None
+    evaluate: Callable[..., Any]
+    traits: Trait
+    operations: Callable[[Operands, Sequence[TensorType]], DimLike] | None
+    dynamic_of: str | None
+    doc: str
+    signature: str
+    wants: frozenset[str] = field(default_factory=frozenset)
+
+    def has(self, trait: Trait) -> bool:
+        return bool(self.traits & trait)
+
+    def attr(self, name: str) -> Attr | None:
+        return next((a for a in self.attrs if a.name == name), None)
+
+    def check_attrs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Attributes in table order, defaults filled in, kinds checked."""
+        unknown = set(given) - {a.name for a in self.attrs}
+        if unknown:
+            known = ", ".join(a.name for a in self.attrs) or "none"
+            raise IRError(f"no attribute {', '.join(sorted(unknown))}; it has: {known}", where=self.name)
+        out = {}
+        for a in self.attrs:
+            if a.name in given:
+                try:
+                    out[a.name] = a.check(given[a.name])
+                except (TypeError, ValueError, IRError):
+                    raise IRError(f"attribute {a.name}={given[a.name]!r} is not of kind {a.kind}", where=self.name) from None
+            elif a.default is ...:
+                raise IRError(f"attribute {a.name} ({a.kind}) is missing", where=self.name)
+            else:
+                out[a.name] = a.default
+        return out
+
+    def infer(self, o: Operands) -> list[Type]:
+        """Result types; a dim of None in a shape means that the rule cannot know it."""
+        self._check_operands(o)
+        if self.types is not None:
+            return list(self.types(o))
+        assert self.shape is not None
+        if any(isinstance(t, TensorType) and t.shape is None for t in o.types):
+            shapes: list[Any] = [None] * len(self.results)
+        else:
+            got = self.shape(o)
+            shapes = got if isinstance(got, list) else [got] * len(self.results)
+        if self.results and self.results[-1].variadic:
+            return [TensorType(self._result_dtype(self.results[0].type, o), s) for s in shapes]
+        return [TensorType(self._result_dtype(r.type, o), None if s is None else tuple(s))
+                for r, s in zip(self.results, shapes, strict=True)]
+
+    def _result_dtype(self, t: str, o: Operands) -> DType:
+        if t.startswith("@"):
+            return o.attrs[t[1:]]
+        if t in DTYPES:
+            return DTYPES[t]
+        if t not in o.bound:
+            raise IRError(f"result dtype {t} is not bound by any operand", where=self.name)
+        return o.bound[t]
+
+    def _check_operands(self, o: Operands) -> None:
+        fixed = [p for p in self.operands if not p.variadic]
+        variadic = self.operands[-1] if self.operands and self.operands[-1].variadic else None
+        if len(o.types) < len(fixed):
+            o.types.extend([None] * (len(fixed) - len(o.types)))
+        if len(o.types) > len(fixed) and variadic is None:
+            raise IRError(f"takes {len(fixed)} operands, got {len(o.types)}", where=self.name)
+        for i, t in enumerate(o.types):
+            p = fixed[i] if i < len(fixed) else variadic
+            assert p is not None
+            if t is None:
+                if not p.optional and p is not variadic:
+                    raise IRError(f"operand {p.name} is missing", where=self.name)
+                continue
+            if p.type == "any":
+                continue
+            if p.type in ("seq", "opt"):
+                if isinstance(t, TensorType):
+                    raise IRError(f"operand {p.name} must be a {p.type}, got {t}", where=self.name)
+                continue
+            if not isinstance(t, TensorType):
+                raise IRError(f"operand {p.name} must be a tensor, got {t}", where=self.name)
+            if p.type in DTYPES:
+                if t.dtype.name != p.type:
+                    raise IRError(f"operand {p.name} must be {p.type}, got {t}", where=self.name)
+                continue
+            if t.dtype.name not in self.constraints[p.type]:
+                raise IRError(f"operand {p.name} cannot be {t.dtype}", where=self.name)
+            if o.bound.setdefault(p.type, t.dtype) is not t.dtype:
+                raise IRError(f"operand {p.name} is {t.dtype}, but {p.type} is {o.bound[p.type]} elsewhere", where=self.name)
+
+    def cost(self, o: Operands, results: Sequence[Type]) -> tuple[DimLike, DimLike]:
+        """(operations, bytes moved) of one execution; a multiply-add counts two operations."""
+        tensors = [t for t in [*o.types, *results] if isinstance(t, TensorType) and t.shape is not None]
+        outs = [t for t in results if isinstance(t, TensorType) and t.shape is not None]
+        ins = [t for t in o.types if isinstance(t, TensorType) and t.shape is not None]
+        nbytes: DimLike = 0 if self.has(Trait.VIEW) else sum((t.nbytes for t in tensors), 0)
+        if self.operations is not None:
+            return self.operations(o, outs), nbytes
+        if self.has(Trait.MOVEMENT | Trait.VIEW):
+            return 0, nbytes
+        of = ins[:1] if self.has(Trait.REDUCTION) else outs
+        return sum((t.size for t in of), 0), nbytes
+
+
+TABLE: dict[str, OpDef] = {}
+DECOMPOSITIONS: dict[str, Callable[..., Any]] = {}
+
+
+def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Operands], Sequence[Type]] | None = None,
+       traits: Trait = Trait.NONE, operations: Callable[..., DimLike] | None = None, dynamic_of: str | None = None,
+       **constraints: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add an op to the table; the decorated numpy function is its reference semantics and its docstring the text."""
+
+    def add(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+        name, operands, attrs, regions, results = _parse_signature(signature)
+        if name in TABLE:
+            raise IRError(f"op {name} is defined twice")
+        if (shape is None) == (types is None):
+            raise IRError("give shape= or types=, one of them", where=name)
+        bound = {v: _dtype_class(c) for v, c in constraints.items()}
+        variables = {p.type for p in operands} - set(DTYPES) - {"any", "seq", "opt"}
+        if variables != set(bound):
+            raise IRError(f"type variables {sorted(variables)} but constraints {sorted(bound)}", where=name)
+        if not evaluate.__doc__:
+            raise IRError("an op needs a docstring", where=name)
+        parameters = frozenset(inspect.signature(evaluate).parameters)
+        TABLE[name] = OpDef(name, operands, attrs, results, regions, bound, shape, types, evaluate, traits, operations,
+                            dynamic_of, inspect.cleandoc(evaluate.__doc__), signature, parameters)
+        return evaluate
+
+    return add
+
+
+def decomposition(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """State how a COMPOSITE op is built from others: `f(builder, op) -> Value or list of Values`."""
+
+    def add(f: Callable[..., Any]) -> Callable[..., Any]:
+        if not TABLE[name].has(Trait.COMPOSITE):
+            raise IRError("a decomposition needs Trait.COMPOSITE", where=name)
+        DECOMPOSITIONS[name] = f
+        return f
+
+    return add
+
+
+def lookup(name: str) -> OpDef:
+    if name not in TABLE:
+        import difflib
+
+        near = difflib.get_close_matches(name, TABLE, 1)
+        raise IRError(f"unknown op {name!r}", hint=f"Did you mean {near[0]!r}?" if near else None)
+    return TABLE[name]
+
+
+def _dtype_class(text: str) -> frozenset[str]:
+    names: set[str] = set()
+    for part in text.split("|"):
+        names |= CLASSES[part] if part in CLASSES else {dtype(part).name}
+    return frozenset(names)
+
+
+_SIGNATURE = re.compile(r"(\w+)\((.*?)\)\s*(?:\[(.*?)\])?\s*->\s*(.*)", re.S)
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside brackets."""
+    return [p.strip() for p in re.split(r",(?![^\[\]]*\])", text) if p.strip()]
+
+
+def _parse_signature(text: str) -> tuple[str, tuple[Operand, ...], tuple[Attr, ...], tuple[str, ...], tuple[Operand, ...]]:
+    match = _SIGNATURE.fullmatch(text.strip())
+    if not match:
+        raise IRError(f"bad signature {text!r}")
+    name, inside, regions, results = match.groups()
+    before, _, after = inside.partition(";")
+    attrs = []
+    for part in _split(after):
+        attr_name, _, rest = part.partition(":")
+        kind, eq, default = (s.strip() for s in rest.partition("="))
+        if kind.rstrip("?") not in _CONVERT:
+            raise IRError(f"bad attribute kind {kind!r} in {text!r}")
+        if not eq:
+            value: Any = None if kind.endswith("?") else ...
+        elif default in ("true", "false", "none"):
+            value = {"true": True, "false": False, "none": None}[default]
+        elif kind.rstrip("?") == "str":
+            value = default.strip('"')
+        elif kind.rstrip("?") == "dtype":
+            value = DTYPES[default]
+        elif default.startswith("["):
+            value = tuple(float(v) if kind.startswith("floats") else int(v) for v in _split(default[1:-1]))
+        else:
+            value = float(default) if kind.rstrip("?") == "float" else int(default)
+        attrs.append(Attr(attr_name.strip(), kind, value))
+    results = results.strip()
+    if results.startswith("("):
+        results = results[1:-1]
+    return (name, tuple(_operand(p) for p in _split(before)), tuple(attrs),
+            tuple(_split(regions or "")), tuple(_operand(p if ":" in p else f"result: {p}") for p in _split(results)))
+
+
+def _operand(text: str) -> Operand:
+    name, _, type_text = (s.strip() for s in text.partition(":"))
+    variadic = name.endswith("*") or type_text.endswith("*")
+    return Operand(name.rstrip("?*"), type_text.rstrip("*"), name.endswith("?"), variadic)
+
+
+def same_shape(o: Operands) -> Shape:
+    """Shape rule: that of the first operand."""
+    return o.types[0].shape
+
+
+def broadcast_dims(shapes: Iterable[Sequence[DimLike]]) -> Shape:
+    """The common shape under numpy's broadcasting; two different unknowns are taken to be equal, the first one wins."""
+    shapes = [tuple(s) for s in shapes]
+    rank = max((len(s) for s in shapes), default=0)
+    out: list[DimLike] = []
+    for axis in range(rank):
+        dim: DimLike = 1
+        for s in shapes:
+            d = s[axis - rank + len(s)] if axis - rank + len(s) >= 0 else 1
+            if d == 1 or d == dim:
+                continue
+            if isinstance(dim, int) and dim != 1 and isinstance(d, int):
+                raise IRError(f"shapes {', '.join(str(list(map(str, s))) for s in shapes)} do not broadcast")
+            if dim == 1 or isinstance(d, int):
+                dim = d
+        out.append(dim)
+    return tuple(out)
+
+
+def broadcast(o: Operands) -> Shape:
+    """Shape rule: all tensor operands broadcast together."""
+    return broadcast_dims(t.shape for t in o.types if t is not None)
+
+
+def normalise_axis(axis: int, rank: int, where: str = "axis") -> int:
+    """A negative axis counted from the end; raises IRError when out of range."""
+    if not -rank <= axis < max(rank, 1):
+        raise IRError(f"axis {axis} is out of range for rank {rank}", where=where)
+    return axis % max(rank, 1)
+
+
+def normalise_axes(axes: Iterable[int] | None, rank: int, where: str = "axes") -> tuple[int, ...]:
+    """Sorted non-negative axes; None means all of them."""
+    if axes is None:
+        return tuple(range(rank))
+    out = tuple(sorted(normalise_axis(a, rank, where) for a in axes))
+    if len(set(out)) != len(out):
+        raise IRError(f"axis named twice in {out}", where=where)
+    return out
+
+
+__all__ = [
+    "CLASSES", "DECOMPOSITIONS", "TABLE", "Attr", "OpDef", "Operand", "Operands", "Trait", "broadcast", "broadcast_dims",
+    "decomposition", "lookup", "normalise_axes", "normalise_axis", "op", "product", "same_shape",
+]
