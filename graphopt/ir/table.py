@@ -167,7 +167,6 @@ class OpDef:
     evaluate: Callable[..., Any]
     traits: Trait
     operations: Callable[[Operands, Sequence[TensorType]], DimLike] | None
-    dynamic_of: str | None
     doc: str
     signature: str
     wants: frozenset[str] = field(default_factory=frozenset)
@@ -272,7 +271,7 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {}
 
 
 def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Operands], Sequence[Type]] | None = None,
-       traits: Trait = Trait.NONE, operations: Callable[..., DimLike] | None = None, dynamic_of: str | None = None,
+       traits: Trait = Trait.NONE, operations: Callable[..., DimLike] | None = None,
        **constraints: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an op to the table; the decorated numpy function is its reference semantics and its docstring the text."""
 
@@ -290,7 +289,7 @@ def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Opera
             raise IRError("an op needs a docstring", where=name)
         parameters = frozenset(inspect.signature(evaluate).parameters)
         TABLE[name] = OpDef(name, operands, attrs, results, regions, bound, shape, types, evaluate, traits, operations,
-                            dynamic_of, inspect.cleandoc(evaluate.__doc__), signature, parameters)
+                            inspect.cleandoc(evaluate.__doc__), signature, parameters)
         return evaluate
 
     return add
