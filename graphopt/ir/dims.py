@@ -29,7 +29,7 @@ _FUNCTIONS = {
 class Dim:
     """A non-constant integer polynomial; make symbols with `Dim.symbol`, everything else by arithmetic."""
 
-    __slots__ = ("terms", "_hash")
+    __slots__ = ("_hash", "terms")
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         self.terms = terms
@@ -139,7 +139,7 @@ def _show_atom(atom: Atom) -> str:
     function, a, b = atom
     if function in ("min", "max"):
         return f"{function}({a}, {b})"
-    wrap = lambda d: f"({d})" if isinstance(d, Dim) and not _is_symbol(d) else str(d)  # noqa: E731
+    wrap = lambda d: f"({d})" if isinstance(d, Dim) and not _is_symbol(d) else str(d)
     return f"({wrap(a)}{function}{wrap(b)})"
 
 

@@ -20,7 +20,7 @@ Loc = tuple[str, ...]  # where an op came from in the source model, several for 
 class Tensor:
     """Constant data by reference: an array (memory-mapped where it came from a file), a name, identity as equality."""
 
-    __slots__ = ("array", "name", "_type")
+    __slots__ = ("_type", "array", "name")
 
     def __init__(self, array: np.ndarray | None, name: str | None = None, type: TensorType | None = None) -> None:
         if array is not None and array.flags.writeable:
@@ -42,7 +42,7 @@ class Tensor:
 class Value:
     """One SSA value. `op` is its producer, None for a graph's input; `uses` maps (op, operand index)."""
 
-    __slots__ = ("type", "op", "index", "graph", "uses", "name")
+    __slots__ = ("graph", "index", "name", "op", "type", "uses")
 
     def __init__(self, type: Type, op: Op | None, index: int, graph: Graph | None, name: str | None = None) -> None:
         self.type, self.op, self.index, self.graph, self.name = type, op, index, graph, name
@@ -85,7 +85,7 @@ class Value:
 class Op:
     """An operation. Absent optional operands are None. Regions are graphs that see only their own inputs."""
 
-    __slots__ = ("definition", "operands", "results", "attrs", "regions", "loc", "graph", "prev", "next")
+    __slots__ = ("attrs", "definition", "graph", "loc", "next", "operands", "prev", "regions", "results")
 
     def __init__(self, definition: OpDef, operands: Sequence[Value | None], attrs: dict[str, Any],
                  regions: Sequence[Graph], loc: Loc, result_types: Sequence[Type]) -> None:

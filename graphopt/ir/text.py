@@ -129,7 +129,7 @@ def _print_constant(data: Tensor, constants: ConstantNames) -> str:
 
 
 def _inlines(d: DType) -> bool:
-    return d.kind in ("bool", "int", "uint") and d.bits >= 8 or d.name in ("f16", "bf16", "f32", "f64")
+    return (d.kind in ("bool", "int", "uint") and d.bits >= 8) or d.name in ("f16", "bf16", "f32", "f64")
 
 
 def _floats(array: np.ndarray) -> Any:

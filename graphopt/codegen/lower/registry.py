@@ -1,0 +1,196 @@
+"""How ops become scalar expressions or loop nests: two tables, one entry an op, and the inlining between them.
+
+A *compute rule* says what one element of the result is, given its index:
+
+    @compute("transpose")
+    def transpose(o, *i):
+        return o.x(*(i[o.perm.index(d)] for d in range(len(i))))
+
+`o.x(*index)` is operand x at an index (another rule's expression when it is fused), `o.shape("x")` its
+static shape, `o.perm` an attribute, `o.dtype` the result's dtype, `o.out` its shape, `o.types` the operand types.
+For f16 and bf16 tensors the operands come as f32 and the result is cast back, so rules are written once.
+An op with several results takes `o.result`, the index of the wanted one.
+
+A *loop rule* writes the whole kernel: `@loops("top_k")`, `f(o, ins, outs) -> Stmt`, over Buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt.codegen.expr import INDEX, Buffer, Expr, as_expr, cast, const, load
+from graphopt.codegen.loops import Stmt
+from graphopt.errors import CodegenError
+from graphopt.ir.graph import Op, Value
+from graphopt.ir.table import TABLE, Trait
+from graphopt.ir.types import F32, DType, TensorType
+
+Accessor = Callable[..., Expr]
+COMPUTE: dict[str, Callable[..., Expr]] = {}
+LOOPS: dict[str, Callable[..., Stmt]] = {}
+SCRATCH: dict[str, Callable[[OpView], list[tuple[str, tuple[int, ...]]]]] = {}
+WIDENED = ("f16", "bf16")  # stored narrow, computed in f32
+COMPUTABLE = frozenset(("bool", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f16", "bf16", "f32", "f64"))
+
+
+class OpView:
+    """What a lowering rule sees of an op."""
+
+    def __init__(self, op: Op, operands: Sequence[Accessor | None], result: int = 0) -> None:
+        self.op, self.result, self._operands = op, result, list(operands)
+        self.attrs = op.attrs
+        self.types = [None if v is None else v.type for v in op.operands]
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        return self.op.results[self.result].type.static_shape
+
+    @property
+    def dtype(self) -> DType:
+        """The result's dtype as computed: f32 for f16 and bf16."""
+        return computed(self.op.results[self.result].type.dtype)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        v = self.op.operand(name)
+        if v is None:
+            raise CodegenError(f"operand {name} is absent", where=self.op.where())
+        return v.type.static_shape
+
+    def operands(self) -> list[Accessor]:
+        """Accessors of the variadic operand's values."""
+        first = sum(not p.variadic for p in self.op.definition.operands)
+        return [a for a in self._operands[first:] if a is not None]
+
+    def value(self, name: str) -> np.ndarray | None:
+        """The operand's value where it is constant, else None."""
+        v = self.op.operand(name)
+        return None if v is None else v.constant
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.attrs:
+            return self.attrs[name]
+        for k, p in enumerate(self.op.definition.operands):
+            if p.name == name:
+                return self._operands[k] if k < len(self._operands) else None
+        raise AttributeError(f"{self.op.name} has no operand or attribute {name!r}")
+
+    def broadcast(self, index: Sequence[Expr]) -> list[Expr]:
+        """Every operand at the element that numpy's broadcasting pairs with result index `index`."""
+        out = []
+        for access, t in zip(self._operands, self.types):
+            assert access is not None and isinstance(t, TensorType)
+            shape = t.static_shape
+            own = index[len(index) - len(shape):] if shape else ()
+            out.append(access(*(const(0, INDEX) if n == 1 else i for i, n in zip(own, shape))))
+        return out
+
+
+def compute(*names: str) -> Callable[[Callable[..., Expr]], Callable[..., Expr]]:
+    """Register a compute rule `f(o, *index) -> Expr` for ops."""
+
+    def add(f: Callable[..., Expr]) -> Callable[..., Expr]:
+        for name in names:
+            _check(name, COMPUTE, LOOPS)
+            COMPUTE[name] = f
+        return f
+
+    return add
+
+
+def loops(*names: str, scratch: Callable[[OpView], list[tuple[str, tuple[int, ...]]]] | None = None) -> Callable[..., Any]:
+    """Register a loop rule `f(o, ins, outs[, scratch]) -> Stmt`.
+
+    `ins` are Buffers (None for absent operands), `outs` Buffers; `scratch(o)` lists (dtype name, shape) of
+    memory that the plan provides.
+    """
+
+    def add(f: Callable[..., Stmt]) -> Callable[..., Stmt]:
+        for name in names:
+            _check(name, LOOPS, COMPUTE)
+            LOOPS[name] = f
+            if scratch is not None:
+                SCRATCH[name] = scratch
+        return f
+
+    return add
+
+
+def _check(name: str, *tables: dict[str, Any]) -> None:
+    if name not in TABLE or any(name in t for t in tables):
+        raise CodegenError(f"lowering of {name!r}: not in the op table, or defined twice")
+
+
+def computed(d: DType) -> DType:
+    """The dtype that arithmetic on `d` happens in."""
+    return F32 if d.name in WIDENED else d
+
+
+def why_not(op: Op) -> str | None:
+    """Why `op` has no kernel (it is then a host op), or None where it has one."""
+    if op.name == "fused":
+        return next((r for inner in op.regions[0].ops if (r := why_not(inner))), None)
+    for v in (*op.operands, *op.results):
+        if v is None:
+            continue
+        if not isinstance(v.type, TensorType):
+            return f"{v.type} is not a tensor"
+        if v.type.dtype.name not in COMPUTABLE:
+            return f"dtype {v.type.dtype} has no kernels"
+        if not v.type.is_static:
+            return f"the shape of {v.type} is not known before running"
+    if op.name == "const":
+        return None
+    if op.name not in COMPUTE and op.name not in LOOPS:
+        return f"{op.name} has no lowering"
+    if op.definition.has(Trait.DATA_DEPENDENT | Trait.CONTROL | Trait.RANDOM):
+        return f"{op.name} depends on run-time values"
+    return None
+
+
+class Inliner:
+    """Expressions for the values of a graph whose ops all have compute rules, sharing equal accesses."""
+
+    def __init__(self, sources: dict[Value, Buffer]) -> None:
+        self.sources = sources
+        self._memo: dict[tuple, Expr] = {}
+
+    def at(self, value: Value, index: Sequence[Expr]) -> Expr:
+        """Element `index` of `value`, in its computed dtype."""
+        idx = tuple(as_expr(i) for i in index)
+        key = (value, *map(id, idx))
+        if key not in self._memo:
+            self._memo[key] = self._build(value, idx)
+            self._memo[(key, "keep")] = idx  # type: ignore[assignment]  # ids stay valid while the memo lives
+        return self._memo[key]
+
+    def _build(self, value: Value, index: tuple[Expr, ...]) -> Expr:
+        if value in self.sources:
+            element = load(self.sources[value], index)
+            return cast(element, computed(element.dtype))
+        op = value.op
+        if op is None:
+            raise CodegenError(f"no source for {value!r}")
+        if op.name == "const":
+            array = op.attrs["value"].numpy()
+            if array.size != 1:
+                raise CodegenError(f"a constant of {array.size} elements cannot be inlined", where=op.where())
+            return const(array.reshape(())[()], computed(value.type.dtype))
+        if op.name not in COMPUTE:
+            raise CodegenError(f"{op.name} has no compute rule", where=op.where())
+        accessors = [None if v is None else (lambda *i, v=v: self.at(v, i)) for v in op.operands]
+        return round_to(COMPUTE[op.name](OpView(op, accessors, value.index), *index), value.type.dtype, op)
+
+
+def round_to(e: Expr, d: DType, op: Op) -> Expr:
+    """The rule's result in the computed form of dtype `d`, rounded where storage is narrower than arithmetic."""
+    if d.name in WIDENED:
+        return e if op.definition.has(Trait.MOVEMENT | Trait.VIEW) else cast(cast(e, d), F32)
+    if e.dtype is not d:
+        raise CodegenError(f"the lowering gave {e.dtype} for {d}", where=op.where())
+    return e
+
+
+__all__ = ["COMPUTE", "LOOPS", "SCRATCH", "Accessor", "Inliner", "OpView", "compute", "computed", "loops", "why_not"]
