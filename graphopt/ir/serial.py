@@ -140,7 +140,7 @@ def _read_constant(archive: zipfile.ZipFile, name: str, entry: dict[str, str]) -
             array = array.reshape(t.static_shape)
         else:
             array = np.lib.format.read_array(file, allow_pickle=False)
-    if array.shape != t.shape or t.dtype.kind != "str" and array.dtype != _stored(t.dtype):
+    if array.shape != t.shape or (t.dtype.kind != "str" and array.dtype != _stored(t.dtype)):
         raise ParseError(f"the constant @{name} should be {t}, but {info.filename} holds {array.dtype}{list(array.shape)}")
     return Tensor(array if t.dtype.kind == "str" else array.view(t.dtype.numpy), name, t)
 
