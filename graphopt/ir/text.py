@@ -47,6 +47,8 @@ class _Names:
         if value not in self.of:
             if value.name is not None:
                 base = re.sub(r"[^A-Za-z0-9_.$/-]", "_", value.name) or "_"
+                if base.isdigit():  # numbers are for values without a name, and the parser takes them so
+                    base = "_" + base
                 name, k = base, 1
                 while name in self.taken:
                     name, k = f"{base}.{k}", k + 1
@@ -76,6 +78,21 @@ class ConstantNames:
         return self.of[id(data)]
 
 
+def _names(graph: Graph) -> _Names:
+    names = _Names()
+    for v in graph.values():  # source names first, so that numbers fill the gaps
+        if v.name is not None:
+            names.name(v)
+    for v in graph.values():
+        names.name(v)
+    return names
+
+
+def value_names(graph: Graph) -> dict[Value, str]:
+    """What `print_graph` calls the values of `graph` (nested graphs apart), without the %."""
+    return _names(graph).of
+
+
 def print_graph(graph: Graph, constants: ConstantNames | None = None) -> str:
     """The graph as text. `constants` collects the tensors that were printed by reference."""
     lines: list[str] = []
@@ -84,10 +101,7 @@ def print_graph(graph: Graph, constants: ConstantNames | None = None) -> str:
 
 
 def _print(graph: Graph, lines: list[str], indent: str, constants: ConstantNames) -> None:
-    names = _Names()
-    for v in graph.values():  # source names first, so that numbers fill the gaps
-        if v.name is not None:
-            names.name(v)
+    names = _names(graph)
     inputs = ", ".join(f"{names.name(v)}: {v.type}" for v in graph.inputs)
     outputs = ", ".join(str(v.type) for v in graph.outputs)
     arrow = f"({outputs})" if len(graph.outputs) != 1 else outputs
@@ -456,4 +470,4 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray | Tensor] | None =
     return graph
 
 
-__all__ = ["ConstantNames", "Dim", "parse_graph", "print_graph"]
+__all__ = ["ConstantNames", "Dim", "parse_graph", "print_graph", "value_names"]
