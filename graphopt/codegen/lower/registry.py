@@ -16,7 +16,7 @@ A *loop rule* writes the whole kernel: `@loops("top_k")`, `f(o, ins, outs) -> St
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,11 @@ class OpView:
         """Accessors of the variadic operand's values."""
         first = sum(not p.variadic for p in self.op.definition.operands)
         return [a for a in self._operands[first:] if a is not None]
+
+    def accessor(self, name: str) -> Accessor | None:
+        """The operand of that name, for names that mean something else here; None where absent."""
+        k = next(k for k, p in enumerate(self.op.definition.operands) if p.name == name)
+        return self._operands[k] if k < len(self._operands) else None
 
     def value(self, name: str) -> np.ndarray | None:
         """The operand's value where it is constant, else None."""
@@ -153,7 +158,8 @@ def why_not(op: Op) -> str | None:
 class Inliner:
     """Expressions for the values of a graph whose ops all have compute rules, sharing equal accesses."""
 
-    def __init__(self, sources: dict[Value, Buffer]) -> None:
+    def __init__(self, sources: Mapping[Value, Buffer | Accessor]) -> None:
+        """`sources`: where values of the graph come from, as memory or as what another rule computes."""
         self.sources = sources
         self._memo: dict[tuple, Expr] = {}
 
@@ -168,7 +174,8 @@ class Inliner:
 
     def _build(self, value: Value, index: tuple[Expr, ...]) -> Expr:
         if value in self.sources:
-            element = load(self.sources[value], index)
+            source = self.sources[value]
+            element = load(source, index) if isinstance(source, Buffer) else source(*index)
             return cast(element, computed(element.dtype))
         op = value.op
         if op is None:
