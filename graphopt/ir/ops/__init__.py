@@ -1,3 +1,6 @@
 """The op table's entries, a file a family. Importing this package fills the table."""
 
-from graphopt.ir.ops import core  # noqa: F401
+from graphopt.ir.ops import (  # noqa: F401
+    contract,
+    core,
+)
