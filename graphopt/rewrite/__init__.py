@@ -1,0 +1,37 @@
+"""Graph to graph: the pattern matcher, the pass manager, and one file a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphopt.ir.graph import Graph
+from graphopt.rewrite.canonicalise import Canonicalise
+from graphopt.rewrite.context import Context, Reason
+from graphopt.rewrite.cse import CommonSubexpressions
+from graphopt.rewrite.dce import DeadCode
+from graphopt.rewrite.decompose import Decompose
+from graphopt.rewrite.fold import Fold
+from graphopt.rewrite.fuse import Fuse
+from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
+
+
+def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
+    """The passes that every target begins with, in order. `target` answers `keeps(op)` (has it a kernel for this
+    composite op?) and, if it likes, `row_kernel(op)`; None keeps no composite op. Without `fuse` the graph stays flat."""
+    passes: list[Pass] = [
+        Canonicalise(), Fold(),
+        Decompose(target), Canonicalise(), Fold(), CommonSubexpressions(), DeadCode(),
+    ]
+    return [*passes, Fuse(), DeadCode()] if fuse else passes
+
+
+def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any = None, **manager: Any) -> Results:
+    """Run `passes` (default: `default_passes(target)`) on `graph`, in place. Keywords go to PassManager."""
+    return PassManager(default_passes(target) if passes is None else passes, **manager).run(graph, Context(target))
+
+
+__all__ = [
+    "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "Fuse", "Pass", "PassManager",
+    "PassResult", "Reason", "Results", "Snapshots", "default_passes", "optimise",
+]

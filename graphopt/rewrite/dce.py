@@ -1,0 +1,24 @@
+"""Dead code."""
+
+from __future__ import annotations
+
+from graphopt.ir.graph import Graph
+from graphopt.rewrite.context import Context
+from graphopt.rewrite.manager import GraphPass
+
+
+class DeadCode(GraphPass):
+    """Before: any graph. After: every op has a result that is used."""
+
+    name = "dce"
+
+    def run_on(self, graph: Graph, context: Context) -> bool:
+        changed = False
+        op = graph.last
+        while op is not None:
+            previous = op.prev
+            if not any(r.uses for r in op.results) and context.take("dead op", op):
+                op.erase()
+                changed = True
+            op = previous
+        return changed

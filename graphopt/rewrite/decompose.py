@@ -1,0 +1,49 @@
+"""Composite ops into the primitives that they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphopt.ir.graph import Builder, Graph, Op, Value, refine
+from graphopt.ir.table import DECOMPOSITIONS, Trait
+from graphopt.rewrite.context import Context
+from graphopt.rewrite.manager import GraphPass
+
+
+class Decompose(GraphPass):
+    """Before: any graph. After: a composite op stands only where `target.keeps(op)` says that the target has a kernel for
+    it. The target is that given here, else the context's; with neither, all composite ops are decomposed."""
+
+    name = "decompose"
+    ulps = 1000.0  # a composite's reference may compute wider than its parts, and later layers carry that on
+
+    def __init__(self, target: Any = None) -> None:
+        self.target = target
+
+    def run_on(self, graph: Graph, context: Context) -> bool:
+        target = self.target if self.target is not None else context.target
+        changed = False
+        work: list[Op] = list(graph.ops)[::-1]
+        while work:
+            op = work.pop()
+            context.subject = op
+            if not op.definition.has(Trait.COMPOSITE) or (target is not None and target.keeps(op)):
+                continue
+            if not context.take("decompose", op):
+                break
+            before = op.prev
+            values = DECOMPOSITIONS[op.name](Builder(graph, before=op, loc=op.loc), op)
+            new: Sequence[Value] = [values] if isinstance(values, Value) else list(values)
+            for old, value in zip(op.results, new, strict=True):
+                value.type = refine(value.type, old.type)
+            context.because(op, "decomposed: the target has no kernel for it" if target is not None else "decomposed")
+            added = []
+            at = op.prev
+            while at is not None and at is not before:
+                added.append(at)
+                at = at.prev
+            op.replace_with(new)
+            work += added  # later ones first, so that the walk goes on in order
+            changed = True
+        return changed

@@ -1,0 +1,75 @@
+"""Constant folding."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from graphopt.errors import EvaluationError
+from graphopt.ir.evaluate import evaluate_op
+from graphopt.ir.graph import Graph, Op, Tensor
+from graphopt.ir.table import Trait
+from graphopt.ir.types import TensorType
+from graphopt.rewrite.context import Context
+from graphopt.rewrite.manager import GraphPass
+
+log = logging.getLogger("graphopt.rewrite")
+
+
+class Fold(GraphPass):
+    """Before: any graph. After: no op has only constant operands, but for random ones, control flow, and those whose
+    result would need more than `growth` bytes more than their operands (iota, expand and tile stay computed).
+
+    The values are the reference evaluator's.
+    """
+
+    name = "fold"
+
+    def __init__(self, growth: int = 1 << 16) -> None:
+        self.growth = growth
+
+    def run_on(self, graph: Graph, context: Context) -> bool:
+        changed = False
+        for op in graph.ops:
+            context.subject = op
+            if not self._may_fold(op):
+                continue
+            try:
+                values = evaluate_op(op, [None if v is None else v.constant for v in op.operands])
+            except EvaluationError as e:
+                # Wrong at compile time is wrong at run time, but only if it is reached: a branch may never be.
+                context.because(op, f"not folded: {e}")
+                log.warning("not folded: %s", e)
+                continue
+            if not all(isinstance(v, np.ndarray) for v in values):
+                continue
+            if not context.take("fold", op):
+                break
+            name = next((v.op.attrs["value"].name for v in op.operands if v is not None and v.op is not None), None)
+            constants = [graph.constant(Tensor(np.ascontiguousarray(v) if v.ndim else v, _derived(name, op)),
+                                        loc=op.loc, before=op) for v in values]
+            context.because(op, "all operands are constant")
+            op.replace_with(constants)
+            changed = True
+        return changed
+
+    def _may_fold(self, op: Op) -> bool:
+        if op.name == "const" or op.regions or not op.results or op.definition.has(Trait.RANDOM | Trait.CONTROL):
+            return False
+        if any(v is not None and v.constant is None for v in op.operands):
+            return False
+        if not all(isinstance(r.type, TensorType) for r in op.results):
+            return False
+        if op.definition.has(Trait.DATA_DEPENDENT):
+            return True
+        if not all(isinstance(r.type, TensorType) and (r.type.shape is None or r.type.is_static) for r in op.results):
+            return False
+        known = [r.type.nbytes for r in op.results if isinstance(r.type, TensorType) and r.type.shape is not None]
+        given = sum(v.constant.nbytes for v in op.operands if v is not None and v.constant is not None)
+        return sum(n for n in known if isinstance(n, int)) <= given + self.growth
+
+
+def _derived(name: str | None, op: Op) -> str | None:
+    """A constant made from a weight says so: `conv1.weight/transpose`."""
+    return None if name is None else f"{name.partition('/')[0]}/{op.name}"

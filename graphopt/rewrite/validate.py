@@ -1,0 +1,140 @@
+"""Translation validation: does a graph compute the same before and after a pass, and which change is to blame if not."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from graphopt.errors import RewriteError
+from graphopt.ir.dims import DimLike, substitute
+from graphopt.ir.evaluate import evaluate
+from graphopt.ir.graph import Graph
+from graphopt.ir.table import Trait
+from graphopt.ir.types import DType, OptionalType, SequenceType, Type, dtype
+
+
+def random_inputs(graph: Graph, seed: int = 0, symbols: Mapping[str, int] | None = None) -> list[Any]:
+    """Inputs drawn from the types: floats around zero, small non-negative integers, symbolic dims of 2 to 5."""
+    sizes: dict[str, int] = dict(symbols or {})
+    for s in graph.symbols():
+        sizes.setdefault(s, 2 + zlib.crc32(f"{seed}:{s}".encode()) % 4)
+    rng = np.random.default_rng(seed)
+    return [_random(v.type, sizes, rng) for v in graph.inputs]
+
+
+def _random(t: Type, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
+    if isinstance(t, SequenceType):
+        return [_random(t.element, sizes, rng) for _ in range(2)]
+    if isinstance(t, OptionalType):
+        return _random(t.element, sizes, rng)
+    if t.shape is None:
+        raise RewriteError(f"cannot draw an input of type {t}", hint="Give inputs= to the validation")
+    shape = tuple(_size(d, sizes) for d in t.shape)
+    return random_array(t.dtype, shape, rng)
+
+
+def _size(d: DimLike, sizes: Mapping[str, int]) -> int:
+    n = substitute(d, sizes)
+    assert isinstance(n, int)
+    return n
+
+
+def random_array(d: DType, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """An array of that dtype with ordinary contents."""
+    if d.is_float:
+        return rng.standard_normal(shape).astype(d.numpy)
+    if d.kind == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if d.kind == "str":
+        return np.array(rng.choice(["", "a", "b c", "Ä"], shape), dtype=object)
+    return rng.integers(0, min(4, 2 ** (d.bits - 1)), shape).astype(d.numpy)
+
+
+def difference(expected: Any, got: Any, ulps: float) -> str | None:
+    """What differs by more than `ulps`, in words, or None.
+
+    Floats: |a - b| <= ulps · eps · max(|b|, largest finite magnitude of the tensor), NaN and infinities in the same
+    places; ulps = 0 means equal values. Other dtypes must be equal; where ulps > 0, one element in a hundred may
+    differ, since comparisons and roundings sit on the other side of a tie.
+    """
+    if isinstance(expected, list) or isinstance(got, list):
+        if not isinstance(expected, list) or not isinstance(got, list) or len(expected) != len(got):
+            return "sequences of different length"
+        found = (difference(a, b, ulps) for a, b in zip(expected, got))
+        return next((f"element {i}: {text}" for i, text in enumerate(found) if text is not None), None)
+    if expected is None or got is None:
+        return None if expected is got else "one is absent"
+    if expected.dtype != got.dtype or expected.shape != got.shape:
+        return f"{expected.dtype}{list(expected.shape)} became {got.dtype}{list(got.shape)}"
+    if expected.size == 0:
+        return None
+    if not _is_float(expected.dtype):
+        wrong = int(np.sum(expected != got))
+        allowed = expected.size // 100 if ulps else 0
+        return f"{wrong} of {expected.size} elements differ" if wrong > allowed else None
+    a, b = expected.astype(np.float64), got.astype(np.float64)
+    eps = float(_eps(expected.dtype))
+    finite = np.abs(a[np.isfinite(a)])
+    allowance = ulps * eps * (finite.max() if finite.size else 0.0)
+    with np.errstate(all="ignore"):
+        same = (a == b) | (np.isnan(a) & np.isnan(b)) | (np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) <= allowance))
+    if same.all():
+        return None
+    at = tuple(int(i) for i in np.argwhere(~same)[0])
+    return (f"{int((~same).sum())} of {a.size} elements differ by more than {ulps:g} ulps of the tensor's magnitude; "
+            f"at {list(at)} {a[at]!r} became {b[at]!r}")
+
+
+def _is_float(d: np.dtype) -> bool:
+    return dtype(d).is_float
+
+
+def _eps(d: np.dtype) -> float:
+    return float(ml_dtypes.finfo(d).eps)
+
+
+def is_deterministic(graph: Graph) -> bool:
+    """Do two evaluations give the same? Not where a random op has no seed."""
+    return not any(op.definition.has(Trait.RANDOM) and op.attrs.get("seed") is None for op in graph.walk())
+
+
+@dataclass
+class Mismatch:
+    """Output number `output` differs, by `text`."""
+
+    output: int
+    text: str
+
+
+def compare(expected: Sequence[Any], graph: Graph, inputs: Sequence[Any], ulps: float) -> Mismatch | None:
+    """The first output of `graph` on `inputs` that is not as expected."""
+    got = evaluate(graph, inputs)
+    if len(got) != len(expected):
+        return Mismatch(0, f"{len(expected)} outputs became {len(got)}")
+    for i, (a, b) in enumerate(zip(expected, got)):
+        text = difference(a, b, ulps)
+        if text is not None:
+            return Mismatch(i, text)
+    return None
+
+
+def first_bad_change(changes: int, broken: Callable[[int], bool]) -> int | None:
+    """The number of the change, counted from 1, that turns the result from right to wrong; None if none of them does.
+
+    `broken(n)` says whether the result is wrong with the first n changes only.
+    """
+    if not broken(changes) or broken(0):
+        return None
+    good, bad = 0, changes
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if broken(middle):
+            bad = middle
+        else:
+            good = middle
+    return bad
