@@ -1,0 +1,115 @@
+"""What the command line accepts as a model: files by their ending, and `module:function`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphopt.errors import CaptureError
+from graphopt.ir import Graph
+
+FORMS = """MODEL is one of
+  net.onnx          an ONNX model (external data beside it is found)
+  net.pt2           a program saved with torch.export.save
+  net.gir           a graph saved by graphopt: graphopt-dump ... -o net.gir
+  net.ir            the text form of a graph; large constants have no data, so it cannot be compiled or run
+  module:function   a function without parameters, importable from here, that returns a torch.nn.Module and
+                    its example inputs (a tuple), or anything else that graphopt.compile takes"""
+
+
+class UsageError(Exception):
+    """A command line that means nothing: exit code 2."""
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """`images=1x3x224x224` as ("images", (1, 3, 224, 224)); `steps=` is a scalar. Raises ValueError."""
+    name, equals, dims = text.rpartition("=")
+    if not equals or not name:
+        raise ValueError(text)
+    return name, tuple(int(d) for d in dims.replace(",", "x").split("x")) if dims else ()
+
+
+def capture_model(spec: str, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """The graph of the model that `spec` names, with the inputs named in `shapes` fixed to those shapes."""
+    path = Path(spec)
+    if path.suffix in (".gir", ".ir"):
+        return _fixed(_saved(path), shapes)
+    from graphopt.capture import capture
+
+    fixed: dict[str, Any] = {"shapes": dict(shapes)} if shapes else {}
+    if path.suffix == ".onnx":
+        return capture(_present(path), **fixed)
+    if path.suffix == ".pt2":
+        import torch
+
+        try:
+            program = torch.export.load(_present(path))
+        except Exception as e:  # torch raises what its zip reader, its JSON or its schema check raised
+            raise CaptureError(f"torch cannot read it: {type(e).__name__}: {e}", where=str(path)) from e
+        return _fixed(capture(program), shapes)
+    if ":" in spec:
+        return _fixed(_called(spec), shapes)
+    raise UsageError(f"{spec!r} is not a model.\n{FORMS}")
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise CaptureError("there is no such file", where=str(path))
+    return path
+
+
+def _saved(path: Path) -> Graph:
+    from graphopt.ir import parse_graph, serial
+
+    if path.suffix == ".gir":
+        return serial.load(_present(path))
+    return parse_graph(_present(path).read_text(encoding="utf-8"))
+
+
+def _called(spec: str) -> Graph:
+    from graphopt.capture import capture
+
+    module_name, _, function_name = spec.partition(":")
+    sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as e:
+        raise CaptureError(f"cannot import {module_name}: {e}", where=spec, hint="Run from where it is importable") from e
+    finally:
+        sys.path.remove("")
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise CaptureError(f"{module_name} has no function {function_name!r}", where=spec)
+    made = function()
+    if isinstance(made, Graph):
+        return made
+    model, example_inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    return capture(model, example_inputs)
+
+
+def _fixed(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """The graph with its symbolic dims bound by the given input shapes."""
+    if not shapes:
+        return graph
+    from graphopt.ir.dims import Dim
+    from graphopt.ir.types import TensorType
+
+    names = graph.input_names or [v.name or str(i) for i, v in enumerate(graph.inputs)]
+    symbols: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name not in names:
+            raise UsageError(f"--shape {name}: the inputs are {', '.join(names)}")
+        t = graph.inputs[names.index(name)].type
+        known = t.shape if isinstance(t, TensorType) else None
+        if known is None or len(known) != len(shape) or any(isinstance(k, int) and k != n for k, n in zip(known, shape)):
+            raise UsageError(f"--shape {name}={'x'.join(map(str, shape))}: the input is {t}")
+        for k, n in zip(known, shape):
+            if isinstance(k, Dim) and str(k).isidentifier() and symbols.setdefault(str(k), n) != n:
+                raise UsageError(f"--shape {name}: {k} is {symbols[str(k)]} elsewhere and {n} here")
+    return graph.specialise(symbols) if symbols else graph
+
+
+__all__ = ["FORMS", "UsageError", "capture_model", "parse_shape"]
