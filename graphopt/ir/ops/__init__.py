@@ -1,6 +1,11 @@
 """The op table's entries, a file a family. Importing this package fills the table."""
 
 from graphopt.ir.ops import (  # noqa: F401
+    cast,
     contract,
+    control,
     core,
+    elementwise,
+    norm,
+    pool,
 )
