@@ -406,6 +406,7 @@ def _sum(terms: Iterable[tuple[Expr, int]]) -> Expr:
         total.setdefault(id(f), [f, 0])[1] += c
     one = const(1, INDEX)
     constant = total.pop(id(one), [one, 0])[1]
+    _rejoin(total)
     out: Expr | None = None
     for f, c in total.values():
         if c == 0:
@@ -415,6 +416,40 @@ def _sum(terms: Iterable[tuple[Expr, int]]) -> Expr:
     if out is None:
         return const(constant, INDEX)
     return out if constant == 0 else _apply("add", (out, const(constant, INDEX)), INDEX)
+
+
+def _rejoin(total: dict[int, list[Any]]) -> None:
+    """x % b * c + x // b * (b * c) is x * c: what reshaping there and back leaves behind."""
+    changed = True
+    while changed:
+        changed = False
+        for f, c in list(total.values()):
+            if not (c and isinstance(f, Apply) and f.kind == "floormod" and isinstance(f.args[1], Const)):
+                continue
+            x, by = f.args[0], f.args[1].value
+            quotient = [*_terms(_divide("floordiv", x, by))]
+            if len(quotient) == 1 and quotient[0][1] == 1 and total.get(id(quotient[0][0]), (0, 0))[1] == c * by:
+                del total[id(quotient[0][0])]
+                del total[id(f)]
+                for g, k in _terms(x):
+                    total.setdefault(id(g), [g, 0])[1] += k * c
+                changed = True
+                break
+
+
+def linear(e: Expr) -> tuple[dict[Var, int], list[Expr], int]:
+    """An INDEX expression as coefficients of variables, other terms, and a constant."""
+    coefficients: dict[Var, int] = {}
+    rest: list[Expr] = []
+    constant = 0
+    for f, c in _terms(e):
+        if isinstance(f, Var):
+            coefficients[f] = coefficients.get(f, 0) + c
+        elif isinstance(f, Const):
+            constant += c
+        else:
+            rest.append(f)
+    return coefficients, rest, constant
 
 
 def _index_binary(kind: str, x: Expr, y: Expr) -> Expr:

@@ -1,0 +1,29 @@
+"""What a machine is. `parse_target("x86:znver4")` gives the description that codegen asks."""
+
+from __future__ import annotations
+
+from graphopt.errors import TargetError
+from graphopt.targets.base import Target
+
+
+def parse_target(text: str | Target, threads: int | None = None) -> Target:
+    """A target from its name: `x86`, `x86:CPU`, `cuda:sm_XY`, `fpga:PART`. Raises TargetError for anything else."""
+    if isinstance(text, Target):
+        return text
+    kind, _, detail = text.partition(":")
+    if kind == "x86":
+        from graphopt.targets.x86 import X86
+
+        return X86.named(detail or None, threads)
+    if kind == "cuda":
+        from graphopt.targets.cuda import Cuda
+
+        return Cuda.named(detail or None)
+    if kind == "fpga":
+        from graphopt.targets.fpga import Fpga
+
+        return Fpga.named(detail or None)
+    raise TargetError(f"unknown target {text!r}", hint="Use x86, x86:CPU, cuda:sm_XY or fpga:PART")
+
+
+__all__ = ["Target", "parse_target"]

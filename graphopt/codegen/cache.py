@@ -1,0 +1,83 @@
+"""The content-addressed cache of compiled code on disk: shared objects named by the hash of what they were made from.
+
+`GRAPHOPT_CACHE=0` turns it off, any other value is its folder (default: ~/.cache/graphopt). Processes may share
+it: an entry is written beside and renamed, and a damaged one is removed and built anew. It needs a C linker
+(`cc`); without one programs are compiled in memory each time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("graphopt")
+LIMIT_BYTES = 2 << 30
+
+
+def folder() -> Path | None:
+    """Where entries are, None where the cache is off."""
+    setting = os.environ.get("GRAPHOPT_CACHE", "")
+    if setting == "0":
+        return None
+    return Path(setting) if setting else Path.home() / ".cache" / "graphopt"
+
+
+@cache
+def _linker() -> str | None:
+    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if found is None:
+        log.info("no C linker (cc) found: compiled code is not cached on disk")
+    return found
+
+
+def load(key: str) -> Any | None:
+    """The module stored under `key`, or None."""
+    import tvm
+
+    where = folder()
+    path = where / f"{key}.so" if where else None
+    if path is None or not path.exists():
+        return None
+    try:
+        module = tvm.runtime.load_module(str(path))
+        os.utime(path)
+        return module
+    except Exception as e:
+        log.warning("removing the damaged cache entry %s: %s", path, e)
+        path.unlink(missing_ok=True)
+        return None
+
+
+def store(key: str, executable: Any) -> Any | None:
+    """Link and store; the module loaded back, or None where there is no cache, no linker or no room."""
+    import tvm
+
+    where, linker = folder(), _linker()
+    if where is None or linker is None:
+        return None
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=where) as work:
+            path = Path(work) / "code.so"
+            executable.export_library(str(path), cc=linker)
+            os.replace(path, where / f"{key}.so")
+        _trim(where)
+        return tvm.runtime.load_module(str(where / f"{key}.so"))
+    except OSError as e:
+        log.warning("compiled code could not be cached in %s: %s", where, e)
+        return None
+
+
+def _trim(where: Path) -> None:
+    """Drop the least recently used entries beyond LIMIT_BYTES."""
+    entries = sorted(((p.stat().st_mtime, p.stat().st_size, p) for p in where.glob("*.so")), reverse=True)
+    total = 0
+    for _, size, path in entries:
+        total += size
+        if total > LIMIT_BYTES:
+            path.unlink(missing_ok=True)

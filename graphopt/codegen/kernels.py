@@ -1,0 +1,157 @@
+"""One op, plain or fused, to one kernel: by a target's template where it has one, else by the op's lowering rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from graphopt.codegen.expr import INDEX, Buffer, Expr, const, load
+from graphopt.codegen.loops import Kernel, Stmt, seq
+from graphopt.codegen.lower.registry import COMPUTE, LOOPS, SCRATCH, Inliner, OpView
+from graphopt.codegen.schedule import Output, Style, flat_index, iteration, schedule
+from graphopt.errors import CodegenError
+from graphopt.ir.graph import Op, Value
+from graphopt.ir.text import print_graph
+from graphopt.ir.types import dtype
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A constant operand rearranged once, before running. `key` names the arrangement; equal keys, equal results."""
+
+    key: str
+    size: int
+    apply: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A kernel and what to pass it: parameters are `operands`, then the op's results, then `scratch`."""
+
+    kernel: Kernel
+    operands: tuple[Value, ...]
+    packings: dict[int, Packing] = field(default_factory=dict)  # by position in operands
+    scratch: tuple[Buffer, ...] = ()
+
+
+class Template(Protocol):
+    """A hand-shaped kernel. Returns None for ops that it does not cover."""
+
+    def __call__(self, op: Op, name: str, style: Style) -> Lowered | None: ...
+
+
+def inlined(v: Value) -> bool:
+    """Whether a value is written into the kernel's code: constants of one element."""
+    return v.constant is not None and v.constant.size == 1
+
+
+def arguments(op: Op) -> list[Value]:
+    """Operand values that the kernel gets as buffers, each once, in order."""
+    found: dict[Value, None] = {}
+    for v in op.operands:
+        if v is not None and not inlined(v):
+            found[v] = None
+    return list(found)
+
+
+def kernel_key(op: Op) -> str:
+    """Text that two ops share exactly when one kernel serves both."""
+    numbers: dict[Value, int] = {}
+    parts = []
+    for v in op.operands:
+        if v is None:
+            parts.append("_")
+        elif inlined(v):
+            parts.append(f"{v.constant.reshape(()).tolist()!r}:{v.type}")  # type: ignore[union-attr]
+        else:
+            const_mark = "w" if v.constant is not None else ""
+            parts.append(f"%{numbers.setdefault(v, len(numbers))}{const_mark}:{v.type}")
+    attrs = ",".join(f"{k}={a}" for k, a in op.attrs.items())
+    body = "".join(_strip(print_graph(r)) for r in op.regions)
+    return f"{op.name}({','.join(parts)}){{{attrs}}}->{','.join(str(r.type) for r in op.results)}{body}"
+
+
+def _strip(text: str) -> str:
+    """A body's text without source locations."""
+    return "\n".join(line.split("  # loc(")[0] for line in text.splitlines())
+
+
+def lower(op: Op, name: str, style: Style, templates: Sequence[Template] = ()) -> Lowered:
+    """The kernel for `op`. Raises CodegenError where `why_not(op)` gives a reason."""
+    for template in templates:
+        found = template(op, name, style)
+        if found is not None:
+            return found
+    if op.name in LOOPS:
+        return _imperative(op, name)
+    return _computed(op, name, style)
+
+
+def _imperative(op: Op, name: str) -> Lowered:
+    operands = arguments(op)
+    given = {v: Buffer(f"in{k}", v.type.dtype, v.type.static_shape) for k, v in enumerate(operands)}
+    for v in op.operands:
+        if v is not None and v not in given:  # a loop rule wants buffers, scalars included
+            given[v] = Buffer(f"in{len(given)}", v.type.dtype, v.type.static_shape)
+            operands.append(v)
+    outs = [Buffer(f"out{k}", r.type.dtype, r.type.static_shape) for k, r in enumerate(op.results)]
+    view = OpView(op, [None if v is None else (lambda *i, b=given[v]: load(b, i)) for v in op.operands])
+    ins = [None if v is None else given[v] for v in op.operands]
+    scratch: tuple[Buffer, ...] = ()
+    if op.name in SCRATCH:
+        scratch = tuple(Buffer(f"scratch{k}", dtype(d), s) for k, (d, s) in enumerate(SCRATCH[op.name](view)))
+        body = LOOPS[op.name](view, ins, outs, list(scratch))
+    else:
+        body = LOOPS[op.name](view, ins, outs)
+    params = (*given.values(), *outs, *scratch)
+    return Lowered(Kernel(name, params, body, len(given), len(outs)), tuple(operands), scratch=scratch)
+
+
+class Sources:
+    """Flat buffers for a kernel's operands, and accessors that index them by the values' own shapes."""
+
+    def __init__(self, op: Op) -> None:
+        self.op = op
+        self.operands = arguments(op)
+        self.buffers = {v: Buffer(f"in{k}", v.type.dtype, (v.type.size,)) for k, v in enumerate(self.operands)}
+        self.outputs = [Buffer(f"out{k}", r.type.dtype, (r.type.size,)) for k, r in enumerate(op.results)]
+
+    def inliner(self) -> tuple[Inliner, list[Value]]:
+        """An inliner over the op (or a fused op's body), and the values whose elements are the results."""
+        if self.op.name != "fused":
+            return Inliner({v: self.access(v) for v in self.operands}), list(self.op.results)
+        body = self.op.regions[0]
+        sources: dict[Value, object] = {}
+        for inner, outer in zip(body.inputs, self.op.operands):
+            assert outer is not None
+            sources[inner] = self.access(outer)
+        return Inliner(sources), list(body.outputs)  # type: ignore[arg-type]
+
+    def access(self, v: Value) -> Callable[..., Expr]:
+        if inlined(v):
+            literal = const(v.constant.reshape(())[()], v.type.dtype)  # type: ignore[union-attr]
+            return lambda *index: literal
+        shape, buffer = v.type.static_shape, self.buffers[v]
+        return lambda *index: load(buffer, (flat_index(index, shape),))
+
+
+def _computed(op: Op, name: str, style: Style) -> Lowered:
+    if op.name != "fused" and op.name not in COMPUTE:
+        raise CodegenError("has no lowering", where=op.where())
+    sources = Sources(op)
+    inliner, results = sources.inliner()
+    groups: dict[tuple[int, ...], list[tuple[Buffer, Value]]] = {}
+    for b, v in zip(sources.outputs, results):
+        groups.setdefault(v.type.static_shape, []).append((b, v))
+    nests: list[Stmt] = []
+    for shape, members in groups.items():
+        if 0 in shape:
+            continue
+        vars = iteration(shape)
+        index = [v if n != 1 else const(0, INDEX) for v, n in zip(vars, shape)]
+        nests.append(schedule(vars, shape, [Output(b, inliner.at(v, index)) for b, v in members], style))
+    params = (*sources.buffers.values(), *sources.outputs)
+    return Lowered(Kernel(name, params, seq(*nests), len(sources.buffers), len(sources.outputs)), tuple(sources.operands))

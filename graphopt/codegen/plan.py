@@ -1,0 +1,329 @@
+"""The program: which kernels run in which order over which memory. Shared by all targets.
+
+Every tensor lives somewhere: in the caller's inputs and outputs, in the weights (constants, packed once),
+in the arena (one block per call, offsets fixed here), or with the host where its shape is only known when
+running. Views share their operand's memory and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphopt.codegen.kernels import Lowered, Packing, Template, inlined, kernel_key, lower
+from graphopt.codegen.loops import Kernel
+from graphopt.codegen.lower.registry import why_not
+from graphopt.codegen.schedule import Style
+from graphopt.ir.graph import Graph, Op, Tensor, Value
+from graphopt.ir.table import Trait
+from graphopt.ir.types import TensorType
+
+ALIGN = 64
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where bytes are: `space` is input, output, weights, arena or host; `index` counts inputs, outputs or host values."""
+
+    space: str
+    index: int = 0
+    offset: int = 0
+
+    def shifted(self, by: int) -> Slot:
+        return Slot(self.space, self.index, self.offset + by)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel launch; `args` in the order of the kernel's parameters."""
+
+    kernel: Kernel
+    args: tuple[Slot, ...]
+    op: Op
+
+
+@dataclass(frozen=True)
+class Host:
+    """An op that the reference evaluator runs, and why."""
+
+    op: Op
+    args: tuple[Slot | None, ...]
+    results: tuple[Slot, ...]
+    why: str
+
+
+@dataclass
+class Weight:
+    tensor: Tensor
+    packing: Packing | None
+    offset: int
+    nbytes: int
+
+
+@dataclass
+class Program:
+    graph: Graph
+    kernels: list[Kernel] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)  # kernel_key of each kernel
+    steps: list[Call | Host] = field(default_factory=list)
+    weights: list[Weight] = field(default_factory=list)
+    weights_size: int = 0
+    arena_size: int = 0
+    arena_bound: int = 0  # largest sum of live tensors: no plan needs less
+    slots: dict[Value, Slot] = field(default_factory=dict)
+    lifetimes: list[tuple[int, int, int, int]] = field(default_factory=list)  # (first step, last step, offset, bytes)
+    host_values: int = 0
+
+    @property
+    def calls(self) -> list[Call]:
+        return [s for s in self.steps if isinstance(s, Call)]
+
+    @property
+    def hosts(self) -> list[Host]:
+        return [s for s in self.steps if isinstance(s, Host)]
+
+    def pack_weights(self, allocate: Callable[[int], np.ndarray]) -> np.ndarray:
+        """The block of weights, filled one tensor at a time so that no second packed copy exists."""
+        block = allocate(self.weights_size)
+        for w in self.weights:
+            array = w.tensor.numpy()
+            packed = array if w.packing is None else w.packing.apply(array)
+            # Straight into the block, contiguous or not: no second copy of a large tensor.
+            view = block[w.offset:w.offset + w.nbytes].view(packed.dtype).reshape(packed.shape)
+            np.copyto(view, packed)
+        return block
+
+
+def plan(graph: Graph, style: Style, templates: Sequence[Template] = ()) -> Program:
+    """Kernels, order and memory for a graph of static shapes (ops that have none become host steps)."""
+    return _Planner(graph, style, templates).run()
+
+
+def _round(n: int) -> int:
+    return -(-n // ALIGN) * ALIGN
+
+
+def nbytes(t: TensorType) -> int:
+    return int(t.size) * t.dtype.itemsize
+
+
+class _Planner:
+    def __init__(self, graph: Graph, style: Style, templates: Sequence[Template]) -> None:
+        self.graph, self.style, self.templates = graph, style, templates
+        self.program = Program(graph)
+        self.lowered: dict[str, tuple[Lowered, dict[Value, int]]] = {}
+        self.weights: dict[tuple[int, str], Weight] = {}
+        self.blocks: dict[Value, list[int]] = {}  # arena roots: [first step, last step, bytes]
+        self.scratch: list[tuple[int, int, int]] = []  # step, bytes, position in args
+
+    def run(self) -> Program:
+        program = self.program
+        roots = self.alias()
+        self.place_interface(roots)
+        pending: list[tuple[Op, Lowered | None, str]] = []
+        for op in self.graph.ops:
+            if op.name == "const" or (op.results and all(r in roots for r in op.results)):
+                continue
+            why = why_not(op)
+            pending.append((op, None if why else self.lower(op), why or ""))
+        copies = [(v, k) for k, v in enumerate(self.graph.outputs) if self.needs_copy(v, k, roots)]
+        self.lifetimes(pending, roots, copies)
+        self.assign()
+        for step, (op, low, why) in enumerate(pending):
+            results = [self.slot(r, roots) for r in op.results]
+            if low is None:
+                args = tuple(None if v is None else self.slot(v, roots) for v in op.operands)
+                program.steps.append(Host(op, args, tuple(results), why))
+            else:
+                ins = [self.operand(v, low.packings.get(k), roots) for k, v in enumerate(low.operands)]
+                extra = [Slot("arena", 0, offset) for s, offset in self.scratch_at if s == step]
+                program.steps.append(Call(low.kernel, (*ins, *results, *extra), op))
+        for v, k in copies:
+            self.copy_out(v, k, roots)
+        for v in self.graph.values():
+            if v.op is None or v.op.name != "const":
+                program.slots[v] = self.slot(v, roots)
+        return program
+
+    # Views
+    def alias(self) -> dict[Value, tuple[Value, int]]:
+        """Values that are memory of another: value -> (root, byte offset)."""
+        found: dict[Value, tuple[Value, int]] = {}
+        for op in self.graph.ops:
+            if op.name == "const" or not op.results or not _static(op):
+                continue
+            offset = _view_offset(op)
+            if offset is None:
+                continue
+            source = op.operands[0]
+            assert source is not None
+            if source.constant is not None:
+                continue
+            root, base = found.get(source, (source, 0))
+            found[op.results[0]] = (root, base + offset)
+        return found
+
+    def place_interface(self, roots: dict[Value, tuple[Value, int]]) -> None:
+        self.fixed: dict[Value, Slot] = {v: Slot("input", k) for k, v in enumerate(self.graph.inputs)}
+        for k, v in enumerate(self.graph.outputs):
+            root, offset = roots.get(v, (v, 0))
+            if not isinstance(v.type, TensorType) or not v.type.is_static or root.op is None or root in self.fixed \
+                    or root.constant is not None or not _is_static(root):
+                continue
+            if offset == 0 and nbytes(root.type) == nbytes(v.type):
+                self.fixed[root] = Slot("output", k)
+
+    def needs_copy(self, v: Value, k: int, roots: dict[Value, tuple[Value, int]]) -> bool:
+        root, _ = roots.get(v, (v, 0))
+        if not isinstance(v.type, TensorType) or not _is_static(root) or not v.type.is_static:
+            return False
+        return self.fixed.get(root) != Slot("output", k)
+
+    # Kernels
+    def lower(self, op: Op) -> Lowered:
+        key = kernel_key(op)
+        if key not in self.lowered:
+            low = lower(op, f"k{len(self.lowered)}_{op.name}", self.style, self.templates)
+            positions = {v: k for k, v in enumerate(op.operands) if v is not None}
+            self.lowered[key] = (low, {v: positions[v] for v in low.operands})
+            self.program.kernels.append(low.kernel)
+            self.program.keys.append(key)
+        low, positions = self.lowered[key]
+        operands = tuple(op.operands[positions[v]] for v in low.operands)
+        return Lowered(low.kernel, operands, low.packings, low.scratch)  # type: ignore[arg-type]
+
+    # Memory
+    def lifetimes(self, pending: list[tuple[Op, Lowered | None, str]], roots: dict[Value, tuple[Value, int]],
+                  copies: list[tuple[Value, int]]) -> None:
+        def touch(v: Value, step: int) -> None:
+            root, _ = roots.get(v, (v, 0))
+            if root in self.fixed or root.constant is not None or not _is_static(root):
+                return
+            if root not in self.blocks:
+                self.blocks[root] = [step, step, nbytes(root.type)]
+            self.blocks[root][1] = step
+
+        for step, (op, low, _) in enumerate(pending):
+            for r in op.results:
+                touch(r, step)
+            for v in op.operands:
+                if v is not None:
+                    touch(v, step)
+            if low is not None:
+                for b in low.scratch:
+                    self.scratch.append((step, b.size * b.dtype.itemsize, 0))
+        for v, _ in copies:
+            touch(v, len(pending))
+
+    def assign(self) -> None:
+        """Offsets by decreasing size, each in the lowest gap free over its whole life."""
+        items: list[tuple[int, int, int, Value | int]] = [(b[2], b[0], b[1], v) for v, b in self.blocks.items()]
+        items += [(size, step, step, k) for k, (step, size, _) in enumerate(self.scratch)]
+        placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
+        self.offsets: dict[Value, int] = {}
+        scratch_offsets: dict[int, int] = {}
+        order = sorted(range(len(items)), key=lambda k: (-items[k][0], items[k][1], k))
+        for k in order:
+            size, first, last, owner = items[k]
+            size = _round(max(size, 1))
+            at = 0
+            for start, end, f, l in sorted(placed):
+                if l < first or f > last:
+                    continue
+                if start - at >= size:
+                    break
+                at = max(at, end)
+            placed.append((at, at + size, first, last))
+            self.program.lifetimes.append((first, last, at, size))
+            if isinstance(owner, int):
+                scratch_offsets[owner] = at
+            else:
+                self.offsets[owner] = at
+        self.program.arena_size = max((end for _, end, _, _ in placed), default=0)
+        change: dict[int, int] = {}
+        for start, end, first, last in placed:
+            change[first] = change.get(first, 0) + end - start
+            change[last + 1] = change.get(last + 1, 0) - (end - start)
+        live = 0
+        for step in sorted(change):
+            live += change[step]
+            self.program.arena_bound = max(self.program.arena_bound, live)
+        self.scratch_at = [(self.scratch[k][0], scratch_offsets[k]) for k in range(len(self.scratch))]
+
+    def slot(self, v: Value, roots: dict[Value, tuple[Value, int]]) -> Slot:
+        root, offset = roots.get(v, (v, 0))
+        if root in self.fixed:
+            return self.fixed[root].shifted(offset)
+        if root.constant is not None:
+            return self.weight(root, None).shifted(offset)
+        if root in self.offsets:
+            return Slot("arena", 0, self.offsets[root] + offset)
+        index = self.program.host_values
+        self.program.host_values += 1
+        self.fixed[root] = Slot("host", index)
+        return self.fixed[root]
+
+    def operand(self, v: Value, packing: Packing | None, roots: dict[Value, tuple[Value, int]]) -> Slot:
+        return self.weight(v, packing) if v.constant is not None else self.slot(v, roots)
+
+    def weight(self, v: Value, packing: Packing | None) -> Slot:
+        tensor = v.op.attrs["value"]  # type: ignore[union-attr]
+        key = (id(tensor), packing.key if packing else "")
+        if key not in self.weights:
+            size = packing.size if packing else nbytes(tensor.type)
+            w = Weight(tensor, packing, self.program.weights_size, size)
+            self.weights[key] = w
+            self.program.weights.append(w)
+            self.program.weights_size += _round(size)
+        return Slot("weights", 0, self.weights[key].offset)
+
+    def copy_out(self, v: Value, k: int, roots: dict[Value, tuple[Value, int]]) -> None:
+        """An output that is an input, a constant, part of another tensor, or returned twice."""
+        scratch = Graph("copy")
+        source = scratch.add_input(v.type, "x")
+        op = scratch.add("identity", [source])
+        scratch.outputs = [op.result]
+        low = self.lower(op)
+        self.program.steps.append(Call(low.kernel, (self.operand(v, None, roots), Slot("output", k)), op))
+
+
+def _is_static(v: Value) -> bool:
+    return isinstance(v.type, TensorType) and v.type.is_static
+
+
+def _static(op: Op) -> bool:
+    return all(v is None or _is_static(v) for v in (*op.operands, *op.results))
+
+
+def _view_offset(op: Op) -> int | None:
+    """Byte offset of a view's memory in its operand's, None where the op is no view."""
+    if op.definition.has(Trait.VIEW):
+        return 0
+    if op.name == "slice":
+        return _slice_offset(op)
+    return None
+
+
+def _slice_offset(op: Op) -> int | None:
+    """A slice is a view where it is contiguous: only size-1 axes lie outside the one that is cut."""
+    shape, out = op.operands[0].shape, op.results[0].shape  # type: ignore[union-attr]
+    if 0 in out or any(s != 1 for s in op.attrs["steps"]):
+        return None
+    starts = dict(zip(op.attrs["axes"], op.attrs["starts"]))
+    offset, stride, cut = 0, 1, False
+    for axis in range(len(shape) - 1, -1, -1):
+        n, m = shape[axis], out[axis]
+        if cut and m != 1:
+            return None
+        if n != m:
+            start = starts[axis]
+            start = max(0, start + n) if start < 0 else min(start, n)
+            offset += start * stride
+            cut = True
+        stride *= n
+    return offset * op.results[0].type.dtype.itemsize
+
+
+__all__ = ["ALIGN", "Call", "Host", "Program", "Slot", "Weight", "inlined", "plan"]

@@ -1,0 +1,340 @@
+"""From compute rules to loop nests: which loops, in what order, vectorised and parallel where it pays.
+
+One strategy serves all ops with compute rules. The result's axes are the loops, adjacent axes merged
+where every access allows; a Reduce is computed at the outermost level at which its free variables are
+bound, so softmax and the norms become row kernels of a few passes without a template of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from graphopt.codegen.expr import (
+    INDEX,
+    Apply,
+    Buffer,
+    Const,
+    Expr,
+    Load,
+    Reduce,
+    Var,
+    bounds,
+    combine,
+    const,
+    free_vars,
+    identity_of,
+    linear,
+    minimum,
+    postorder,
+    substitute,
+)
+from graphopt.codegen.loops import Alloc, For, Seq, Stmt, loop, seq, store
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a target likes its loops. `lanes`: f32 elements of a vector, 1 for none; `parallel_work`: scalar
+    operations below which a kernel stays on one thread; `threads`: how many share a parallel loop."""
+
+    lanes: int = 1
+    threads: int = 1
+    parallel_work: int = 1 << 16
+    accumulators: int = 4
+
+
+@dataclass(frozen=True)
+class Output:
+    """A buffer (flat) and the element to store at each point of the iteration space, in row-major order."""
+
+    buffer: Buffer
+    value: Expr
+
+
+def iteration(shape: Sequence[int]) -> tuple[Var, ...]:
+    """Loop variables for a result's axes."""
+    return tuple(Var(f"i{k}", INDEX, 0, max(n - 1, 0)) for k, n in enumerate(shape))
+
+
+def flat_index(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
+    """Row-major offset of an index."""
+    offset: Expr = const(0, INDEX)
+    for i, n in zip(index, shape):
+        offset = offset * n + i
+    return offset
+
+
+def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output], style: Style) -> Stmt:
+    """The loop nest that stores each output's value at every point of `shape`."""
+    if math.prod(shape) == 0:
+        return Seq(())
+    used = [(v, n) for v, n in zip(vars, shape) if n != 1]
+    offset = flat_index([v if n != 1 else const(0, INDEX) for v, n in zip(vars, shape)], shape)
+    ones = {v: const(0, INDEX) for v, n in zip(vars, shape) if n == 1}
+    values = [substitute(o.value, ones) if ones else o.value for o in outputs]
+    axes, replaced = merge([v for v, _ in used], [n for _, n in used], [*values, offset])
+    *values, offset = replaced
+    axes = axes or [(Var("i", INDEX, 0, 0), 1)]
+    stores = [(o.buffer, v) for o, v in zip(outputs, values)]
+    return _Nest(axes, stores, offset, style).build()
+
+
+def merge(vars: Sequence[Var], extents: Sequence[int], exprs: Sequence[Expr]) -> tuple[list[tuple[Var, int]], list[Expr]]:
+    """Merge adjacent loops wherever all uses of the two variables are `outer * inner_extent + inner`."""
+    axes = list(zip(vars, extents))
+    exprs = list(exprs)
+    k = len(axes) - 2
+    while k >= 0:
+        (a, n), (b, m) = axes[k], axes[k + 1]
+        if _mergeable(a, b, m, exprs):
+            both = Var(f"{a.name}{b.name}" if len(a.name) < 6 else a.name, INDEX, 0, n * m - 1)
+            exprs = [substitute(e, {a: const(0, INDEX), b: both}) for e in exprs]
+            axes[k:k + 2] = [(both, n * m)]
+        k -= 1
+    return axes, exprs
+
+
+def _mergeable(a: Var, b: Var, m: int, exprs: Sequence[Expr]) -> bool:
+    memo: dict[int, frozenset[Var]] = {}
+    for root in exprs:
+        free_vars(root, memo)
+        for node in postorder(root):
+            for child in node.children:
+                if child.dtype is not INDEX or not memo[id(child)] & {a, b}:
+                    continue
+                if node.dtype is INDEX and not isinstance(node, Load) and _is_sum(node):
+                    continue  # part of a larger sum, judged at its top
+                if not _joint(child, a, b, m, memo):
+                    return False
+        if root.dtype is INDEX and not _joint(root, a, b, m, memo):
+            return False
+    return True
+
+
+def _is_sum(node: Expr) -> bool:
+    return isinstance(node, Apply) and (node.kind == "add" or (node.kind == "mul" and isinstance(node.args[1], Const)))
+
+
+def _joint(e: Expr, a: Var, b: Var, m: int, memo: dict[int, frozenset[Var]]) -> bool:
+    coefficients, rest, _ = linear(e)
+    if coefficients.get(a, 0) != coefficients.get(b, 0) * m:
+        return False
+    return not any(free_vars(r, memo) & {a, b} for r in rest)
+
+
+def work(e: Expr) -> int:
+    """Scalar operations that evaluating `e` once costs, reductions multiplied out (as if nothing were hoisted)."""
+    cost: dict[int, int] = {}
+    for node in postorder(e):
+        own = sum(cost[id(c)] for c in node.children)
+        if isinstance(node, Reduce):
+            own *= math.prod(node.extents)
+        elif node.dtype is not INDEX and isinstance(node, (Apply, Load)):
+            own += 1
+        cost[id(node)] = own
+    return cost[id(e)]
+
+
+class _Nest:
+    def __init__(self, axes: list[tuple[Var, int]], stores: list[tuple[Buffer, Expr]], offset: Expr, style: Style) -> None:
+        self.axes, self.stores, self.offset, self.style = axes, stores, offset, style
+        self.names = iter(range(1 << 30))
+
+    def build(self) -> Stmt:
+        axes, style = self.axes, self.style
+        total = math.prod(n for _, n in axes)
+        effort = total * sum(max(1, work(v)) for _, v in self.stores)
+        parallel = style.threads > 1 and effort >= style.parallel_work
+        *outer, (inner, n) = axes
+        values = [v for _, v in self.stores]
+        if not parallel:
+            return self.level(outer, inner, n, values, frozenset(), self.offset)
+        # Enough of the outer axes become one parallel loop; one long axis is split into blocks.
+        count, taken = 1, 0
+        while taken < len(outer) and count < 4 * style.threads:
+            count *= outer[taken][1]
+            taken += 1
+        if count >= style.threads:
+            p = Var("p", INDEX, 0, count - 1)
+            index, decode = p, {}
+            for v, extent in reversed(outer[:taken]):
+                decode[v] = index % extent if v is not outer[0][0] else index
+                index = index // extent
+            bound = frozenset((p,))
+            body = self.level(outer[taken:], inner, n, [substitute(v, decode) for v in values], bound, substitute(self.offset, decode))
+            return For(p, const(count, INDEX), body, "parallel")
+        lanes = max(style.lanes, 1)
+        blocks = min(style.threads * 4, n // (lanes * 16))
+        if blocks < 2 or any(inner not in free_vars(r) for v in values for r in postorder(v) if isinstance(r, Reduce)):
+            return self.level(outer, inner, n, values, frozenset(), self.offset)
+        size = -(-n // blocks // lanes) * lanes
+        blocks = -(-n // size)
+        p = Var("p", INDEX, 0, blocks - 1)
+        # The last block overlaps its neighbour rather than being shorter: every element is stored with the same value.
+        start = minimum(p * size, n - size)
+        shifted = Var(inner.name, INDEX, 0, size - 1)
+        move = {inner: start + shifted}
+        body = self.level(outer, shifted, size, [substitute(v, move) for v in values], frozenset((p,)), substitute(self.offset, move))
+        return For(p, const(blocks, INDEX), body, "parallel")
+
+    def level(self, outer: list[tuple[Var, int]], inner: Var, n: int, values: list[Expr], bound: frozenset[Var], offset: Expr) -> Stmt:
+        def then(values: list[Expr]) -> Stmt:
+            if outer:
+                (v, extent), *rest = outer
+                return For(v, const(extent, INDEX), self.level(rest, inner, n, values, bound | {v}, offset), "serial")
+            return self.innermost(inner, n, values, bound, offset)
+
+        return self.hoist(values, bound, then)
+
+    def innermost(self, inner: Var, n: int, values: list[Expr], bound: frozenset[Var], offset: Expr) -> Stmt:
+        lanes = self.lanes_for(values)
+        if lanes == 1 or n < lanes or not vectorisable(values, inner):
+            return For(inner, const(n, INDEX), self.hoist(values, bound | {inner}, lambda vs: self.write(vs, offset)), "serial")
+        reducing = any(isinstance(r, Reduce) for v in values for r in postorder(v))
+        wide = lanes * (self.style.accumulators if reducing and n >= lanes * self.style.accumulators else 1)
+
+        def block(start: Expr, width: int) -> Stmt:
+            lane = Var("l", INDEX, 0, width - 1)
+            moved = {inner: start + lane}
+            return self.vector(lane, width, [substitute(v, moved) for v in values], substitute(offset, moved))
+
+        parts = [loop(n // wide, lambda b: block(b * wide, wide), "serial", inner.name)]
+        left = n % wide
+        parts += [block(const(n - left + k, INDEX), lanes) for k in range(0, left - lanes + 1, lanes)]
+        if left % lanes:
+            parts.append(block(const(n - lanes, INDEX), lanes))  # overlaps what is done already
+        return seq(*parts)
+
+    def lanes_for(self, values: list[Expr]) -> int:
+        wide = any(node.dtype.name in ("f64", "i64", "u64") and node.dtype is not INDEX for v in values for node in postorder(v))
+        return max(1, self.style.lanes // 2) if wide else self.style.lanes
+
+    def write(self, values: list[Expr], offset: Expr) -> Stmt:
+        return seq(*(store(b, offset, v.cast(b.dtype)) for (b, _), v in zip(self.stores, values)))
+
+    def vector(self, lane: Var, width: int, values: list[Expr], offset: Expr) -> Stmt:
+        """One block of lanes; reductions that differ per lane keep `width` accumulators."""
+        replaced: dict[Expr, Expr] = {}
+        parts: list[Stmt] = []
+        buffers: list[Buffer] = []
+        for r in _outermost_reduces(values):
+            acc = Buffer(f"acc{next(self.names)}", r.dtype, (width,), "local")
+            buffers.append(acc)
+            init = For(lane, const(width, INDEX), store(acc, lane, identity_of(r.kind, r.dtype)), "vector")
+            body = substitute(r.body, replaced)
+            step = For(lane, const(width, INDEX), store(acc, lane, combine(r.kind, acc[lane], body)), "vector")
+            parts += [init, _serial(r, step)]
+            replaced[r] = acc[lane]
+        final = [substitute(v, replaced) for v in values]
+        parts.append(For(lane, const(width, INDEX), self.write(final, offset), "vector"))
+        body = seq(*parts)
+        for b in reversed(buffers):
+            body = Alloc(b, body)
+        return body
+
+    def hoist(self, values: list[Expr], bound: frozenset[Var], then: Callable[[list[Expr]], Stmt]) -> Stmt:
+        """Compute every Reduce whose free variables are bound, innermost first, then go on with the rest."""
+        memo: dict[int, frozenset[Var]] = {}
+        for r in _all_reduces(values):
+            if free_vars(r, memo) <= bound and not any(isinstance(c, Reduce) and free_vars(c, memo) <= bound for c in postorder(r.body)):
+                acc = Buffer(f"acc{next(self.names)}", r.dtype, (1,), "local")
+                rest = [substitute(v, {r: acc[0]}) for v in values]
+                return Alloc(acc, seq(self.reduction(r, acc, bound), self.hoist(rest, bound, then)))
+        return then(values)
+
+    def reduction(self, r: Reduce, acc: Buffer, bound: frozenset[Var]) -> Stmt:
+        """Statements that leave the reduction's value in acc[0]."""
+        axes, (body,) = merge(r.vars, r.extents, [r.body])
+        *outer, (last, n) = axes
+        start = store(acc, 0, identity_of(r.kind, r.dtype))
+        lanes = self.lanes_for([body])
+        nested = any(isinstance(node, Reduce) for node in postorder(body))
+        if nested or lanes == 1 or n < lanes or not vectorisable([body], last):
+            inside = self.hoist([body], bound | {v for v, _ in axes}, lambda vs: store(acc, 0, combine(r.kind, acc[0], vs[0])))
+            for v, extent in reversed(axes):
+                inside = For(v, const(extent, INDEX), inside, "serial")
+            return seq(start, inside)
+        width = lanes * (self.style.accumulators if n >= lanes * self.style.accumulators else 1)
+        partial = Buffer(f"part{next(self.names)}", r.dtype, (width,), "local")
+
+        def step(base: Expr, count: int) -> Stmt:
+            lane = Var("l", INDEX, 0, count - 1)
+            value = substitute(body, {last: base + lane})
+            return For(lane, const(count, INDEX), store(partial, lane, combine(r.kind, partial[lane], value)), "vector")
+
+        main = loop(n // width, lambda b: step(b * width, width), "serial", last.name)
+        left = n % width
+        parts = [main, *(step(const(n - left + k, INDEX), lanes) for k in range(0, left - lanes + 1, lanes))]
+        if left % lanes:
+            first = n - left % lanes
+            tail = Var("t", INDEX, 0, left % lanes - 1)
+            value = substitute(body, {last: tail + first})
+            parts.append(For(tail, const(left % lanes, INDEX), store(acc, 0, combine(r.kind, acc[0], value)), "serial"))
+        inside = seq(*parts)
+        for v, extent in reversed(outer):
+            inside = For(v, const(extent, INDEX), inside, "serial")
+        lane = Var("l", INDEX, 0, width - 1)
+        init = For(lane, const(width, INDEX), store(partial, lane, identity_of(r.kind, r.dtype)), "vector")
+        return Alloc(partial, seq(start, init, inside, *_fold(r.kind, partial, width, acc)))
+
+
+def _fold(kind: str, partial: Buffer, width: int, acc: Buffer) -> list[Stmt]:
+    """Halve the vector of partial results until one is left, then add it to acc[0]."""
+    parts: list[Stmt] = []
+    while width > 1:
+        half = width // 2
+        lane = Var("l", INDEX, 0, half - 1)
+        parts.append(For(lane, const(half, INDEX), store(partial, lane, combine(kind, partial[lane], partial[lane + half])), "vector"))
+        width = half
+    parts.append(store(acc, 0, combine(kind, acc[0], partial[0])))
+    return parts
+
+
+def _serial(r: Reduce, body: Stmt) -> Stmt:
+    for v, extent in reversed(list(zip(r.vars, r.extents))):
+        body = For(v, const(extent, INDEX), body, "serial")
+    return body
+
+
+def _all_reduces(values: Sequence[Expr]) -> list[Reduce]:
+    return [n for n in postorder(*values) if isinstance(n, Reduce)]
+
+
+def _outermost_reduces(values: Sequence[Expr]) -> list[Reduce]:
+    """Reduces not inside the body of another one, in an order in which later ones may use earlier ones."""
+    found = _all_reduces(values)
+    inner = {id(c) for r in found for c in postorder(r.body) if isinstance(c, Reduce)}
+    return [r for r in found if id(r) not in inner]
+
+
+def vectorisable(values: Sequence[Expr], var: Var) -> bool:
+    """Whether lanes along `var` are worth it: no libm call, no reduction inside a reduction, mostly unit strides."""
+    memo: dict[int, frozenset[Var]] = {}
+    unit = strided = 0
+    for node in postorder(*values):
+        if isinstance(node, Apply) and node.kind in SCALAR_ONLY and node.dtype.name == "f64":
+            return False
+        if isinstance(node, Apply) and node.kind in ("div", "floordiv", "floormod", "fmod") and node.dtype is not INDEX \
+                and node.dtype.is_integer:
+            return False
+        if isinstance(node, Reduce) and any(isinstance(c, Reduce) for c in postorder(node.body)):
+            return False
+        if isinstance(node, Load) and var in free_vars(node, memo):
+            coefficients, rest, _ = linear(node.index[-1])
+            if coefficients.get(var, 0) == 1 and not any(var in free_vars(r, memo) for r in rest):
+                unit += 1
+            else:
+                strided += 1
+    return strided == 0 or unit > strided or not _heavy(values)
+
+
+def _heavy(values: Sequence[Expr]) -> bool:
+    return any(isinstance(n, Reduce) for v in values for n in postorder(v))
+
+
+# Expanded to polynomials in f32; calls to libm, one lane at a time, in f64.
+SCALAR_ONLY = frozenset(("exp", "log", "log1p", "expm1", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
+                         "asinh", "acosh", "atanh", "erf", "pow", "atan2", "fmod"))
+
+__all__ = ["Output", "Style", "bounds", "flat_index", "iteration", "schedule", "work"]

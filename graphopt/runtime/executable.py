@@ -1,0 +1,111 @@
+"""A static program bound to its memory: run it on arrays."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+ALIGN = 64
+Pointer = ctypes.c_void_p
+
+
+def aligned(nbytes: int) -> np.ndarray:
+    """A block of bytes that starts at a multiple of ALIGN."""
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    start = -raw.__array_interface__["data"][0] % ALIGN
+    return raw[start:start + nbytes]
+
+
+def address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a host step finds or leaves a value."""
+
+    space: str  # input, output, weights, arena, host
+    index: int
+    offset: int
+    shape: tuple[int, ...] | None
+    dtype: np.dtype | None
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """A step that numpy code runs between kernels."""
+
+    run: Callable[[list[Any]], list[Any]]
+    args: tuple[Place | None, ...]
+    results: tuple[Place, ...]
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """An output's place when its shape is static, else the host value it is."""
+
+    shape: tuple[int, ...] | None
+    dtype: np.dtype | None
+    host: Place | None = None
+
+
+class Executable:
+    """Steps over inputs, outputs, weights and an arena. Calls may overlap: each takes its own arena."""
+
+    def __init__(self, steps: Sequence[Callable[..., Any] | HostStep], outputs: Sequence[OutputSpec], weights: np.ndarray,
+                 arena_size: int) -> None:
+        self.steps, self.outputs, self.weights, self.arena_size = list(steps), list(outputs), weights, arena_size
+        self._arenas: list[np.ndarray] = []
+        self._weights_pointer = Pointer(address(weights))
+
+    def run(self, inputs: Sequence[Any], observe: Callable[[int], None] | None = None) -> list[Any]:
+        """Outputs for inputs that are C-contiguous arrays of the program's dtypes and shapes.
+
+        `observe(k)` is called after step k.
+        """
+        outputs = [np.empty(o.shape, o.dtype) if o.shape is not None and o.host is None else None for o in self.outputs]
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = aligned(self.arena_size)
+        pointers = [Pointer(address(a)) if isinstance(a, np.ndarray) else Pointer(None) for a in (*inputs, *outputs)]
+        pointers += [self._weights_pointer, Pointer(address(arena))]
+        host: dict[int, Any] = {}
+        try:
+            for k, step in enumerate(self.steps):
+                if isinstance(step, HostStep):
+                    self._host(step, inputs, outputs, arena, host)
+                else:
+                    step(*pointers)
+                if observe is not None:
+                    observe(k)
+        finally:
+            self._arenas.append(arena)
+        return [self._read(o.host, inputs, outputs, arena, host) if o.host is not None else y
+                for o, y in zip(self.outputs, outputs)]
+
+    def _host(self, step: HostStep, inputs: Sequence[Any], outputs: list[Any], arena: np.ndarray, host: dict[int, Any]) -> None:
+        args = [None if p is None else self._read(p, inputs, outputs, arena, host) for p in step.args]
+        for place, value in zip(step.results, step.run(args), strict=True):
+            if place.space == "host":
+                host[place.index] = value
+            else:
+                target = self._read(place, inputs, outputs, arena, host)
+                np.copyto(target, np.asarray(value).reshape(target.shape))
+
+    def _read(self, p: Place, inputs: Sequence[Any], outputs: Sequence[Any], arena: np.ndarray, host: dict[int, Any]) -> Any:
+        if p.space == "host":
+            return host[p.index]
+        if p.space == "input" and (p.shape is None or not isinstance(inputs[p.index], np.ndarray)):
+            return inputs[p.index]
+        base = {"input": inputs, "output": outputs}.get(p.space)
+        memory = base[p.index].reshape(-1).view(np.uint8) if base is not None else self.weights if p.space == "weights" else arena
+        assert p.shape is not None and p.dtype is not None
+        size = int(np.prod(p.shape)) * p.dtype.itemsize
+        return memory[p.offset:p.offset + size].view(p.dtype).reshape(p.shape)

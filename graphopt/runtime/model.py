@@ -1,0 +1,189 @@
+"""What `graphopt.compile` returns: call it as the source model is called."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphopt.errors import InputError
+from graphopt.runtime.arrays import from_numpy, kind_of, to_numpy
+from graphopt.runtime.executable import Executable
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An input or output. A dim is an int, or the text of a symbolic one; `shape` is None where the rank is unknown.
+
+    `dtype` is None for a sequence or an optional, which is not checked.
+    """
+
+    name: str
+    dtype: str | None
+    shape: tuple[int | str, ...] | None
+    numpy: np.dtype | None = None
+
+    def __str__(self) -> str:
+        dims = "*" if self.shape is None else ", ".join(map(str, self.shape))
+        return f"{self.name}: {self.dtype}[{dims}]"
+
+
+class Structure(Protocol):
+    """The source model's calling convention."""
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]: ...
+
+    def unflatten(self, values: Sequence[Any]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """A program for one set of shapes (and, where they shape the program, values)."""
+
+    executable: Executable
+    details: Any  # the compiler's own record of it
+
+
+Key = tuple[Any, ...]
+Build = Callable[[dict[str, tuple[int, ...]], dict[str, np.ndarray]], Specialisation]
+
+
+class Specialisations:
+    """The least-recently-used cache of programs, one per concrete shape; each is built once, whoever asks first."""
+
+    def __init__(self, build: Build, limit: int) -> None:
+        self.build, self.limit = build, limit
+        self._ready: OrderedDict[Key, Specialisation] = OrderedDict()
+        self._lock = threading.Lock()
+        self._building: dict[Key, threading.Lock] = {}
+
+    def get(self, key: Key, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Specialisation:
+        with self._lock:
+            found = self._ready.get(key)
+            if found is not None:
+                self._ready.move_to_end(key)
+                return found
+            gate = self._building.setdefault(key, threading.Lock())
+        with gate:
+            with self._lock:
+                found = self._ready.get(key)
+            if found is None:
+                found = self.build(shapes, values)
+                with self._lock:
+                    self._ready[key] = found
+                    self._building.pop(key, None)
+                    while len(self._ready) > self.limit:
+                        self._ready.popitem(last=False)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    @property
+    def latest(self) -> Specialisation | None:
+        with self._lock:
+            return next(reversed(self._ready.values())) if self._ready else None
+
+
+class Model:
+    """The run-time half of a compiled model: checks inputs, picks or builds the program for their shapes, runs it."""
+
+    def __init__(self, inputs: Sequence[Spec], outputs: Sequence[Spec], programs: Specialisations, *,
+                 structure: Structure | None = None, control_inputs: Sequence[str] = (),
+                 ranges: Mapping[str, tuple[int | None, int | None]] | None = None) -> None:
+        self.inputs, self.outputs, self._programs = list(inputs), list(outputs), programs
+        self._structure, self._control, self._ranges = structure, tuple(control_inputs), dict(ranges or {})
+        self._static = not control_inputs and all(s.shape is not None and all(isinstance(d, int) for d in s.shape) for s in inputs)
+        self._only: Specialisation | None = None
+
+    # Calling ----------------------------------------------------------------------------------
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as the source model runs: the same arguments, the same structure of results, arrays in kind."""
+        given = self._structure.flatten(args, kwargs) if self._structure is not None else self._by_position(args, kwargs)
+        results = self._run(given)
+        kind = kind_of(given)
+        results = [from_numpy(r, kind, given) for r in results]
+        if self._structure is not None:
+            return self._structure.unflatten(results)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Named arrays in, named arrays out; names are the source model's."""
+        names = [s.name for s in self.inputs]
+        self._check_names(inputs, names)
+        given = [inputs[n] for n in names]
+        kind = kind_of(given)
+        return {s.name: from_numpy(r, kind, given) for s, r in zip(self.outputs, self._run(given), strict=True)}
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a compiled model cannot be pickled: it holds machine code. Save what it was compiled from")
+
+    def _by_position(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        names = [s.name for s in self.inputs]
+        if len(args) > len(names):
+            raise InputError(f"takes {len(names)} inputs ({', '.join(names)}), got {len(args)}")
+        given = dict(zip(names, args))
+        for name, value in kwargs.items():
+            if name in given:
+                raise InputError("given by position and by name", where=f"input {name}")
+            given[name] = value
+        self._check_names(given, names)
+        return [given[n] for n in names]
+
+    def _check_names(self, given: Mapping[str, Any], names: Sequence[str]) -> None:
+        missing, extra = [n for n in names if n not in given], [n for n in given if n not in names]
+        if missing or extra:
+            text = "; ".join([f"missing input {n!r}" for n in missing] + [f"no input is named {n!r}" for n in extra])
+            raise InputError(text, hint=f"The inputs are: {', '.join(map(str, self.inputs)) or 'none'}")
+
+    def _run(self, given: Sequence[Any]) -> list[Any]:
+        arrays = [self._check(s, to_numpy(x)) for s, x in zip(self.inputs, given, strict=True)]
+        return self.program(arrays).executable.run(arrays)
+
+    def program(self, arrays: Sequence[Any]) -> Specialisation:
+        """The program for checked inputs, built if it is the first call with their shapes."""
+        if self._only is not None:
+            return self._only
+        shapes = {s.name: a.shape for s, a in zip(self.inputs, arrays) if isinstance(a, np.ndarray)}
+        values = {s.name: a for s, a in zip(self.inputs, arrays) if s.name in self._control}
+        symbols: dict[str, tuple[int, str]] = {}
+        for s, a in zip(self.inputs, arrays):
+            self._check_symbols(s, a, symbols)
+        key = (tuple(sorted(shapes.items())), tuple((n, values[n].dtype.str, values[n].tobytes()) for n in sorted(values)))
+        found = self._programs.get(key, shapes, values)
+        if self._static:
+            self._only = found
+        return found
+
+    def _check(self, s: Spec, x: Any) -> Any:
+        """The array as the program wants it; InputError names the input and both sides."""
+        if s.numpy is None or s.shape is None or not isinstance(x, np.ndarray):
+            if s.numpy is not None and not isinstance(x, np.ndarray):
+                raise InputError(f"expected {s.dtype}, got {type(x).__name__}", where=f"input {s.name}")
+            return x
+        if x.dtype != s.numpy:
+            if not (s.numpy == np.object_ and x.dtype.kind in "US"):
+                raise InputError(f"expected dtype {s.dtype} ({s.numpy}), got {x.dtype}", where=f"input {s.name}",
+                                 hint=f"Convert it, for example with .astype({str(s.numpy)!r})")
+            x = x.astype(np.object_)
+        if len(x.shape) != len(s.shape) or any(isinstance(d, int) and d != n for d, n in zip(s.shape, x.shape)):
+            raise InputError(f"expected shape [{', '.join(map(str, s.shape))}], got {list(x.shape)}", where=f"input {s.name}")
+        return x if x.flags.c_contiguous else np.ascontiguousarray(x)
+
+    def _check_symbols(self, s: Spec, x: Any, symbols: dict[str, tuple[int, str]]) -> None:
+        """One value for each dim name over all inputs, within the range that it was declared with."""
+        if s.shape is None or not isinstance(x, np.ndarray):
+            return
+        for d, n in zip(s.shape, x.shape):
+            if not isinstance(d, str) or not d.isidentifier():
+                continue
+            first, owner = symbols.setdefault(d, (n, s.name))
+            if first != n:
+                raise InputError(f"dim {d} is {n}, but {first} in input {owner}", where=f"input {s.name}")
+            low, high = self._ranges.get(d, (None, None))
+            if (low is not None and n < low) or (high is not None and n > high):
+                raise InputError(f"dim {d} is {n}, outside of its declared range {low}..{high}", where=f"input {s.name}")
