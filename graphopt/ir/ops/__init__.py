@@ -9,4 +9,7 @@ from graphopt.ir.ops import (  # noqa: F401
     movement,
     norm,
     pool,
+    quant,
+    recurrent,
+    reduce,
 )
