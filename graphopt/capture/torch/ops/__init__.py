@@ -1,0 +1,20 @@
+"""The table's entries, a file a family. Importing this package fills the table."""
+
+from graphopt.capture.torch.ops import (  # noqa: F401
+    attention,
+    control,
+    convolution,
+    creation,
+    indexing,
+    linear,
+    movement,
+    normalisation,
+    pointwise,
+    pooling,
+    recurrent,
+    reduction,
+    vision,
+)
+from graphopt.capture.torch.table import ATEN
+
+__all__ = ["ATEN"]

@@ -1,0 +1,46 @@
+"""Scaled dot-product attention: one composite op of the IR, whatever kernel torch had in mind."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from graphopt.capture.torch.context import Context, Refusal
+from graphopt.capture.torch.table import aten
+from graphopt.ir.dims import product
+from graphopt.ir.graph import Value
+from graphopt.ir.types import BOOL
+
+
+@aten("aten.scaled_dot_product_attention.default", "aten._scaled_dot_product_flash_attention_for_cpu.default",
+      "aten._scaled_dot_product_efficient_attention.default", "aten._scaled_dot_product_flash_attention.default",
+      "aten._scaled_dot_product_attention_math.default")
+def _(c: Context, query: Value, key: Value, value: Value, attn_mask: Value | None = None, attn_bias: Value | None = None,
+      dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None) -> Any:
+    if dropout_p:
+        raise Refusal("dropout in training mode; call model.eval() first")
+    width = query.shape[-1]
+    if scale is None:
+        if not isinstance(width, int):
+            raise Refusal("a symbolic head width")
+        scale = 1 / math.sqrt(width)
+    mask = attn_mask if attn_mask is not None else attn_bias
+    if mask is not None and mask.dtype is not BOOL:
+        mask = c.cast(mask, query.dtype)
+    lead = query.shape[:-2]
+    if mask is not None and mask.rank < 2:
+        mask = c.reshape(mask, (*[1] * (2 - mask.rank), *mask.shape))
+    if len(lead) < 2:
+        query, key, value = (c.reshape(v, (*[1] * (2 - len(lead)), *v.shape)) for v in (query, key, value))
+        if mask is not None and mask.rank == 3:  # [B, S, L] beside q [B, S, D]: the batch became the heads
+            mask = c.unsqueeze(mask, 0)
+    elif len(lead) > 2:
+        if mask is not None:
+            mask = c.expand(mask, (*lead, *mask.shape[-2:]))
+        query, key, value, mask = (v if v is None else c.reshape(v, (product(v.shape[:-3]), *v.shape[-3:]))
+                                   for v in (query, key, value, mask))
+    if key.shape[0] != query.shape[0]:
+        key, value = (c.expand(v, (query.shape[0], *v.shape[1:])) for v in (key, value))
+    out = c.b.attention(query, key, value, mask, scale=scale, causal=is_causal)
+    out = c.reshape(out, c.shape)
+    return (out,) if isinstance(c.val, (tuple, list)) else out

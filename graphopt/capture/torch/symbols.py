@@ -1,0 +1,62 @@
+"""torch's symbolic sizes (sympy expressions over s77, u0, …) as graphopt dims."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphopt.capture.torch.table import Refusal
+from graphopt.ir.dims import Dim, DimLike, apply
+
+
+class Symbols:
+    """Dims by torch symbol. Declared dims have the names that the user gave them, others torch's."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, DimLike] = {}
+
+    def dim(self, size: Any) -> DimLike:
+        """An int, SymInt or sympy expression as a dim. Raises Refusal where it is not integer arithmetic."""
+        if isinstance(size, int):
+            return int(size)
+        if hasattr(size, "node"):
+            known = size.node.maybe_as_int()
+            size = size.node.expr if known is None else known
+        return size if isinstance(size, int) else self._expression(size)
+
+    def _expression(self, e: Any) -> DimLike:
+        if e.is_Symbol:
+            name = str(e)
+            return self.known.setdefault(name, Dim.symbol(name))
+        if e.is_Integer:
+            return int(e)
+        name = type(e).__name__
+        if name == "Pow" and e.args[1].is_Integer and int(e.args[1]) >= 0:
+            return _fold(lambda a, b: a * b, [self._expression(e.args[0])] * int(e.args[1]), 1)
+        parts = [self._expression(a) for a in e.args]
+        match name:
+            case "Add":
+                return _fold(lambda a, b: a + b, parts, 0)
+            case "Mul":
+                return _fold(lambda a, b: a * b, parts, 1)
+            case "FloorDiv" | "CleanDiv":
+                return apply("//", *parts)
+            case "Mod" | "PythonMod":
+                return apply("%", *parts)
+            case "Max" | "Min":
+                return _fold(lambda a, b: apply(name.lower(), a, b), parts[1:], parts[0])
+            case "Identity" | "ToFloat" | "TruncToInt" | "RoundToInt":
+                return parts[0]
+        raise Refusal(f"the size {e} is not integer arithmetic over dims")
+
+    def learn(self, size: Any, dim: DimLike) -> None:
+        """Let an unknown symbol stand for a dim that the graph already has, as for nonzero's count."""
+        expression = getattr(getattr(size, "node", None), "expr", None)
+        if expression is not None and expression.is_Symbol:
+            self.known.setdefault(str(expression), dim)
+
+
+def _fold(f: Any, parts: list[DimLike], start: DimLike) -> DimLike:
+    total = start
+    for p in parts:
+        total = f(total, p)
+    return total

@@ -1,0 +1,57 @@
+"""The table of ATen operators: one small function an operator, registered by its full name.
+
+    @aten("aten.add.Tensor", "aten.add.Scalar")
+    def _(c, x, other, alpha=1): ...
+
+Parameters bear the names of the operator's schema (`self` is spelled `x`), defaults are the schema's; a
+function names only those that it needs. `c` is the Context. It returns the result, a tuple of results where
+the operator has several (None for one that is not provided), or raises Refusal.
+What has an entry is kept whole when a program is decomposed; everything else torch decomposes first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+Handler = Callable[..., Any]
+ATEN: dict[str, Handler] = {}
+_PARAMETERS: dict[Handler, frozenset[str]] = {}
+
+
+class Refusal(Exception):
+    """An operator that has an entry, used in a way that the entry does not cover; collected with the unknown ones."""
+
+
+def aten(*names: str) -> Callable[[Handler], Handler]:
+    """Register a function for operators given as `namespace.name.overload`."""
+
+    def add(handler: Handler) -> Handler:
+        for name in names:
+            if name in ATEN:
+                raise KeyError(f"{name} is in the table twice")
+            ATEN[name] = handler
+        _PARAMETERS[handler] = frozenset(list(inspect.signature(handler).parameters)[1:])
+        return handler
+
+    return add
+
+
+def parameters(handler: Handler) -> frozenset[str]:
+    """Names of the schema arguments that a handler takes."""
+    return _PARAMETERS[handler]
+
+
+def arguments(target: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of an OpOverload by schema name (`self` as `x`), defaults filled in."""
+    out: dict[str, Any] = {}
+    for i, a in enumerate(target._schema.arguments):
+        name = "x" if a.name == "self" else a.name
+        if i < len(args) and not a.kwarg_only:
+            out[name] = args[i]
+        elif a.name in kwargs:
+            out[name] = kwargs[a.name]
+        else:
+            out[name] = a.default_value if a.has_default_value() else None
+    return out

@@ -1,0 +1,322 @@
+"""The walk over an exported program's nodes: arguments to values, the table's entry, and torch's own check of the result."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export.graph_signature import InputKind, OutputKind
+
+from graphopt.capture.torch.context import Context
+from graphopt.capture.torch.export import calling_convention, export
+from graphopt.capture.torch.ops import ATEN
+from graphopt.capture.torch.structure import Call
+from graphopt.capture.torch.symbols import Symbols
+from graphopt.capture.torch.table import Refusal, arguments, parameters
+from graphopt.capture.torch.weights import TORCH_DTYPES, Weights
+from graphopt.errors import CaptureError, IRError, UnsupportedOperators
+from graphopt.ir.dims import Dim, DimLike
+from graphopt.ir.graph import Graph, Loc, Value, refine
+from graphopt.ir.types import I64, TensorType
+
+# Checks that torch leaves in the program for run time; the dims' own rules take their place.
+_CHECKS = ("aten._assert_scalar", "aten._assert_async", "aten._assert_tensor_metadata", "aten.sym_constrain_range",
+           "aten._functional_assert_async")
+
+
+def capture(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Graph:
+    """See `capture_torch`."""
+    program = export(model, example_inputs, dynamic_shapes)
+    call = calling_convention(program, model)
+    symbols = Symbols()
+    name_dims(program, call, dynamic_shapes, symbols)
+    walk = Translation(Graph(_name(model)), symbols, Weights())
+    graph = walk.program(program, call)
+    graph.metadata["call"] = call
+    graph.metadata["dim_ranges"] = _ranges(program, symbols)
+    return graph
+
+
+def _name(model: Any) -> str:
+    inner = model.graph_module if isinstance(model, torch.export.ExportedProgram) else model
+    return type(inner).__name__
+
+
+class Translation:
+    """One graph being filled from one fx graph; subgraphs of control flow get their own."""
+
+    def __init__(self, graph: Graph, symbols: Symbols, weights: Weights, refused: list[tuple[str, str]] | None = None) -> None:
+        self.graph, self.symbols, self.weights = graph, symbols, weights
+        self.env: dict[fx.Node, Any] = {}
+        self.refused: list[tuple[str, str]] = [] if refused is None else refused
+        self._pending: dict[fx.Node, tuple[torch.Tensor, str]] = {}
+        self._constants: dict[int, Value] = {}
+
+    # The program's interface --------------------------------------------------------------------
+    def program(self, program: torch.export.ExportedProgram, call: Call) -> Graph:
+        """Inputs, weights and nodes of an exported program. Raises UnsupportedOperators with all that is unknown."""
+        mutated = [s.target for s in program.graph_signature.output_specs
+                   if s.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION, OutputKind.PARAMETER_MUTATION)]
+        if mutated:
+            raise CaptureError("the model changes its own state when called", where=", ".join(map(str, mutated[:5])),
+                               hint="Call model.eval() first; return what changes as an output instead of writing it in place")
+        names = iter(call.input_names)
+        placeholders = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+        for spec in program.graph_signature.input_specs:
+            node = placeholders[spec.arg.name]
+            if spec.kind is InputKind.USER_INPUT:
+                self._input(node, spec, names)
+            elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                self._pending[node] = (_weight(program, spec), str(spec.target))
+            elif spec.kind is not InputKind.TOKEN:
+                raise CaptureError(f"an input of kind {spec.kind.name} is not supported", where=node.name)
+        for node in program.graph.nodes:
+            self.node(node)
+        self._outputs(program)
+        if self.refused:
+            raise UnsupportedOperators(self.refused, where=self.graph.name)
+        self.graph.output_names = call.output_names
+        return self.graph
+
+    def _input(self, node: fx.Node, spec: Any, names: Any) -> None:
+        val = node.meta.get("val")
+        if isinstance(val, torch.Tensor):
+            name = next(names)
+            if val.dtype not in TORCH_DTYPES:
+                raise CaptureError(f"dtype {val.dtype} is not supported", where=f"input {name}")
+            shape = tuple(self.symbols.dim(d) for d in val.shape)
+            self.env[node] = self.graph.add_input(TensorType(TORCH_DTYPES[val.dtype], shape), name)
+            self.graph.input_names.append(name)
+        elif isinstance(val, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            raise CaptureError("a number that varies from call to call is not supported", where=f"input {node.name}",
+                               hint="Pass it as a tensor")
+        else:
+            self.env[node] = val if val is not None else getattr(spec.arg, "value", None)
+
+    def _outputs(self, program: torch.export.ExportedProgram) -> None:
+        (results,) = next(n for n in reversed(program.graph.nodes) if n.op == "output").args
+        outputs = []
+        for spec, result in zip(program.graph_signature.output_specs, results):
+            if type(spec.arg).__name__ == "ConstantArgument":
+                continue
+            value = self.argument(result)
+            outputs.append(value if isinstance(value, Value) else
+                           Context(self.graph, self.symbols).scalar(value, I64))
+        self.graph.outputs = outputs
+
+    # Nodes --------------------------------------------------------------------------------------
+    def node(self, node: fx.Node) -> None:
+        """Translate one node into `env`."""
+        if node in self.env or node.op in ("placeholder", "output"):
+            return
+        if node.op == "get_attr":
+            owner: Any = node.graph.owning_module
+            for part in str(node.target).split("."):
+                owner = getattr(owner, part)
+            if isinstance(owner, torch.Tensor):
+                self._pending[node] = (owner, str(node.target))
+            else:
+                self.env[node] = owner
+            return
+        if node.target is operator.getitem and not isinstance(node.meta.get("val"), (torch.SymInt, int)):
+            self.env[node] = self._item(node)
+            return
+        val = node.meta.get("val")
+        name = str(node.target)
+        if name.startswith(_CHECKS) or (val is None and not node.users):
+            return
+        if isinstance(val, (torch.SymInt, int)) and not isinstance(val, bool):
+            self.env[node] = self._attempt(node, name, lambda: self.symbols.dim(val), val)
+            return
+        if isinstance(val, (torch.SymFloat, torch.SymBool, float, bool)):
+            known = isinstance(val, (float, bool))
+            self.env[node] = val if known else self._attempt(node, name, lambda: _refuse_number(val), val)
+            return
+        self.env[node] = self._attempt(node, name, lambda: self._call(node, name, val), val)
+
+    def _attempt(self, node: fx.Node, name: str, f: Any, val: Any) -> Any:
+        """The result of `f`, or a stand-in after noting why there is none."""
+        try:
+            return f()
+        except Refusal as e:
+            self.refused.append((f"{name} ({e})" if str(e) else name, ", ".join(location(node))))
+            return self._stand_in(val)
+        except IRError as e:
+            if self.refused:  # a consequence of a stand-in's unknown type
+                return self._stand_in(val)
+            raise CaptureError(f"{name}: {e}", where=", ".join(location(node))) from e
+
+    def _call(self, node: fx.Node, name: str, val: Any) -> Any:
+        handler = ATEN.get(name)
+        if handler is None:
+            raise Refusal
+        if isinstance(node.target, torch._ops.OpOverload):
+            given = arguments(node.target, node.args, dict(node.kwargs))
+        else:
+            given = {"args": node.args, **node.kwargs}
+        wanted = parameters(handler)
+        values = {k: self.argument(a) for k, a in given.items() if k in wanted}
+        used = None
+        if isinstance(val, (tuple, list)) and all(u.target is operator.getitem for u in node.users):
+            used = frozenset(u.args[1] for u in node.users)
+        loc = location(node)
+        before = self.graph.last
+        c = Context(self.graph, self.symbols, loc, val, used, self._inline, self._region)
+        result = handler(c, **values)
+        if isinstance(val, (tuple, list)):
+            result = tuple(result) + (None,) * (len(val) - len(result))
+            for i, (r, v) in enumerate(zip(result, val)):
+                if r is not None and v is not None:
+                    self._check(c, r, v, name, loc, f"{node.name}.{i}", before)
+            return result
+        self._check(c, result, val, name, loc, node.name, before)
+        return result
+
+    # Nested programs ----------------------------------------------------------------------------
+    def _inline(self, body: fx.GraphModule, operands: Sequence[Any]) -> tuple:
+        """Walk a nested graph's nodes as if they stood here."""
+        inputs = [n for n in body.graph.nodes if n.op == "placeholder"]
+        self.env.update(zip(inputs, operands))
+        for node in body.graph.nodes:
+            self.node(node)
+        (results,) = next(n for n in reversed(body.graph.nodes) if n.op == "output").args
+        return tuple(self.argument(r) for r in (results if isinstance(results, (tuple, list)) else (results,)))
+
+    def _region(self, body: fx.GraphModule, operands: Sequence[Any], name: str) -> Graph:
+        inner = Translation(Graph(name), self.symbols, self.weights, self.refused)
+        seen = [inner.graph.add_input(v.type, v.name) if isinstance(v, Value) else v for v in operands]
+        inner.graph.outputs = list(inner._inline(body, seen))
+        return inner.graph
+
+    def _check(self, c: Context, value: Any, val: Any, name: str, loc: Loc, label: str, before: Any) -> None:
+        """Hold a result against what torch computed for it, and take torch's knowledge of its dims."""
+        if not isinstance(val, torch.Tensor):
+            return
+        for symbolic, dim in zip(val.shape, value.shape):
+            self.symbols.learn(symbolic, dim)
+        expected = c.type(val)
+        try:
+            value.type = refine(expected, value.type)
+        except IRError:
+            raise CaptureError(f"graphopt's entry for {name} gives {value.type}, torch says {expected}", where=", ".join(loc),
+                               hint="Please report this with the model") from None
+        if value.name is None and value.op is not None and value.op is not before:
+            value.name = label
+
+    def _item(self, node: fx.Node) -> Any:
+        source, index = node.args
+        values = self.argument(source)
+        if values is None or values[index] is None:
+            return self._attempt(node, str(source.target), lambda: _refuse_result(index), node.meta.get("val"))
+        return values[index]
+
+    def argument(self, a: Any) -> Any:
+        """An fx argument with nodes replaced by values and dims; a weight becomes a constant on first use."""
+        if isinstance(a, fx.Node):
+            if a in self._pending:
+                tensor, name = self._pending.pop(a)
+                self.env[a] = self.constant(tensor, name)
+            return self.env[a]
+        if isinstance(a, (list, tuple)):
+            return type(a)(self.argument(x) for x in a) if type(a) in (list, tuple) else [self.argument(x) for x in a]
+        if isinstance(a, (torch.SymInt,)):
+            return self.symbols.dim(a)
+        return a
+
+    def constant(self, tensor: torch.Tensor, name: str) -> Value:
+        data = self.weights.tensor(tensor, name)
+        if id(data) not in self._constants:
+            self._constants[id(data)] = self.graph.constant(data, loc=(name,))
+            self._constants[id(data)].name = name
+        return self._constants[id(data)]
+
+    def _stand_in(self, val: Any) -> Any:
+        """A value of the right type outside any graph, so that the walk goes on to find everything unsupported."""
+        if isinstance(val, (tuple, list)):
+            return tuple(self._stand_in(v) for v in val)
+        if isinstance(val, torch.Tensor):
+            shape: tuple[DimLike, ...]
+            try:
+                shape = tuple(self.symbols.dim(d) for d in val.shape)
+            except Refusal:
+                shape = tuple(self.graph.fresh_symbol() for _ in val.shape)
+            return Value(TensorType(TORCH_DTYPES.get(val.dtype, TORCH_DTYPES[torch.float32]), shape), None, 0, None)
+        return self.graph.fresh_symbol() if isinstance(val, (torch.SymInt, torch.SymFloat, torch.SymBool)) else None
+
+
+def _refuse_result(index: Any) -> Any:
+    raise Refusal(f"result {index} is not provided")
+
+
+def _refuse_number(val: Any) -> Any:
+    raise Refusal(f"a {type(val).__name__.removeprefix('Sym').lower()} computed at run time")
+
+
+def _weight(program: torch.export.ExportedProgram, spec: Any) -> torch.Tensor:
+    if spec.target in program.state_dict:
+        return program.state_dict[spec.target]
+    return program.constants[spec.target]
+
+
+def location(node: fx.Node) -> Loc:
+    """Where a node came from: the module's path, or the line of the outermost forward, or the node's own name."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = list(stack.values())[-1][0] if stack else ""
+    if path and not path.startswith("_empty"):
+        return (path.removeprefix("L['self'].").removeprefix("L__self__."),)
+    trace = node.meta.get("stack_trace") or ""
+    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    if lines and '"' in lines[-1] and ", line " in lines[-1]:
+        file = lines[-1].split('"')[1].rsplit("/", 1)[-1]
+        return (f"{file}:{lines[-1].split(', line ')[1].split(',')[0]}",)
+    return (node.name,)
+
+
+# Symbolic dims --------------------------------------------------------------------------------
+def name_dims(program: torch.export.ExportedProgram, call: Call, dynamic_shapes: Any, symbols: Symbols) -> None:
+    """Give torch's symbols the names under which the user declared them."""
+    if dynamic_shapes is None:
+        return
+    declared: list[Any] = []
+    by_name = dynamic_shapes if isinstance(dynamic_shapes, dict) else \
+        dict(zip((name for name, _ in call.arguments), dynamic_shapes))
+    for name, node in call.arguments:
+        _collect(node, by_name.get(name), declared)
+    nodes = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+    tensors = [nodes[s.arg.name].meta["val"] for s in program.graph_signature.input_specs
+               if s.kind is InputKind.USER_INPUT and type(s.arg).__name__ == "TensorArgument"]
+    for val, dims in zip(tensors, declared):
+        for axis, dim in (dims.items() if isinstance(dims, dict) else enumerate(dims or ())):
+            expression = getattr(getattr(val.shape[axis], "node", None), "expr", None)
+            if expression is None or len(expression.free_symbols) != 1 or not hasattr(dim, "__name__"):
+                continue
+            name = getattr(dim, "root", dim).__name__
+            if name.isidentifier() and name not in ("min", "max"):
+                symbols.known.setdefault(str(next(iter(expression.free_symbols))), Dim.symbol(name))
+
+
+def _collect(node: Any, declared: Any, out: list[Any]) -> None:
+    """The declaration for every tensor leaf of an argument, in order."""
+    if node.kind == "tensor":
+        out.append(declared)
+        return
+    for i, (key, child) in enumerate(zip(node.keys, node.children)):
+        if isinstance(declared, dict):
+            part = declared.get(key)
+        else:
+            part = declared[i] if isinstance(declared, (tuple, list)) and i < len(declared) else None
+        _collect(child, part, out)
+
+
+def _ranges(program: torch.export.ExportedProgram, symbols: Symbols) -> dict[str, tuple[int, int | None]]:
+    """(lowest, highest) for every symbolic dim; None for no limit."""
+    out: dict[str, tuple[int, int | None]] = {}
+    for symbol, limits in program.range_constraints.items():
+        dim = symbols.known.get(str(symbol))
+        if isinstance(dim, Dim) and str(dim).isidentifier():
+            upper = limits.upper
+            out[str(dim)] = (max(int(limits.lower), 0), int(upper) if upper.is_Integer and int(upper) < 2**31 else None)
+    return out
