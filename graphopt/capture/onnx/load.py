@@ -1,0 +1,188 @@
+"""Reading ONNX models: paths, bytes and protos; weights in place, external ones memory-mapped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from graphopt.capture.onnx.types import element_dtype, tensor_array
+from graphopt.errors import CaptureError
+from graphopt.ir.graph import Tensor
+
+NEWEST_IR = 14
+NEWEST_OPSET = 28
+
+
+@dataclass
+class Source:
+    """A model without its main graph's weights, which are in `tensors`. `where` names it in messages."""
+
+    model: onnx.ModelProto
+    tensors: dict[str, Tensor]
+    where: str
+
+
+def load(model: Any) -> Source:
+    """Read a model; raises CaptureError where it is damaged, or newer than what is known here."""
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        where = str(path)
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError as e:
+            raise CaptureError(f"cannot be read: {e.strerror}", where=where) from e
+        proto, folder, ours = _parse(data, where), path.resolve().parent, True
+        del data
+    elif isinstance(model, (bytes, bytearray, memoryview)):
+        proto, folder, where, ours = _parse(bytes(model), "bytes"), None, "bytes", True
+    else:
+        proto, folder, where, ours = model, None, model.graph.name or "model", False
+    _check_header(proto, where)
+    if not ours:
+        proto = _without_weights(proto)
+        graph = model.graph
+    else:
+        graph = proto.graph
+    tensors: dict[str, Tensor] = {}
+    for t in graph.initializer:
+        place = f"{where}: initializer {t.name!r}"
+        if t.name in tensors:
+            raise CaptureError("is there twice", where=place)
+        if t.data_location == TensorProto.EXTERNAL:
+            array = _external(t, folder, place)
+        else:
+            array = tensor_array(t, place)
+            if ours:
+                _drop_data(t)
+        tensors[t.name] = Tensor(array, t.name)
+    _inline_external(proto, folder, where)
+    return Source(proto, tensors, where)
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as e:
+        raise CaptureError("is not a complete ONNX model", where=where,
+                           hint="The file is truncated or damaged, or is of another format") from e
+    if not proto.HasField("graph"):
+        raise CaptureError("holds no graph", where=where, hint="The file is truncated or damaged, or is of another format")
+    return proto
+
+
+def _check_header(proto: onnx.ModelProto, where: str) -> None:
+    if proto.ir_version > NEWEST_IR:
+        raise CaptureError(f"has IR version {proto.ir_version}; known are those up to {NEWEST_IR}", where=where,
+                           hint="Export it for an older version")
+    if not proto.opset_import and not proto.functions and proto.ir_version >= 3:
+        raise CaptureError("imports no opset", where=where, hint="The file is truncated or damaged")
+    for o in proto.opset_import:
+        if o.domain in ("", "ai.onnx") and o.version > NEWEST_OPSET:
+            raise CaptureError(f"uses opset {o.version}; known are those up to {NEWEST_OPSET}", where=where,
+                               hint="Export it for an older opset, or convert it with onnx.version_converter")
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the caller's model that leaves the weights where they are."""
+    out = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name != "graph":
+            _copy_field(out, field.name, value)
+    for field, value in proto.graph.ListFields():
+        if field.name != "initializer":
+            _copy_field(out.graph, field.name, value)
+    for t in proto.graph.initializer:
+        out.graph.initializer.add(name=t.name, data_type=t.data_type, dims=t.dims)
+    return out
+
+
+def _copy_field(out: Any, name: str, value: Any) -> None:
+    target = getattr(out, name)
+    if hasattr(target, "MergeFrom"):
+        target.MergeFrom(value)
+    else:
+        setattr(out, name, value)
+
+
+def _drop_data(t: TensorProto) -> None:
+    for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"):
+        t.ClearField(field)
+
+
+def _external(t: TensorProto, folder: Path | None, place: str) -> np.ndarray:
+    """A memory-mapped view of data in another file, which must lie in the model's folder."""
+    entries = {e.key: e.value for e in t.external_data}
+    location = entries.get("location", "")
+    if folder is None:
+        raise CaptureError(f"its data lies in the file {location!r}, but the model was not read from a path", where=place,
+                           hint="Give the path of the model instead")
+    if not location:
+        raise CaptureError("its data is external, but no file is named", where=place)
+    path = (folder / location).resolve()
+    if os.path.isabs(location) or not path.is_relative_to(folder):
+        raise CaptureError(f"its data points to {location!r}, outside the model's folder", where=place,
+                           hint="Such a file is refused: it could read any file of this machine")
+    if t.data_type == TensorProto.STRING:
+        raise CaptureError("string tensors cannot be external", where=place)
+    d = element_dtype(t.data_type, place)
+    count = int(np.prod(list(t.dims), dtype=np.int64)) if t.dims else 1
+    expected = (count * d.bits + 7) // 8 if d.kind != "bool" else count
+    try:
+        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or expected)
+        size = path.stat().st_size
+    except ValueError as e:
+        raise CaptureError(f"its external offset or length is no number: {e}", where=place) from e
+    except OSError as e:
+        raise CaptureError(f"its data file {location!r} cannot be read: {e.strerror}", where=place,
+                           hint="Keep the data file beside the model") from e
+    if length != expected:
+        raise CaptureError(f"its external data has {length} bytes, but {d}{list(t.dims)} needs {expected}", where=place)
+    if offset < 0 or offset + length > size:
+        raise CaptureError(f"its external data ends at byte {offset + length}, but {location!r} has {size}", where=place,
+                           hint="The data file is truncated or belongs to another model")
+    if count == 0:
+        return np.zeros(list(t.dims), dtype=d.numpy)
+    raw = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+    if d.bits < 8:  # packed two or four to a byte: unpacked by onnx from a copy
+        copy = TensorProto(data_type=t.data_type, dims=t.dims, raw_data=raw.tobytes())
+        return tensor_array(copy, place)
+    return raw.view(d.numpy).reshape(list(t.dims))
+
+
+def _inline_external(proto: onnx.ModelProto, folder: Path | None, where: str) -> None:
+    """Read external tensors of nested graphs and attributes into the proto: they are small and few."""
+    for t, place in _nested_tensors(proto):
+        if t.data_location == TensorProto.EXTERNAL:
+            array = _external(t, folder, f"{where}: {place}")
+            read = onnx.numpy_helper.from_array(np.ascontiguousarray(array), t.name)
+            t.CopyFrom(read)
+
+
+def _nested_tensors(proto: onnx.ModelProto) -> Iterator[tuple[TensorProto, str]]:
+    def of_nodes(nodes: Any) -> Iterator[tuple[TensorProto, str]]:
+        for node in nodes:
+            for a in node.attribute:
+                place = f"{node.name or node.op_type}, attribute {a.name}"
+                for t in [a.t] if a.HasField("t") else a.tensors:
+                    yield t, place
+                for g in [a.g] if a.HasField("g") else a.graphs:
+                    for t in g.initializer:
+                        yield t, f"initializer {t.name!r}"
+                    yield from of_nodes(g.node)
+
+    yield from of_nodes(proto.graph.node)
+    for f in proto.functions:
+        yield from of_nodes(f.node)
+
+
+__all__ = ["NEWEST_IR", "NEWEST_OPSET", "Source", "load"]

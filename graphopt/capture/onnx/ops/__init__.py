@@ -1,0 +1,15 @@
+"""The entries of the table, a file a family. Importing this package fills the table."""
+
+from graphopt.capture.onnx.ops import (  # noqa: F401
+    contract,
+    einsum,
+    elementwise,
+    indexing,
+    movement,
+    norm,
+    pool,
+    quant,
+    recurrent,
+    reduce,
+    vision,
+)

@@ -1,0 +1,112 @@
+"""Softmax and normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from graphopt.capture.onnx.context import Context, Node, rank_of
+from graphopt.capture.onnx.table import Defer, Expand, Results, entry
+from graphopt.ir.dims import product
+from graphopt.ir.graph import Value
+from graphopt.ir.table import normalise_axes
+
+
+def flattened(b: Context, n: Node, f: Callable[[Value, int], Value]) -> Value:
+    """Apply f along the last axis of a matrix of all dims before and all from `axis`: opsets before 13."""
+    x = n[0]
+    dims = rank_of(x)
+    axis = n.attr("axis", 1)
+    axis = axis + len(dims) if axis < 0 else axis
+    if axis == len(dims) - 1:
+        return f(x, axis)
+    return b.reshaped(f(b.reshape(x, shape=[product(dims[:axis]), product(dims[axis:])]), 1), dims)
+
+
+@entry("Softmax", "LogSoftmax", since=1)
+def softmax_flat(b: Context, n: Node) -> Results:
+    name = "softmax" if n.kind == "Softmax" else "log_softmax"
+    return flattened(b, n, lambda x, axis: b.op(name, [x], {"axis": axis}).result)
+
+
+@entry("Softmax", "LogSoftmax", since=13)
+def softmax(b: Context, n: Node) -> Results:
+    name = "softmax" if n.kind == "Softmax" else "log_softmax"
+    return b.op(name, [n[0]], {"axis": n.axis(-1, len(rank_of(n[0])))}).result
+
+
+@entry("BatchNormalization")
+def batch_normalization(b: Context, n: Node) -> Results:
+    """In training mode, the batch's own statistics, and the running ones as further results."""
+    x, scale, bias, mean, var = (n[i] for i in range(5))
+    eps, momentum = n.attr("epsilon", 1e-5), n.attr("momentum", 0.9)
+    if not n.attr("training_mode", 0):
+        wide = mean.dtype if mean.dtype.bits > x.dtype.bits else x.dtype
+        y = b.batch_norm(*(b.to(v, wide) for v in (x, scale, bias, mean, var)), eps=eps)
+        return b.to(y, x.dtype)
+    axes = tuple(i for i in range(len(rank_of(x))) if i != 1)
+    batch_mean = b.reduce_mean(x, axes=axes, keepdims=True)
+    centred = b.sub(x, batch_mean)
+    batch_var = b.reduce_mean(b.mul(centred, centred), axes=axes, keepdims=False)
+    batch_mean = b.reshape(batch_mean, shape=rank_of(mean))
+    y = b.batch_norm(x, b.to(scale, x.dtype), b.to(bias, x.dtype), batch_mean, batch_var, eps=eps)
+    new = [b.add(b.mul(old, momentum), b.mul(b.to(now, old.dtype), 1.0 - momentum))
+           for old, now in ((mean, batch_mean), (var, batch_var))]
+    return [y, *new]
+
+
+@entry("InstanceNormalization")
+def instance_normalization(b: Context, n: Node) -> Results:
+    x, channels = n[0], rank_of(n[0])[1]
+    if not isinstance(channels, int):
+        raise Defer("the number of channels is not known")
+    return b.group_norm(x, n[1], n[2], groups=channels, eps=n.attr("epsilon", 1e-5))
+
+
+@entry("GroupNormalization", since=21)
+def group_normalization(b: Context, n: Node) -> Results:
+    return b.group_norm(n[0], n[1], n[2], groups=n.attr("num_groups"), eps=n.attr("epsilon", 1e-5))
+
+
+@entry("LayerNormalization")
+def layer_normalization(b: Context, n: Node) -> Results:
+    x, scale, bias = n[0], n[1], n.get(2)
+    dims = rank_of(x)
+    axis = n.axis(-1, len(dims))
+    if n.wants(1) or n.wants(2) or rank_of(scale) != dims[axis:] or (bias is not None and rank_of(bias) != dims[axis:]):
+        raise Expand
+    return b.layer_norm(x, scale, bias, axis=axis, eps=n.attr("epsilon", 1e-5))
+
+
+@entry("RMSNormalization")
+def rms_normalization(b: Context, n: Node) -> Results:
+    x, scale = n[0], n[1]
+    axis = n.axis(-1, len(rank_of(x)))
+    if rank_of(scale) != rank_of(x)[axis:] or scale.dtype is not x.dtype:
+        raise Expand
+    return b.rms_norm(x, scale, axis=axis, eps=n.attr("epsilon", 1e-5))
+
+
+@entry("LRN")
+def lrn(b: Context, n: Node) -> Results:
+    return b.lrn(n[0], size=n.attr("size"), alpha=n.attr("alpha", 1e-4), beta=n.attr("beta", 0.75), bias=n.attr("bias", 1.0))
+
+
+@entry("LpNormalization")
+def lp_normalization(b: Context, n: Node) -> Results:
+    """Zero where the norm is zero."""
+    x = n[0]
+    axes = normalise_axes([n.attr("axis", -1)], len(rank_of(x)))
+    if n.attr("p", 2) == 1:
+        size = b.reduce_sum(b.abs(x), axes=axes, keepdims=True)
+    else:
+        size = b.sqrt(b.reduce_sum(b.mul(x, x), axes=axes, keepdims=True))
+    return b.where(b.equal(size, 0), b.const(0, x.dtype), b.div(x, size))
+
+
+@entry("MeanVarianceNormalization")
+def mean_variance_normalization(b: Context, n: Node) -> Results:
+    x = n[0]
+    axes = normalise_axes(n.attr("axes", [0, 2, 3]), len(rank_of(x)))
+    centred = b.sub(x, b.reduce_mean(x, axes=axes, keepdims=True))
+    variance = b.reduce_mean(b.mul(centred, centred), axes=axes, keepdims=True)
+    return b.div(centred, b.add(b.sqrt(variance), 1e-9))

@@ -1,0 +1,245 @@
+"""Walking nodes: names to values, nested scopes, order, and what to do with each node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import onnx
+
+from graphopt.capture.onnx.context import Context, Node
+from graphopt.capture.onnx.deferred import defer
+from graphopt.capture.onnx.functions import expand
+from graphopt.capture.onnx.session import Session, supported
+from graphopt.capture.onnx.table import Defer, Expand, domain_of, find
+from graphopt.capture.onnx.types import attributes, sparse_array, tensor_array
+from graphopt.errors import CaptureError, GraphOptError, UnsupportedOperators
+from graphopt.ir.graph import Graph, Op, Tensor, Value
+from graphopt.ir.types import TensorType
+
+
+class Scope:
+    """Names of one graph or function body. A nested graph's scope finds outer names through `outer`."""
+
+    def __init__(self, session: Session, ctx: Context, opsets: Mapping[str, int], *, outer: Scope | None = None,
+                 prefix: str = "", refs: Mapping[str, onnx.AttributeProto] | None = None) -> None:
+        self.session, self.ctx, self.opsets, self.outer, self.prefix, self.refs = session, ctx, opsets, outer, prefix, refs
+        self.names: dict[str, Value | None] = {}
+        self.captured: dict[Value, Value] = {}  # outer value to this region's input
+
+    @property
+    def graph(self) -> Graph:
+        return self.ctx.graph
+
+    # Names -------------------------------------------------------------------------------------
+    def find(self, name: str) -> Value | None | type[KeyError]:
+        """The value of a name, None for an absent optional; KeyError (the class) where there is none."""
+        if name in self.names:
+            return self.names[name]
+        if self.outer is None:
+            return KeyError
+        found = self.outer.find(name)
+        if not isinstance(found, Value):
+            return found
+        if _graph_of(found) is not self.graph:
+            found = self.bring_in(found)
+        self.names[name] = found
+        return found
+
+    def bring_in(self, value: Value) -> Value:
+        """An outer value as a value of this region: constants anew by reference, others as an input of the region."""
+        if value in self.captured:
+            return self.captured[value]
+        if value.constant is not None:
+            assert value.op is not None
+            inner = self.ctx.const(value.op.attrs["value"])
+        else:
+            inner = self.graph.add_input(value.type, value.name)
+            self.session.origin[inner] = value
+            content = self.session.knowledge.get(value)
+            if content is not None:
+                self.session.knowledge.bind(inner, content)
+        self.captured[value] = inner
+        return inner
+
+    def define(self, name: str, value: Value | None, place: str) -> None:
+        if name in self.names and not (self.outer is not None and _is_outer(self, name)):
+            raise CaptureError(f"{name!r} is defined twice", where=self.where(place),
+                               hint="Each name of an ONNX graph has one producer")
+        self.names[name] = value
+        if value is not None and value.name is None:
+            value.name = name
+
+    def where(self, place: str) -> str:
+        return f"{self.session.where}: {self.prefix}{place}"
+
+    # Graphs ------------------------------------------------------------------------------------
+    def initialisers(self, graph: onnx.GraphProto, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Define a graph's initialisers, except those that are named already (bound inputs)."""
+        for t in graph.initializer:
+            if t.name not in self.names or _is_outer(self, t.name):
+                data = tensors[t.name] if tensors is not None else \
+                    Tensor(tensor_array(t, self.where(f"initializer {t.name!r}")), t.name)
+                self.names[t.name] = self._constant(data, t.name)
+        for s in graph.sparse_initializer:
+            name = s.values.name
+            if name not in self.names:
+                self.names[name] = self._constant(Tensor(sparse_array(s, self.where(f"initializer {name!r}")), name), name)
+
+    def _constant(self, data: Tensor, name: str) -> Value:
+        self.ctx.loc = ()
+        value = self.ctx.const(data)
+        value.name = name
+        return value
+
+    def run(self, nodes: Sequence[onnx.NodeProto]) -> None:
+        for node in in_order(nodes, lambda n: self.find(n) is not KeyError, self.where("graph")):
+            self.capture_node(node)
+
+    def outputs(self, names: Iterable[str]) -> list[Value]:
+        out = []
+        for name in names:
+            value = self.find(name)
+            if not isinstance(value, Value):
+                raise CaptureError(f"output {name!r} is produced by no node", where=self.where("graph"))
+            out.append(value)
+        return out
+
+    # Nodes -------------------------------------------------------------------------------------
+    def capture_node(self, proto: onnx.NodeProto) -> None:
+        place = proto.name or next((o for o in proto.output if o), proto.op_type)
+        domain = domain_of(proto.domain)
+        inputs: list[Value | None] = []
+        for i, name in enumerate(proto.input):
+            value = self.find(name) if name else None
+            if value is KeyError:
+                raise CaptureError(f"input {i} of {proto.op_type}, {name!r}, is no input, initializer or output of a node",
+                                   where=self.where(place), hint="An initializer is missing, or the file is damaged")
+            inputs.append(value)  # type: ignore[arg-type]
+        attrs = attributes(proto, self.refs, self.where(place))
+        node = Node(proto, domain, self.opsets.get(domain, 1), inputs, attrs, self, self.where(place))
+        outer_loc, self.ctx.loc = self.ctx.loc, (self.prefix + place,)
+        mark = self.graph.last
+        try:
+            results = self._results(node)
+        except Defer as reason:
+            self._undo(mark)
+            results = defer(node, reason)
+        except CaptureError:
+            raise
+        except GraphOptError as e:
+            if not any(v is not None and isinstance(v.type, TensorType) and v.type.shape is None for v in inputs):
+                raise CaptureError(f"{proto.op_type}: {e}", where=node.place) from e
+            self._undo(mark)
+            results = defer(node, Defer(str(e)))
+        finally:
+            self.ctx.loc = outer_loc
+        listed: list[Value | None] = [results] if isinstance(results, Value) else list(results)
+        for i, name in enumerate(proto.output):
+            if name:
+                if i >= len(listed):
+                    raise CaptureError(f"{proto.op_type} has {len(listed)} outputs, the node wants {len(proto.output)}",
+                                       where=node.place)
+                self.define(name, listed[i], place)
+
+    def _results(self, node: Node) -> Any:
+        function = self.session.function(node.proto)
+        if function is not None:
+            return expand(node, function)
+        found = find(node.domain, node.kind, node.version)
+        if found is None:
+            if not supported(node.domain, node.kind, node.version):
+                raise UnsupportedOperators([(node.kind, node.place)], where=self.session.where)
+            return expand(node)
+        try:
+            return found(self.ctx, node)
+        except Expand:
+            return expand(node)
+
+    def _undo(self, mark: Op | None) -> None:
+        """Erase the ops of a node that cannot be captured statically."""
+        while self.graph.last is not mark:
+            last = self.graph.last
+            assert last is not None
+            for outer, inner in list(self.captured.items()):
+                if inner.op is last:
+                    del self.captured[outer]
+                    for name in [n for n, v in self.names.items() if v is inner]:
+                        del self.names[name]
+            last.erase()
+
+
+def _graph_of(value: Value) -> Graph | None:
+    return value.op.graph if value.op is not None else value.graph
+
+
+def _is_outer(scope: Scope, name: str) -> bool:
+    """Whether a name was found in an outer scope: an inner definition may hide it."""
+    value = scope.names.get(name)
+    return value is not None and (value in scope.session.origin or value in scope.captured.values())
+
+
+def free_names(graph: onnx.GraphProto) -> dict[str, None]:
+    """Names that a nested graph takes from outside, in order of use."""
+    inside = {i.name for i in graph.input} | {t.name for t in graph.initializer} | \
+        {s.values.name for s in graph.sparse_initializer}
+    for node in graph.node:
+        inside.update(node.output)
+    found: dict[str, None] = {}
+    for node in graph.node:
+        for name in (*node.input, *node_free_names(node)):
+            if name and name not in inside:
+                found[name] = None
+    for o in graph.output:
+        if o.name not in inside:
+            found[o.name] = None
+    return found
+
+
+def node_free_names(node: onnx.NodeProto) -> dict[str, None]:
+    """Names that the nested graphs of a node take from outside."""
+    found: dict[str, None] = {}
+    for a in node.attribute:
+        for inner in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
+            found.update(free_names(inner))
+    return found
+
+
+def in_order(nodes: Sequence[onnx.NodeProto], defined: Callable[[str], bool], where: str) -> list[onnx.NodeProto]:
+    """Nodes so that producers stand before consumers, otherwise in the order given; a cycle raises CaptureError."""
+    producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    needs: list[set[int]] = []
+    sorted_already = True
+    for i, node in enumerate(nodes):
+        wanted = {producer[name] for name in (*node.input, *node_free_names(node))
+                  if name in producer and (producer[name] != i or not defined(name))}
+        sorted_already = sorted_already and all(p < i for p in wanted)
+        needs.append(wanted)
+    if sorted_already:
+        return list(nodes)
+    import heapq
+
+    users: dict[int, list[int]] = {}
+    for i, wanted in enumerate(needs):
+        for p in wanted:
+            users.setdefault(p, []).append(i)
+    ready = [i for i, wanted in enumerate(needs) if not wanted]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        i = heapq.heappop(ready)
+        order.append(i)
+        for user in users.get(i, ()):
+            needs[user].discard(i)
+            if not needs[user]:
+                heapq.heappush(ready, user)
+    if len(order) < len(nodes):
+        done = set(order)
+        stuck = [nodes[i].name or nodes[i].output[0] for i in range(len(nodes)) if i not in done]
+        raise CaptureError(f"the graph has a cycle through {', '.join(map(repr, stuck[:5]))}"
+                           + (f" and {len(stuck) - 5} more" if len(stuck) > 5 else ""), where=where,
+                           hint="ONNX graphs are acyclic; the file is damaged")
+    return [nodes[i] for i in order]
+
+
+__all__ = ["Scope", "free_names", "in_order", "node_free_names"]

@@ -1,0 +1,126 @@
+"""The state of one capture, shared by the main graph and all nested ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import defs
+
+from graphopt.capture.onnx.known import Knowledge
+from graphopt.capture.onnx.table import domain_of, find
+from graphopt.capture.onnx.types import Symbols
+from graphopt.errors import UnsupportedOperators
+from graphopt.ir.graph import Graph, Tensor, Value
+from graphopt.ir.types import TensorType
+
+CONTROL_ELEMENTS = 1024  # an input larger than this is data, whatever its values are used for
+
+FunctionKey = tuple[str, str, str]
+
+
+@dataclass
+class Session:
+    """`where` is the file for messages; `functions` are the model's own; `tensors` the main graph's initialisers."""
+
+    where: str
+    functions: Mapping[FunctionKey, onnx.FunctionProto]
+    tensors: Mapping[str, Tensor]
+    ir_version: int
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    symbols: Symbols = field(default_factory=Symbols)
+    unresolved: list[Value] = field(default_factory=list)
+    origin: dict[Value, Value] = field(default_factory=dict)  # a region's input to the outer value it stands for
+    deferred: int = 0
+
+    def function(self, node: onnx.NodeProto) -> onnx.FunctionProto | None:
+        domain = domain_of(node.domain)
+        return self.functions.get((domain, node.op_type, node.overload)) or self.functions.get((domain, node.op_type, ""))
+
+    def control_inputs(self, graph: Graph) -> list[str]:
+        """Names of the inputs whose values would settle the unresolved control operands.
+
+        Operands that depend on large or high-rank inputs are left out: those are data, and specialising on
+        data would compile anew at every call.
+        """
+        names = {v: n for v, n in zip(graph.inputs, graph.input_names)}
+        found: set[Value] = set()
+        for operand in self.unresolved:
+            inputs = self._inputs_of(operand)
+            if inputs is not None and all(v in names and _is_control(v) for v in inputs):
+                found |= inputs
+        return [names[v] for v in graph.inputs if v in found]
+
+    def _inputs_of(self, value: Value) -> set[Value] | None:
+        """Graph inputs whose contents `value` depends on (not only their shapes); None where it depends on a loop's state."""
+        found: set[Value] = set()
+        seen: set[Value] = set()
+        stack = [value]
+        while stack:
+            v = stack.pop()
+            if v in seen:
+                continue
+            seen.add(v)
+            if v in self.origin:
+                stack.append(self.origin[v])
+            elif v.op is not None:
+                if v.op.name != "shape":
+                    stack.extend(o for o in v.op.operands if o is not None)
+            else:
+                found.add(v)
+        return found
+
+
+def _is_control(v: Value) -> bool:
+    t = v.type
+    if not isinstance(t, TensorType) or t.shape is None or len(t.shape) > 1:
+        return False
+    return not t.is_static or t.size <= CONTROL_ELEMENTS  # type: ignore[operator]
+
+
+def opset_versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    return {domain_of(o.domain): o.version for o in imports}
+
+
+def schema_of(domain: str, name: str, version: int) -> defs.OpSchema | None:
+    try:
+        return defs.get_schema(name, max_inclusive_version=version, domain=domain)
+    except defs.SchemaError:
+        return None
+
+
+def check_supported(session: Session, graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
+    """Raise UnsupportedOperators naming every operator without an entry or a function body, with its places."""
+    missing: list[tuple[str, str]] = []
+    visited: set[FunctionKey] = set()
+
+    def visit(nodes: Iterable[onnx.NodeProto], versions: Mapping[str, int], prefix: str) -> None:
+        for node in nodes:
+            place = prefix + (node.name or next((o for o in node.output if o), node.op_type))
+            domain = domain_of(node.domain)
+            function = session.function(node)
+            if function is not None:
+                key = (domain, node.op_type, node.overload)
+                if key not in visited:
+                    visited.add(key)
+                    visit(function.node, {**versions, **opset_versions(function.opset_import)}, f"{place}/")
+            elif not supported(domain, node.op_type, versions.get(domain, 1)):
+                missing.append((f"{domain}.{node.op_type}" if domain else node.op_type, place))
+            for a in node.attribute:
+                for inner in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
+                    visit(inner.node, versions, f"{place}/")
+
+    visit(graph.node, opsets, "")
+    if missing:
+        raise UnsupportedOperators(missing, where=session.where)
+
+
+def supported(domain: str, name: str, version: int) -> bool:
+    if find(domain, name, version) is not None:
+        return True
+    schema = schema_of(domain, name, version)
+    return schema is not None and (schema.has_function or schema.has_context_dependent_function)
+
+
+__all__ = ["CONTROL_ELEMENTS", "FunctionKey", "Session", "check_supported", "opset_versions", "schema_of", "supported"]
