@@ -181,8 +181,8 @@ def _pad_shape(o: Operands) -> Shape:
         raise o.fail(f"pads {list(o.pads)} must be {rank} begins and {rank} ends for {o.x}")
     if o.mode not in PAD_MODES:
         raise o.fail(f"mode must be one of {', '.join(PAD_MODES)}, got {o.mode!r}")
-    if o.types[1] is not None and o.types[1].shape not in ((), (1,)):
-        raise o.fail(f"value must be one element, got {o.types[1]}")
+    if isinstance(t := o.types[1], TensorType) and t.shape is not None and t.shape not in ((), (1,)):
+        raise o.fail(f"value must be one element, got {t}")
     out = tuple(d + o.pads[i] + o.pads[rank + i] for i, d in enumerate(o.x.shape))
     if any(isinstance(d, int) and d < 0 for d in out):
         raise o.fail(f"pads {list(o.pads)} crop more than there is of {o.x}")

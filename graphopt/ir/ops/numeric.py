@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def accumulator(d: np.dtype) -> np.dtype:
     return np.dtype(np.float64) if dtype(d).is_float else widen(np.empty(0, d)).dtype
 
 
-def lowest(d: np.dtype) -> object:
+def lowest(d: np.dtype) -> Any:
     """The identity of max: -inf, or the least integer."""
     wide = widen(np.empty(0, d)).dtype
     if dtype(d).is_float:
@@ -54,7 +55,7 @@ def lowest(d: np.dtype) -> object:
     return wide.type(_integer_limits(d)[0])
 
 
-def highest(d: np.dtype) -> object:
+def highest(d: np.dtype) -> Any:
     """The identity of min: +inf, or the greatest integer."""
     wide = widen(np.empty(0, d)).dtype
     if dtype(d).is_float:
