@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,22 +16,25 @@ from graphopt.ir.types import TensorType, Type
 Observer = Callable[[Value, Any], None]
 
 
-def evaluate(graph: Graph, inputs: Sequence[Any], observe: Observer | None = None) -> list[Any]:
+def evaluate(graph: Graph, inputs: Sequence[Any], observe: Observer | None = None,
+             outer: Mapping[str, int] | None = None) -> list[Any]:
     """Outputs of `graph` on `inputs`, which are arrays, lists of them (sequences) or None (absent optionals).
 
     `observe(value, result)` is called for every value computed at the top level. Values are dropped
-    after their last use. Raises EvaluationError naming the op that failed.
+    after their last use. `outer` are the dims of the graph that a nested one stands in; dims that the nested
+    graph's own types name hide them. Raises EvaluationError naming the op that failed.
     """
     if len(inputs) != len(graph.inputs):
         raise EvaluationError(f"@{graph.name} takes {len(graph.inputs)} inputs, got {len(inputs)}")
     symbols: dict[str, int] = {}
+    visible = ChainMap(symbols, dict(outer or {}))
     values: dict[Value, Any] = {}
     for v, given in zip(graph.inputs, inputs):
         values[v] = as_runtime(given)
         bind_symbols(v.type, values[v], symbols, f"input %{v.name}")
     remaining = {v: len(v.uses) for v in graph.values()}
     for op in graph.ops:
-        results = evaluate_op(op, [None if v is None else values[v] for v in op.operands], symbols)
+        results = evaluate_op(op, [None if v is None else values[v] for v in op.operands], visible)
         for r, result in zip(op.results, results):
             values[r] = result
             bind_symbols(r.type, result, symbols, op.where(), check=False)
@@ -49,7 +53,7 @@ def evaluate_op(op: Op, operands: Sequence[Any], symbols: Mapping[str, int] | No
     attrs = {k: _bind(a, symbols or {}) for k, a in op.attrs.items()}
     extra: dict[str, Any] = {}
     if "regions" in op.definition.wants:
-        extra["regions"] = [lambda args, r=r: evaluate(r, args) for r in op.regions]
+        extra["regions"] = [lambda args, r=r: evaluate(r, args, outer=symbols) for r in op.regions]
     if "result_types" in op.definition.wants:
         extra["result_types"] = [r.type for r in op.results]
     try:
