@@ -25,7 +25,7 @@ def main() -> None:
     net = Residual(8).eval()
     image, gain = torch.randn(1, 8, 20, 20), torch.tensor(0.5)
 
-    model = graphopt.compile(net, ((image,), {"gain": gain}), target="x86")
+    model = graphopt.compile(net, {"image": image, "gain": gain}, target="x86")
 
     got = model(image, gain=gain)
     with torch.no_grad():

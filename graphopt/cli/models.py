@@ -6,10 +6,12 @@ import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import CaptureError
-from graphopt.ir import Graph
+
+if TYPE_CHECKING:
+    from graphopt.ir import Graph
 
 FORMS = """MODEL is one of
   net.onnx          an ONNX model (external data beside it is found)
@@ -43,13 +45,9 @@ def capture_model(spec: str, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     if path.suffix == ".onnx":
         return capture(_present(path), **fixed)
     if path.suffix == ".pt2":
-        import torch
+        from graphopt.capture.torch.saved import load_program
 
-        try:
-            program = torch.export.load(_present(path))
-        except Exception as e:  # torch raises what its zip reader, its JSON or its schema check raised
-            raise CaptureError(f"torch cannot read it: {type(e).__name__}: {e}", where=str(path)) from e
-        return _fixed(capture(program), shapes)
+        return _fixed(capture(load_program(_present(path))), shapes)
     if ":" in spec:
         return _fixed(_called(spec), shapes)
     raise UsageError(f"{spec!r} is not a model.\n{FORMS}")
@@ -84,8 +82,6 @@ def _called(spec: str) -> Graph:
     if not callable(function):
         raise CaptureError(f"{module_name} has no function {function_name!r}", where=spec)
     made = function()
-    if isinstance(made, Graph):
-        return made
     model, example_inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     return capture(model, example_inputs)
 

@@ -1,0 +1,197 @@
+"""graphopt-dump: what the compiler makes of a model, at every step."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphopt.cli.models import FORMS, UsageError, parse_shape
+from graphopt.errors import GraphOptError, TargetError
+
+if TYPE_CHECKING:  # everything heavy is imported once the command line has been understood
+    from graphopt.ir import Graph
+    from graphopt.rewrite import Pass
+
+EMIT = ("ir", "tir", "asm", "cuda", "hls", "dot", "json")
+CODE = ("tir", "asm", "cuda", "hls")  # what only a compiled program has; the others show a graph
+CAPTURE = "capture"  # the name under which --after shows the graph before any pass
+
+EXAMPLES = """examples:
+  graphopt-dump net.onnx                              the graph after every pass for this machine's x86
+  graphopt-dump net.onnx --after capture              as it came in
+  graphopt-dump net.onnx --passes                     which passes ran, how long, what they changed
+  graphopt-dump net.onnx --diff fold | less           what one pass did
+  graphopt-dump net.onnx --why conv1_output           where a value comes from and what was decided about it
+  graphopt-dump net.onnx --stats --shape images=1x3x224x224
+  graphopt-dump net.onnx --emit asm -o net.s          also tir; cuda and hls with their --target
+  graphopt-dump net.onnx --emit dot | dot -Tsvg -o net.svg
+  graphopt-dump net.onnx --validate                   evaluate around every pass and compare
+  graphopt-dump mypackage.nets:small --after capture -o small.gir
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="graphopt-dump", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Show what the compiler makes of a model: its graph after any pass, its code, its numbers, its reasons.",
+        epilog=f"{FORMS}\n\n{EXAMPLES}\nexit codes: 0 done, 1 the model or its compilation failed, 2 a wrong command line")
+    parser.add_argument("model", metavar="MODEL", help="an .onnx, .pt2, .gir or .ir file, or module:function (see below)")
+    parser.add_argument("--target", default="x86", metavar="TARGET",
+                        help="what to compile for: x86 (this machine), cuda:sm_90, fpga:xc7z020, ... (default: x86)")
+    parser.add_argument("--shape", action="append", default=[], metavar="INPUT=DxDx...",
+                        help="fix the shape of an input with free dims; may be given several times")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of to stdout; a .gir file saves the graph")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
+    shown = parser.add_argument_group("what to show (several may be given; the graph where none is)")
+    shown.add_argument("--emit", choices=EMIT, help="a form of the program: the graph as ir, json or dot, or generated code")
+    shown.add_argument("--after", metavar="PASS", help=f"the graph after this pass; '{CAPTURE}' is the graph before the first")
+    shown.add_argument("--diff", metavar="PASS", help="what this pass changed, as a unified diff")
+    shown.add_argument("--passes", action="store_true", help="the passes in order, with times and numbers of ops")
+    shown.add_argument("--stats", action="store_true", help="ops, parameters, operations, bytes, arena")
+    shown.add_argument("--why", metavar="VALUE", help="a value (%%name as printed, or a source location) and the reasons "
+                                                      "for what became of it")
+    shown.add_argument("--validate", action="store_true", help="evaluate the graph around every pass and compare the results")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        _check(args)
+        _write(_dump(args), args.output)
+    except UsageError as e:
+        print(f"graphopt-dump: {e}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (head, less) has had enough; the interpreter would complain once more when it flushes at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (GraphOptError, OSError) as e:
+        print(f"graphopt-dump: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse contradictions before anything slow begins."""
+    if args.emit in CODE and args.after:
+        raise UsageError(f"--after shows the graph, --emit {args.emit} the finished program: give one of them")
+    if args.output and args.output.endswith(".gir") and (args.emit not in (None, "ir") or _reports(args)):
+        raise UsageError("a .gir file holds a graph and nothing else: give -o FILE.gir alone or with --after")
+    try:
+        args.shape = dict(parse_shape(text) for text in args.shape)
+    except ValueError as e:
+        raise UsageError(f"--shape {e}: write INPUT=1x3x224x224") from None
+
+
+def _reports(args: argparse.Namespace) -> bool:
+    return bool(args.diff or args.passes or args.stats or args.why or args.validate)
+
+
+def _dump(args: argparse.Namespace) -> str | Graph:
+    """What was asked for: text, or the graph that is to be saved."""
+    from graphopt.cli.models import capture_model
+    from graphopt.rewrite import Context, PassManager, Snapshots, default_passes
+    from graphopt.targets import parse_target
+
+    try:
+        target = parse_target(args.target)
+    except TargetError as e:
+        raise UsageError(f"--target {args.target}: {e}") from None
+    passes = _until(default_passes(target), args.after, args.diff)
+    captured = capture_model(args.model, args.shape)
+    graph = captured.clone()
+    seen = Snapshots([args.diff] if args.diff else [])
+    results = PassManager(passes, validate=args.validate, before=[seen.before], after=[seen.after]).run(graph, Context(target))
+    if args.output and args.output.endswith(".gir"):
+        return graph
+
+    sections = []
+    if args.passes:
+        sections.append(f"{results}\n")
+    if args.diff:
+        sections.append(seen.diff(args.diff) or f"{args.diff} changed nothing\n")
+    if args.why:
+        from graphopt.cli.why import why
+
+        sections.append(why(args.why, captured, graph, results.context.reasons))
+    if args.validate:
+        changed = sum(p.changed for p in results.passes)
+        sections.append(f"validated: {changed} of {len(results.passes)} passes changed the graph, none of them its results\n")
+    program = None
+    if args.emit in CODE or (args.stats and not args.after):
+        from graphopt.compiler import compile as compile_graph
+
+        program = compile_graph(captured, target=target)
+    if args.stats:
+        sections.append(_statistics(graph, program))
+    if args.emit or not sections:
+        sections.append(_form(graph, program, args.emit or "ir"))
+    return "\n".join(sections)
+
+
+def _until(passes: Sequence[Pass], after: str | None, diff: str | None) -> list[Pass]:
+    """The passes up to the last one called `after` (none of them for the capture), all where it is not given."""
+    names = [p.name for p in passes]
+    for option, wanted, known in (("--after", after, [CAPTURE, *names]), ("--diff", diff, names)):
+        if wanted is not None and wanted not in known:
+            near = difflib.get_close_matches(wanted, known, 1, 0.4)
+            raise UsageError(f"{option} {wanted}: there is no such pass. {f'Did you mean {near[0]!r}? ' if near else ''}"
+                             f"In order: {', '.join(dict.fromkeys(known))}")
+    if after is None:
+        return list(passes)
+    kept = 0 if after == CAPTURE else len(names) - names[::-1].index(after)
+    if diff is not None and diff not in names[:kept]:
+        raise UsageError(f"--diff {diff}: that pass comes later than --after {after}")
+    return list(passes[:kept])
+
+
+def _statistics(graph: Graph, program: Any) -> str:
+    from graphopt.cli.show import format_statistics, statistics
+
+    numbers = statistics(graph)
+    return format_statistics({**numbers, **program.stats} if program is not None else numbers)
+
+
+def _form(graph: Graph, program: Any, form: str) -> str:
+    if program is not None and form in CODE:
+        return program.source(form)
+    from graphopt.cli.show import to_dot, to_json
+
+    return {"ir": str, "dot": to_dot, "json": to_json}[form](graph)
+
+
+def _write(what: str | Graph, output: str | None) -> None:
+    """To stdout, or into a file that is never seen half written."""
+    if not isinstance(what, str):
+        from graphopt.ir import serial
+
+        assert output is not None
+        serial.save(what, output)
+    elif output is None:
+        sys.stdout.write(what)
+        sys.stdout.flush()
+    else:
+        temporary = Path(output).with_name(f".{Path(output).name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(what, encoding="utf-8")
+            os.replace(temporary, output)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What became of one value, and for what reasons."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+
+from graphopt.cli.models import UsageError
+from graphopt.ir import Graph, Op, Value
+from graphopt.ir.text import value_names
+from graphopt.rewrite import Reason
+
+
+def why(wanted: str, before: Graph, after: Graph, reasons: Iterable[Reason]) -> str:
+    """The ops behind `wanted` (a value's name, with or without %, or a source location) in both graphs, and every reason.
+
+    Raises UsageError, with the nearest names, where neither graph nor any reason knows it.
+    """
+    name = wanted.removeprefix("%")
+    places = {"as captured": list(_find(before, name)), "after the passes": list(_find(after, name))}
+    locs = {p for found in places.values() for _, op in found if op is not None for p in op.loc}
+    said = [r for r in reasons if name in r.names or locs & set(r.loc) or any(_within(name, p) for p in r.loc)]
+    if not said and not any(places.values()):
+        known = {n for graph in (before, after) for n in _known(graph)}
+        near = difflib.get_close_matches(name, sorted(known), 3, 0.5)
+        raise UsageError(f"no value or source location {wanted!r}; "
+                         f"{'did you mean ' + ' or '.join(near) if near else 'see --after capture and --emit ir'}?")
+    lines: list[str] = []
+    for place, found in places.items():
+        lines.append(f"{place}:" if found else f"{place}: nothing of that name")
+        lines += [f"  {line}" for line, _ in found]
+    lines.append("because:" if said else "no pass has said anything about it")
+    lines += [f"  {r}" for r in dict.fromkeys(map(str, said))]
+    return "\n".join(lines) + "\n"
+
+
+def _within(name: str, loc: str) -> bool:
+    """Is `loc` that location or inside of it?"""
+    return loc == name or loc.startswith((name + "/", name + "."))
+
+
+def _find(graph: Graph, name: str, path: str = "") -> Iterator[tuple[str, Op | None]]:
+    names = value_names(graph)
+    for v in graph.values():
+        if names[v] == name or v.name == name or (v.op is not None and v.index == 0 and any(_within(name, p) for p in v.op.loc)):
+            yield f"{path}{_describe(v, names, graph)}", v.op
+    for op in graph.ops:
+        for region in op.regions:
+            at = f"%{names[op.results[0]]}" if op.results else op.name
+            yield from _find(region, name, f"{path}in {op.name} {at}: ")
+
+
+def _describe(v: Value, names: dict[Value, str], graph: Graph) -> str:
+    uses = [f"%{names[u.results[0]]} ({u.name})" if u is not graph.return_op and u.results else u.name for u in v.users]
+    shown = f"; used by {', '.join(uses[:5])}{f' and {len(uses) - 5} more' if len(uses) > 5 else ''}" if uses else "; not used"
+    if v.op is None:
+        return f"%{names[v]}: {v.type}, an input{shown}"
+    operands = ", ".join("_" if o is None else f"%{names[o]}" for o in v.op.operands)
+    at = f", from {', '.join(v.op.loc)}" if v.op.loc else ""
+    return f"%{names[v]}: {v.type} = {v.op.name}({operands}){at}{shown}"
+
+
+def _known(graph: Graph) -> Iterator[str]:
+    yield from value_names(graph).values()
+    for op in graph.walk():
+        yield from op.loc
+        for region in op.regions:
+            yield from value_names(region).values()

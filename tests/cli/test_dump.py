@@ -1,0 +1,280 @@
+"""graphopt-dump: what it prints, where it writes, how it fails."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphopt.cli.dump import main
+from graphopt.ir import evaluate, parse_graph, print_graph, serial
+
+ROOT = Path(__file__).parents[2]
+TEXT = """graph @net(%x: f32[N, 8]) -> f32[N, 8] {
+  %w = const @w : f32[8, 8]  # loc("fc.weight")
+  %zero = const 0.0 : f32[]
+  %y = matmul(%x, %w) : f32[N, 8]  # loc("fc")
+  %same = add(%y, %zero) : f32[N, 8]  # loc("fc.bias")
+  %z = relu(%same) : f32[N, 8]  # loc("act")
+  return %z
+}
+"""
+
+
+@pytest.fixture
+def net(tmp_path):
+    """A saved graph with something to simplify."""
+    weight = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    graph = parse_graph(TEXT, {"w": weight})
+    graph.input_names, graph.output_names = ["x"], ["z"]
+    serial.save(graph, tmp_path / "net.gir")
+    return str(tmp_path / "net.gir")
+
+
+@pytest.fixture
+def dump(capsys):
+    """Run the command: (exit code, stdout, stderr)."""
+    def run(*argv):
+        try:
+            code = main([str(a) for a in argv])
+        except SystemExit as e:  # argparse's own way out
+            code = e.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_as_captured_is_the_graph_itself(dump, net):
+    assert dump(net, "--after", "capture") == (0, TEXT, "")
+
+
+def test_the_final_graph_parses_and_computes_the_same(dump, net):
+    code, out, _ = dump(net)
+    assert code == 0 and "add(" not in out
+    weight = {t.attrs["value"].name: t.attrs["value"].numpy() for t in serial.load(net).ops if t.name == "const"}
+    x = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    np.testing.assert_allclose(evaluate(parse_graph(out, weight), [x])[0], np.maximum(x @ weight["w"], 0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_file_is_a_model_too(dump, tmp_path):
+    (tmp_path / "net.ir").write_text(TEXT)
+    assert dump(tmp_path / "net.ir", "--after", "capture")[:2] == (0, TEXT)
+
+
+def test_passes_are_listed_with_times(dump, net):
+    code, out, _ = dump(net, "--passes")
+    assert code == 0 and out.startswith("pass") and "seconds" in out and "unchanged" in out
+
+
+def pass_that_removes_the_add(dump, net):
+    _, table, _ = dump(net, "--passes")
+    for name in (line.split()[0] for line in table.splitlines()[1:]):
+        code, diff, _ = dump(net, "--diff", name)
+        assert code == 0
+        if any(line.startswith("-") and "add(" in line for line in diff.splitlines()):
+            return name
+    raise AssertionError("no pass removed the addition of zero")
+
+
+def test_a_diff_shows_what_one_pass_did(dump, net):
+    name = pass_that_removes_the_add(dump, net)
+    _, diff, _ = dump(net, "--diff", name)
+    assert diff.startswith(f"--- before {name}\n+++ after {name}\n")
+    _, after, _ = dump(net, "--after", name)
+    assert "add(" not in after
+
+
+def test_a_pass_that_changed_nothing_says_so(dump, net):
+    _, table, _ = dump(net, "--passes")
+    idle = next(line.split()[0] for line in table.splitlines()[1:] if line.endswith("unchanged"))
+    assert dump(net, "--diff", idle)[:2] == (0, f"{idle} changed nothing\n")
+
+
+def test_why_tells_where_a_value_came_from_and_what_was_decided(dump, net):
+    code, out, _ = dump(net, "--why", "%same")
+    assert code == 0
+    assert "as captured:\n  %same: f32[N, 8] = add(%y, %zero), from fc.bias; used by %z (relu)" in out
+    assert "because:\n  [" in out
+
+
+def test_why_finds_values_by_source_location(dump, net):
+    code, out, _ = dump(net, "--why", "act")
+    assert code == 0 and "= relu(" in out
+
+
+def test_why_of_an_unknown_value_suggests(dump, net):
+    code, out, err = dump(net, "--why", "%sam")
+    assert (code, out) == (2, "") and "did you mean same" in err
+
+
+def test_validation_passes_on_a_sound_pipeline(dump, net):
+    code, out, _ = dump(net, "--validate")
+    assert code == 0 and out.startswith("validated:")
+
+
+def test_json_describes_every_op(dump, net):
+    code, out, _ = dump(net, "--emit", "json", "--after", "capture")
+    data = json.loads(out)
+    assert code == 0 and data["input_names"] == ["x"]
+    assert [op["op"] for op in data["ops"]] == ["const", "const", "matmul", "add", "relu"]
+    assert data["inputs"] == [{"name": "x", "dtype": "f32", "shape": ["N", 8]}]
+    assert data["ops"][2]["operands"] == ["x", "w"] and data["ops"][2]["loc"] == ["fc"]
+    assert data["ops"][0]["attrs"]["value"] == {"name": "w", "bytes": 256}
+
+
+def test_json_is_strict_where_attributes_are_infinite(dump, tmp_path):
+    (tmp_path / "net.ir").write_text('graph @g(%x: f32[3]) -> f32[3] {\n'
+                                     '  %0 = softplus(%x) {beta=1.0, threshold=inf} : f32[3]\n  return %0\n}\n')
+    _, out, _ = dump(tmp_path / "net.ir", "--emit", "json", "--after", "capture")
+    strict = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert strict["ops"][0]["attrs"]["threshold"] == "inf"
+
+
+def test_dot_is_a_graph_of_ops(dump, net):
+    code, out, _ = dump(net, "--emit", "dot", "--after", "capture")
+    assert code == 0 and out.startswith("digraph {") and out.count("{") == out.count("}")
+    for label in ("matmul", "relu", "f32[N, 8]", "%x"):
+        assert label in out
+    assert out.count(" -> ") == 4  # x to matmul to add to relu to return; weights are no edges
+
+
+def test_statistics_count_what_is_there(dump, net):
+    code, out, _ = dump(net, "--stats", "--after", "capture", "--shape", "x=5x8")
+    numbers = dict(line.split(":", 1) for line in out.splitlines())
+    assert code == 0
+    assert numbers["ops"].strip() == "3" and numbers["parameters"].strip() == "65"
+    assert numbers["operations"].strip() == str(2 * 5 * 8 * 8 + 40 + 40)
+
+
+def test_statistics_of_free_dims_are_formulas(dump, net):
+    _, out, _ = dump(net, "--stats", "--after", "capture")
+    assert "144*N" in out
+
+
+def test_shapes_of_inputs_can_be_fixed(dump, net):
+    code, out, _ = dump(net, "--shape", "x=5x8")
+    assert code == 0 and "f32[5, 8]" in out and "N" not in out.split("{", 1)[1]
+
+
+@pytest.mark.parametrize("shape, says", [("y=5x8", "the inputs are x"), ("x=5x9", "the input is f32[N, 8]"),
+                                         ("x=5", "the input is"), ("x", "write INPUT="), ("x=axb", "write INPUT=")])
+def test_shapes_that_do_not_fit_are_refused(dump, net, shape, says):
+    code, out, err = dump(net, "--shape", shape)
+    assert (code, out) == (2, "") and says in err
+
+
+def test_output_goes_to_a_file(dump, net, tmp_path):
+    assert dump(net, "--after", "capture", "-o", tmp_path / "out.txt") == (0, "", "")
+    assert (tmp_path / "out.txt").read_text() == TEXT
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.gir", "out.txt"]
+
+
+def test_a_graph_is_saved_and_read_again(dump, net, tmp_path):
+    assert dump(net, "-o", tmp_path / "final.gir")[0] == 0
+    final = serial.load(tmp_path / "final.gir")
+    assert final.input_names == ["x"]
+    assert dump(tmp_path / "final.gir", "--after", "capture")[1] == print_graph(final)
+
+
+def test_output_into_a_missing_folder_is_an_error(dump, net, tmp_path):
+    code, _, err = dump(net, "-o", tmp_path / "nowhere" / "x.txt")
+    assert code == 1 and "nowhere" in err
+
+
+@pytest.mark.parametrize("option", ["--after", "--diff"])
+def test_a_typo_in_a_pass_suggests_the_nearest(dump, net, option):
+    _, table, _ = dump(net, "--passes")
+    name = table.splitlines()[1].split()[0]
+    code, out, err = dump(net, option, name[:-1] + "z")
+    assert (code, out) == (2, "") and f"Did you mean {name!r}?" in err and "In order:" in err
+
+
+@pytest.mark.parametrize("argv, says", [
+    ([], "MODEL"),
+    (["net.tflite"], "is not a model"),
+    (["net.gir", "--emit", "wasm"], "invalid choice"),
+    (["net.gir", "--target", "riscv"], "unknown target 'riscv'"),
+    (["net.gir", "--emit", "asm", "--after", "capture"], "give one of them"),
+    (["net.gir", "--stats", "-o", "x.gir"], "alone or with --after"),
+])
+def test_a_wrong_command_line_is_code_2(dump, argv, says):
+    code, out, err = dump(*argv)
+    assert (code, out) == (2, "") and says in err
+
+
+@pytest.mark.parametrize("name, contents, says", [
+    ("missing.onnx", None, "no such file"),
+    ("broken.onnx", b"\x08\x07garbage", "broken.onnx"),
+    ("broken.gir", b"garbage", "not a saved graph"),
+    ("broken.ir", b"graph @g() -> () {\n  oops\n", "line 2"),
+])
+def test_a_model_that_cannot_be_read_is_code_1(dump, tmp_path, name, contents, says):
+    if contents is not None:
+        (tmp_path / name).write_bytes(contents)
+    code, out, err = dump(tmp_path / name)
+    assert (code, out) == (1, "") and says in err and "Traceback" not in err
+
+
+def test_a_broken_exported_program_is_code_1(dump, tmp_path):
+    pytest.importorskip("torch", reason="reads a .pt2 file")
+    (tmp_path / "net.pt2").write_bytes(b"garbage")
+    code, out, err = dump(tmp_path / "net.pt2")
+    assert (code, out) == (1, "") and "net.pt2: torch cannot read it" in err
+
+
+def test_an_exported_program_is_read(dump, tmp_path):
+    torch = pytest.importorskip("torch", reason="writes a .pt2 file")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()).eval()
+    torch.export.save(torch.export.export(net, (torch.randn(3, 8),)), tmp_path / "net.pt2")
+    code, out, _ = dump(tmp_path / "net.pt2", "--after", "capture")
+    assert code == 0 and "f32[3, 8]" in out and "relu(" in out
+
+
+def test_a_function_gives_a_model(dump, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="the function returns a PyTorch module")
+    (tmp_path / "my_nets_for_dump.py").write_text("import torch\n\ndef small():\n"
+                                                  "    return torch.nn.Tanh(), (torch.zeros(2, 3),)\n")
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = dump("my_nets_for_dump:small", "--after", "capture")
+    assert code == 0 and "tanh(" in out
+    code, _, err = dump("my_nets_for_dump:big", "--after", "capture")
+    assert code == 1 and "no function 'big'" in err
+    code, _, err = dump("no_such_module:f")
+    assert code == 1 and "cannot import no_such_module" in err
+
+
+def test_the_demos_network_through_the_whole_command(dump):
+    code, out, _ = dump(ROOT / "demo" / "digits.onnx", "--stats", "--shape", "images=1x1x8x8")
+    assert code == 0
+    assert "parameters:       7,510" in out or "parameters:" in out
+    assert "arena" in out
+
+
+def test_generated_code_is_printed(dump, net):
+    code, out, _ = dump(net, "--shape", "x=5x8", "--emit", "tir")
+    assert code == 0 and "def main" in out
+    code, out, _ = dump(net, "--shape", "x=5x8", "--emit", "asm")
+    assert code == 0 and ".text" in out
+
+
+def test_code_of_another_target_is_refused(dump, net):
+    code, out, err = dump(net, "--shape", "x=5x8", "--emit", "cuda")
+    assert code != 0 and out == "" and "cuda" in err
+
+
+def test_a_reader_that_leaves_early_is_no_error(net):
+    command = f"{sys.executable} -m graphopt.cli.dump {net} --emit json | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout == "{\n" and done.stderr == ""
+
+
+def test_help_shows_examples_without_importing_anything_heavy():
+    code = ("import sys; from graphopt.cli.dump import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+            "print('numpy' in sys.modules, 'torch' in sys.modules, 'tvm' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "examples:" in done.stdout and "exit codes" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False False False"
