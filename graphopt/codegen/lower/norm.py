@@ -1,0 +1,61 @@
+"""Composites (softmax, normalisations): their decomposition, inlined as one expression.
+
+Reductions inside keep their dims (index 0), so that all elements of a row share one Reduce node; the
+scheduler hoists it out of the row's loop, and softmax becomes three passes over a row.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from graphopt.codegen.expr import Expr
+from graphopt.codegen.lower.registry import Inliner, OpView, compute, computed
+from graphopt.ir.graph import Builder, Graph, Op
+from graphopt.ir.table import DECOMPOSITIONS
+from graphopt.ir.types import TensorType, Type
+
+INLINED = ("softmax", "log_softmax", "batch_norm", "layer_norm", "rms_norm", "group_norm", "lrn", "reduce_logsumexp")
+
+
+def decomposed(op: Op) -> Graph:
+    """The op's decomposition as a graph over its present operands, in the dtypes that arithmetic happens in."""
+    return _decomposed(op.name, tuple(None if v is None else _widened(v.type) for v in op.operands), _Frozen(op.attrs))
+
+
+def _widened(t: Type) -> Type:
+    return replace(t, dtype=computed(t.dtype)) if isinstance(t, TensorType) else t
+
+
+class _Frozen:
+    """Attributes as a key: equal by value."""
+
+    def __init__(self, attrs: Mapping[str, Any]) -> None:
+        self.attrs = dict(attrs)
+        self._key = tuple(sorted(self.attrs.items()))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Frozen) and self._key == other._key
+
+
+@functools.lru_cache(maxsize=512)
+def _decomposed(name: str, types: tuple[Type | None, ...], frozen: _Frozen) -> Graph:
+    graph = Graph(name)
+    operands = [None if t is None else graph.add_input(t) for t in types]
+    op = graph.add(name, operands, frozen.attrs)
+    result = DECOMPOSITIONS[name](Builder(graph, before=op), op)
+    graph.outputs = list(result) if isinstance(result, (list, tuple)) else [result]
+    op.erase()
+    return graph
+
+
+@compute(*INLINED)
+def inlined(o: OpView, *i: Expr) -> Expr:
+    graph = decomposed(o.op)
+    accessors = [o.accessor(p.name) for p in o.op.definition.operands]
+    return Inliner(dict(zip(graph.inputs, (a for a in accessors if a is not None)))).at(graph.outputs[o.result], i)

@@ -1,0 +1,101 @@
+"""Reductions as reduce expressions, so that they fuse; running sums as loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from graphopt.codegen.expr import Buffer, Expr, cast, combine, const, identity_of, reduce, select
+from graphopt.codegen.loops import Stmt, alloc, loop, nest, seq
+from graphopt.codegen.lower.common import ZERO, is_nan, read, write
+from graphopt.codegen.lower.registry import OpView, compute, computed, loops
+from graphopt.ir.types import I32, I64, U64
+
+
+def over_axes(o: OpView, kind: str, index: Sequence[Expr], element: Callable[[Expr], Expr] = lambda e: e) -> Expr:
+    """`kind` over o.axes of operand x, at result index `index`."""
+    shape, axes = o.shape("x"), o.axes
+    own = list(index)
+    if not o.keepdims:
+        for a in sorted(axes):
+            own.insert(a, ZERO)
+
+    def body(*r: Expr) -> Expr:
+        at = list(own)
+        for a, v in zip(axes, r):
+            at[a] = v
+        return element(o.x(*at))
+
+    return reduce(kind, [shape[a] for a in axes], body)
+
+
+def _count(o: OpView) -> int:
+    out = 1
+    for a in o.axes:
+        out *= o.shape("x")[a]
+    return out
+
+
+@compute("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all")
+def reduction(o: OpView, *i: Expr) -> Expr:
+    return over_axes(o, o.op.name.removeprefix("reduce_"), i)
+
+
+@compute("reduce_mean")
+def mean(o: OpView, *i: Expr) -> Expr:
+    """Integers are summed in 64 bits and divided toward zero."""
+    d = o.dtype
+    if d.is_float:
+        return over_axes(o, "sum", i) / const(_count(o), d)
+    wide = U64 if d.kind == "uint" else I64
+    total = over_axes(o, "sum", i, lambda e: cast(e, wide))
+    return cast(total / const(max(_count(o), 1), wide), d)
+
+
+@compute("argmax", "argmin")
+def arg_extreme(o: OpView, *i: Expr) -> Expr:
+    """The first (or last) position that holds the extreme; a NaN is more extreme than anything, as numpy has it."""
+    n = o.shape("x")[o.axis]
+    kind = "max" if o.op.name == "argmax" else "min"
+
+    def at(k: Expr) -> Expr:
+        return o.x(*i[:o.axis], k, *i[o.axis + o.keepdims:])
+
+    extreme = reduce(kind, [n], at)
+    position = I32 if n < 2**31 else I64
+
+    def candidate(k: Expr) -> Expr:
+        x = at(k)
+        here = x.eq(extreme)
+        if x.dtype.is_float:
+            here = here | is_nan(x)
+        return select(here, cast(k, position), const(-1 if o.select_last else n, position))
+
+    # A lone NaN among candidates is the only candidate: nothing equals a NaN extreme.
+    return cast(reduce("max" if o.select_last else "min", [n], candidate), I64)
+
+
+@loops("cumsum", "cumprod")
+def running(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
+    """One pass along the axis for every line, in the order of the sum; lines are independent."""
+    (x,), (y,) = ins, outs
+    shape, axis = x.shape, o.axis
+    kind = "sum" if o.op.name == "cumsum" else "prod"
+    d = computed(x.dtype)
+    n = shape[axis]
+
+    def line(*other: Expr) -> Stmt:
+        def at(k: Expr) -> tuple[Expr, ...]:
+            k = n - 1 - k if o.reverse else k
+            return (*other[:axis], k, *other[axis:])
+
+        def body(total: Buffer) -> Stmt:
+            def step(k: Expr) -> Stmt:
+                add = write(total, [0], combine(kind, total[0], read(x, *at(k))))
+                put = write(y, at(k), total[0])
+                return seq(put, add) if o.exclusive else seq(add, put)
+
+            return seq(write(total, [0], identity_of(kind, d)), loop(n, step, name="k"))
+
+        return alloc("total", d, (1,), body)
+
+    return nest([*shape[:axis], *shape[axis + 1:]], line)

@@ -1,0 +1,62 @@
+"""Composites, inlined from their decompositions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from lowering import check, make, random
+
+from graphopt.codegen.expr import INDEX, Reduce, Var, postorder
+from graphopt.codegen.lower.registry import COMPUTE, Inliner
+from graphopt.ir.table import TABLE, Trait
+
+RNG = np.random.default_rng(31)
+FLOATS = ["f32", "f16", "bf16", "f64"]
+
+
+def test_every_composite_is_inlined_but_attention() -> None:
+    composites = {name for name, d in TABLE.items() if d.has(Trait.COMPOSITE)}
+    assert composites - set(COMPUTE) == {"attention"}
+
+
+@pytest.mark.parametrize("of", FLOATS)
+def test_softmax(of: str) -> None:
+    for name in ("softmax", "log_softmax"):
+        check(name, [random(RNG, of, 3, 5, 7)], axis=1)
+        check(name, [random(RNG, of, 4, 9) * 20], axis=1)
+        check(name, [random(RNG, of, 2, 1)], axis=1)
+        check(name, [random(RNG, of, 0, 3)], axis=1)
+
+
+def test_softmax_of_infinities() -> None:
+    x = np.array([[0, -np.inf, 1], [-np.inf] * 3, [np.nan, 0, 1]], np.float32)
+    check("softmax", [x], axis=1)
+    check("log_softmax", [x], axis=1)
+
+
+@pytest.mark.parametrize("of", FLOATS)
+def test_normalisations(of: str) -> None:
+    x = random(RNG, of, 2, 6, 5, 3)
+    c = [random(RNG, of, 6) for _ in range(4)]
+    c[3] = np.abs(c[3])
+    check("batch_norm", [x, *c], eps=1e-5)
+    check("group_norm", [x, c[0], c[1]], groups=3, eps=1e-5)
+    check("group_norm", [x], groups=6, eps=1e-5)
+    check("layer_norm", [x, random(RNG, of, 5, 3), random(RNG, of, 3)], axis=2, eps=1e-5)
+    check("layer_norm", [x, None, random(RNG, of, 3)], axis=3, eps=1e-5)
+    check("rms_norm", [x, random(RNG, of, 3)], axis=3, eps=1e-6)
+    check("rms_norm", [x], axis=1, eps=1e-6)
+    check("lrn", [x], size=3, alpha=1e-2, beta=0.75, bias=1.0)
+    check("lrn", [x], size=4, alpha=1e-2, beta=0.5, bias=2.0)
+
+
+def test_a_row_shares_its_reductions() -> None:
+    """softmax holds one Reduce for the maximum and one for the sum, neither depending on the position in the row."""
+    op = make("softmax", [np.zeros((4, 9), np.float32)], axis=1)
+    from graphopt.codegen.expr import Buffer, free_vars
+
+    i, j = Var("i", INDEX, 0, 3), Var("j", INDEX, 0, 8)
+    e = Inliner({op.operands[0]: Buffer("x", "f32", (4, 9))}).at(op.result, (i, j))
+    reductions = [n for n in postorder(e) if isinstance(n, Reduce)]
+    assert [r.kind for r in reductions] == ["max", "sum"]
+    assert all(j not in free_vars(r) for r in reductions)

@@ -1,0 +1,178 @@
+"""Every expanded function against float64 (mpmath-grade libm), over its whole domain and at the special values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from graphopt.codegen.expr import Apply, Buffer, Const, Expr, Load, Var, call, cast, postorder, reduce
+from graphopt.codegen.math import EXPANSIONS, expand
+from graphopt.ir.types import F32, F64
+
+RNG = np.random.default_rng(7)
+TINY, SMALLEST, LARGEST = np.float32(2.0**-126), np.float32(2.0**-149), np.finfo(np.float32).max
+SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, SMALLEST, -SMALLEST, TINY, -TINY, np.nextafter(TINY, np.float32(0)),
+                    LARGEST, -LARGEST, 1, -1, 0.5, -0.5, 2, -2, 3, -3, 1e-10, -1e-10, 88.72283, 88.722839, 88.73, 89.4, 89.416,
+                    89.42, -87.33, -87.34, -103.97, -103.98, -104, -1000, 1000, np.nextafter(np.float32(1), np.float32(0)),
+                    np.nextafter(np.float32(1), np.float32(2)), np.nextafter(np.float32(-1), np.float32(0)),
+                    np.nextafter(np.float32(-1), np.float32(-2)), 9.01, -9.01, 3.92, 3.95, 4, 16777216.0, 16777215.0,
+                    2.0**26, 2.0**31, 1e30], np.float32)
+
+FOLD = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt,
+    "floor": np.floor, "round": np.rint, "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.logical_not, "shl": np.left_shift,
+    "shr": np.right_shift, "isnan": np.isnan, "select": np.where,
+}
+
+
+def run(e: Expr, values: dict[Expr, np.ndarray], contract: bool = False) -> np.ndarray:
+    """numpy's value of an expression, each operation rounded; with `contract`, multiply-adds of f32 round once."""
+    memo: dict[int, np.ndarray] = {}
+    with np.errstate(all="ignore"):
+        for n in postorder(e):
+            if n in values:
+                memo[id(n)] = values[n]
+            elif isinstance(n, Const):
+                memo[id(n)] = np.asarray(n.value, n.dtype.numpy)
+            elif isinstance(n, Load):
+                memo[id(n)] = values[n]
+            else:
+                assert isinstance(n, Apply)
+                args = [memo[id(c)] for c in n.args]
+                if n.kind == "cast":
+                    if n.dtype.is_integer and args[0].dtype.kind == "f":
+                        limits = np.iinfo(n.dtype.numpy)
+                        assert np.all((args[0] >= limits.min) & (args[0] <= limits.max)), "undefined cast"
+                    out = args[0].astype(n.dtype.numpy)
+                elif n.kind == "bitcast":
+                    out = args[0].view(n.dtype.numpy)
+                elif contract and n.dtype is F32 and n.kind in ("add", "sub") and (fused := _fused(n, memo)) is not None:
+                    out = fused
+                else:
+                    out = FOLD[n.kind](*args)
+                assert out.dtype == n.dtype.numpy, n.kind
+                memo[id(n)] = out
+    return memo[id(e)]
+
+
+def _fused(n: Apply, memo: dict[int, np.ndarray]) -> np.ndarray | None:
+    """fma in f64 (whose second rounding to f32 is off by at most 2^-53)."""
+    for product, other, sign in ((n.args[0], n.args[1], 1), (n.args[1], n.args[0], -1)):
+        if isinstance(product, Apply) and product.kind == "mul":
+            a, b = (memo[id(c)].astype(np.float64) for c in product.args)
+            c = memo[id(other)].astype(np.float64)
+            if n.kind == "add":
+                return (a * b + c).astype(np.float32)
+            return (a * b - c if sign > 0 else c - a * b).astype(np.float32)
+    return None
+
+
+def ulps(got: np.ndarray, want: np.ndarray) -> np.ndarray:
+    """|got - want| in units of the last place of f32 at `want`; zero where both are NaN or the same infinity."""
+    with np.errstate(all="ignore"):
+        rounded = want.astype(np.float32)
+        _, exponent = np.frexp(np.where(np.isfinite(rounded), want, 1.0))
+        unit = np.ldexp(1.0, np.maximum(exponent - 24, -149))
+        error = np.abs(got.astype(np.float64) - want) / unit
+    same = (np.isnan(got) & np.isnan(want)) | (got == rounded)
+    # An overflow that f64 does not see: within one ulp of the border both the largest value and infinity are right.
+    error = np.where(np.isinf(got) & (np.abs(want) > float(LARGEST)), 0.0, error)
+    error = np.where(np.isinf(rounded) & ~np.isinf(got), np.abs(float(LARGEST) - np.abs(want)) / 2.0**104, error)
+    return np.where(same, 0.0, np.where(np.isnan(got) | np.isnan(want), np.inf, error))
+
+
+def anything(n: int) -> np.ndarray:
+    """Random bit patterns: every magnitude and sign alike, NaNs among them."""
+    return RNG.integers(0, 2**32, n, dtype=np.uint32).view(np.float32)
+
+
+def near(low: float, high: float, n: int = 200_000) -> np.ndarray:
+    return RNG.uniform(low, high, n).astype(np.float32)
+
+
+erf64 = np.vectorize(math.erf, otypes=[np.float64])
+# name -> (float64 reference, largest error in ulp, where to look closely)
+CASES = {
+    "exp": (np.exp, 1.0, [near(-105, 90), near(-1, 1)]),
+    "expm1": (np.expm1, 1.6, [near(-20, 90), near(-1, 1)]),
+    "log": (np.log, 1.0, [near(0, 4), near(0, 1e4), near(0.9, 1.1), near(0, 1e-37)]),
+    "log1p": (np.log1p, 1.2, [near(-1, 4), near(0, 1e4), near(-0.01, 0.01)]),
+    "tanh": (np.tanh, 2.0, [near(-10, 10), near(-0.5, 0.5)]),
+    "erf": (erf64, 3.0, [near(-4.2, 4.2), near(-0.5, 0.5)]),
+    "sinh": (np.sinh, 2.0, [near(-90, 90), near(-1.5, 1.5)]),
+    "cosh": (np.cosh, 2.0, [near(-90, 90), near(-1.5, 1.5)]),
+    "asinh": (np.arcsinh, 3.0, [near(-10, 10), near(-0.1, 0.1)]),
+    "acosh": (np.arccosh, 3.0, [near(1, 10), near(1, 1.01), near(1, 1e9)]),
+    "atanh": (np.arctanh, 3.0, [near(-1, 1), near(-0.01, 0.01)]),
+    "sin": (np.sin, 2.0, [near(-4, 4), near(-1e5, 1e5)]),
+    "cos": (np.cos, 2.0, [near(-4, 4), near(-1e5, 1e5)]),
+    "tan": (np.tan, 4.0, [near(-4, 4), near(-1e5, 1e5)]),
+    "asin": (np.arcsin, 3.0, [near(-1, 1), near(-0.01, 0.01)]),
+    "acos": (np.arccos, 2.0, [near(-1, 1), near(0.99, 1), near(-1, -0.99)]),
+    "atan": (np.arctan, 3.0, [near(-10, 10), near(-1, 1)]),
+}
+
+
+@pytest.mark.parametrize("contract", [False, True], ids=["rounded", "contracted"])
+@pytest.mark.parametrize("name", CASES)
+def test_unary_functions_stay_within_their_error(name, contract):
+    reference, limit, ranges = CASES[name]
+    x = np.concatenate([SPECIAL, anything(300_000), *ranges])
+    v = Var("x", F32)
+    got = run(expand(call(name, v)), {v: x}, contract)
+    with np.errstate(all="ignore"):
+        want = reference(x.astype(np.float64))
+    error = ulps(got, want)
+    worst = int(np.argmax(error))
+    assert error[worst] <= limit, f"{name}({x[worst]!r}) = {got[worst]!r}, want {want[worst]!r}: {error[worst]:.2f} ulp"
+    zero = want == 0
+    assert np.array_equal(np.signbit(got[zero]), np.signbit(want[zero])), "the sign of zero"
+
+
+def pairs() -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.meshgrid(SPECIAL, SPECIAL)
+    base, power = near(0, 100), near(-20, 20)
+    whole = np.rint(near(-40, 40, 50_000))
+    return (np.concatenate([a.ravel(), anything(200_000), base, near(0.9, 1.1), near(-20, 20, 50_000)]),
+            np.concatenate([b.ravel(), anything(200_000), power, near(-900, 900), whole]))
+
+
+@pytest.mark.parametrize("name, reference, limit", [("pow", np.power, 1.0), ("atan2", np.arctan2, 4.0)])
+def test_binary_functions_stay_within_their_error(name, reference, limit):
+    x, y = pairs()
+    a, b = Var("x", F32), Var("y", F32)
+    got = run(expand(call(name, a, b)), {a: x, b: y})
+    with np.errstate(all="ignore"):
+        want = reference(x.astype(np.float64), y.astype(np.float64))
+    error = ulps(got, want)
+    worst = int(np.argmax(error))
+    assert error[worst] <= limit, f"{name}({x[worst]!r}, {y[worst]!r}) = {got[worst]!r}, want {want[worst]!r}"
+    zero = want == 0
+    assert np.array_equal(np.signbit(got[zero]), np.signbit(want[zero])), "the sign of zero"
+
+
+def test_angles_next_to_a_multiple_of_half_pi_keep_their_precision():
+    multiples = (np.arange(1, 40_000) * (np.pi / 2)).astype(np.float32)
+    v = Var("x", F32)
+    for name, reference in (("sin", np.sin), ("cos", np.cos)):
+        assert ulps(run(expand(call(name, v)), {v: multiples}), reference(multiples.astype(np.float64))).max() <= 2.0
+
+
+def test_only_f32_functions_are_expanded_and_sharing_survives():
+    x, d = Var("x", F32), Var("d", F64)
+    assert expand(call("exp", d)) is call("exp", d)
+    untouched = x * 2.0 + 1.0
+    assert expand(untouched) is untouched
+    e = call("exp", x)
+    squared = expand(e * e)
+    assert isinstance(squared, Apply) and squared.args[0] is squared.args[1]
+
+
+def test_functions_within_reductions_and_casts_are_expanded():
+    b = Buffer("b", F32, (4,))
+    e = cast(reduce("sum", [4], lambda k: call("tanh", call("exp", b[k]))), F64)
+    kinds = {n.kind for n in postorder(expand(e)) if isinstance(n, Apply)}
+    assert not kinds & set(EXPANSIONS)
