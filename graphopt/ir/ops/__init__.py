@@ -6,6 +6,7 @@ from graphopt.ir.ops import (  # noqa: F401
     control,
     core,
     elementwise,
+    indexing,
     movement,
     norm,
     pool,

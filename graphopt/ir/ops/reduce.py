@@ -45,7 +45,7 @@ def _mean(x: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
         return np.divide(np.sum(wide, dtype=np.float64, axis=axis, keepdims=keepdims), count)
     divisor = max(count, 1)
     if wide.dtype.kind == "u":
-        return np.sum(wide, dtype=np.uint64, axis=axis, keepdims=keepdims) // np.uint64(divisor)
+        return np.floor_divide(np.sum(wide, dtype=np.uint64, axis=axis, keepdims=keepdims), np.uint64(divisor))
     total = np.sum(wide, dtype=np.int64, axis=axis, keepdims=keepdims)
     return np.sign(total) * (np.abs(total) // divisor)
 
