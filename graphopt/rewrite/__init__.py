@@ -12,16 +12,23 @@ from graphopt.rewrite.cse import CommonSubexpressions
 from graphopt.rewrite.dce import DeadCode
 from graphopt.rewrite.decompose import Decompose
 from graphopt.rewrite.fold import Fold
+from graphopt.rewrite.fold_norm import FoldNorm
 from graphopt.rewrite.fuse import Fuse
+from graphopt.rewrite.gathers import Gathers
 from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
+from graphopt.rewrite.recognise import Recognise
+from graphopt.rewrite.simplify import Simplify
+from graphopt.rewrite.transposes import Transposes
 
 
 def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     """The passes that every target begins with, in order. `target` answers `keeps(op)` (has it a kernel for this
     composite op?) and, if it likes, `row_kernel(op)`; None keeps no composite op. Without `fuse` the graph stays flat."""
     passes: list[Pass] = [
-        Canonicalise(), Fold(),
-        Decompose(target), Canonicalise(), Fold(), CommonSubexpressions(), DeadCode(),
+        Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), CommonSubexpressions(), DeadCode(),
+        Recognise(), FoldNorm(), Transposes(),
+        Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Fold(),
+        CommonSubexpressions(), DeadCode(),
     ]
     return [*passes, Fuse(), DeadCode()] if fuse else passes
 
@@ -32,6 +39,7 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 
 __all__ = [
-    "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "Fuse", "Pass", "PassManager",
-    "PassResult", "Reason", "Results", "Snapshots", "default_passes", "optimise",
+    "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Pass",
+    "PassManager", "PassResult", "Reason", "Recognise", "Results", "Simplify", "Snapshots", "Transposes", "default_passes",
+    "optimise",
 ]

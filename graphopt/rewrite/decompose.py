@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphopt.ir.graph import Builder, Graph, Op, Value, refine
@@ -23,12 +23,13 @@ class Decompose(GraphPass):
 
     def run_on(self, graph: Graph, context: Context) -> bool:
         target = self.target if self.target is not None else context.target
+        keeps: Callable[[Op], bool] | None = getattr(target, "keeps", None)
         changed = False
         work: list[Op] = list(graph.ops)[::-1]
         while work:
             op = work.pop()
             context.subject = op
-            if not op.definition.has(Trait.COMPOSITE) or (target is not None and target.keeps(op)):
+            if not op.definition.has(Trait.COMPOSITE) or (keeps is not None and keeps(op)):
                 continue
             if not context.take("decompose", op):
                 break
@@ -37,7 +38,7 @@ class Decompose(GraphPass):
             new: Sequence[Value] = [values] if isinstance(values, Value) else list(values)
             for old, value in zip(op.results, new, strict=True):
                 value.type = refine(value.type, old.type)
-            context.because(op, "decomposed: the target has no kernel for it" if target is not None else "decomposed")
+            context.because(op, "decomposed: the target has no kernel for it" if keeps is not None else "decomposed")
             added = []
             at = op.prev
             while at is not None and at is not before:

@@ -60,6 +60,8 @@ def is_kernel_op(op: Op) -> bool:
     """One result, static shapes, dtypes that a kernel can compute with, the same result every time."""
     if op.definition.has(Trait.CONTROL | Trait.RANDOM | Trait.DATA_DEPENDENT) or len(op.results) != 1 or op.regions:
         return False
+    if op.definition.has(Trait.ELEMENTWISE) and op.definition.has(Trait.VIEW):
+        return False  # a bitcast may change how many elements there are; as a view it costs nothing
     return all(isinstance(v.type, TensorType) and v.type.is_static and _computes(v.type)
                for v in (*op.operands, *op.results) if v is not None)
 
@@ -149,7 +151,7 @@ class _Epilogues(_Policy):
     def join(self, group: Group, op: Op, users: list[Op]) -> bool:
         if _shape(op) != group.full or group.anchor in users:
             return False
-        if op.definition.has(Trait.CONTRACTION) and group.anchor is None:
+        if op.definition.has(Trait.CONTRACTION) and not op.definition.has(Trait.COMPOSITE) and group.anchor is None:
             group.anchor = op
             return True
         return op.definition.has(Trait.ELEMENTWISE)
@@ -235,7 +237,7 @@ class _Rows(_Policy):
 
     def _cheap(self, op: Op) -> bool:
         """Does reading through this op cost no more than an index? A view that renumbers elements would divide."""
-        if op.definition.operands and op.definition.operands[-1].variadic or not op.operands:
+        if (op.definition.operands and op.definition.operands[-1].variadic) or not op.operands:
             return False
         x = op.operands[0]
         if not op.definition.has(Trait.VIEW):
@@ -255,7 +257,7 @@ def _moves(op: Op) -> bool:
 
 def _grows(op: Op, user: Op) -> bool:
     """Would elements of `op` be computed more than once inside of `user`?"""
-    size = lambda o: o.results[0].type.size  # noqa: E731
+    size = lambda o: o.results[0].type.size
     return size(user) > size(op)
 
 

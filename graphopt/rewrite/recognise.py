@@ -1,0 +1,187 @@
+"""Composite ops out of the primitives that exporters write them in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from graphopt.ir.graph import Value
+from graphopt.rewrite.common import known_shape, same_type
+from graphopt.rewrite.manager import RulePass
+from graphopt.rewrite.pattern import Match
+from graphopt.rewrite.rules import Rule
+
+
+def _float(m: Match) -> bool:
+    return bool(m.result.dtype.is_float)
+
+
+def _products(*factors: str) -> Iterator[str]:
+    """Three factors multiplied, in each of the three orders that commutativity does not cover."""
+    a, b, c = factors
+    yield f"mul(mul({a}, {b}), {c})"
+    yield f"mul(mul({a}, {c}), {b})"
+    yield f"mul(mul({b}, {c}), {a})"
+
+
+def _activations() -> Iterator[Rule]:
+    yield Rule("sigmoid", "reciprocal(add(exp!(neg!(%x)), 1))", "sigmoid(%x)", ulps=4)
+    yield Rule("silu", "mul(%x, sigmoid(%x))", "silu(%x)", ulps=4)
+    yield Rule("mish", "mul(%x, tanh(softplus(%x) {beta=1.0}))", "mish(%x)", ulps=4)
+    for inner in ("div(%x, ~1.41421356)", "mul(%x, ~0.70710678)"):
+        for whole in _products("%x", "0.5", f"add(erf({inner}), 1)"):
+            yield Rule("gelu", whole, "gelu(%x)", ulps=8)
+    cubed = [f"mul(add(%x, mul({cube}, ~0.044715)), ~0.79788456)" for cube in ("pow(%x, 3)", "mul(mul(%x, %x), %x)")]
+    factored = "add(mul(mul(%x, %x), ~0.044715), 1)"
+    for argument in (*cubed, f"mul(mul(%x, ~0.79788456), {factored})", f"mul(mul(%x, {factored}), ~0.79788456)"):
+        for whole in _products("%x", "0.5", f"add(tanh({argument}), 1)"):
+            yield Rule("gelu by tanh", whole, 'gelu(%x) {approximate="tanh"}', ulps=16)
+    shifted = "add(%x, 3)"
+    for clipped in (f"minimum(maximum({shifted}, 0), 6)", f"maximum(minimum({shifted}, 6), 0)", f"minimum(relu({shifted}), 6)"):
+        for sixth in (f"div({clipped}, 6)", f"mul({clipped}, ~0.16666667)"):
+            yield Rule("hard sigmoid", sixth, "hard_sigmoid(%x) {alpha=0.16666666666666666, beta=0.5}", ulps=4, when=_float)
+            yield Rule("hard swish", f"mul(%x, {sixth})", "hard_swish(%x)", ulps=4)
+        yield Rule("hard swish", f"div(mul(%x, {clipped}), 6)", "hard_swish(%x)", ulps=4)
+        yield Rule("hard swish", f"mul(mul(%x, {clipped}), ~0.16666667)", "hard_swish(%x)", ulps=4)
+    yield Rule("hard swish", "mul(%x, hard_sigmoid(%x) {alpha=~0.16666667, beta=0.5})", "hard_swish(%x)", ulps=4)
+
+
+# Softmax and normalisations -----------------------------------------------------------------
+def _softmax(m: Match) -> Value | None:
+    return m.build.softmax(m.x, axis=m.axes[0]) if len(m.axes) == 1 else None
+
+
+def _tail_axis(m: Match) -> int | None:
+    """The first of the axes where they are all from there to the last."""
+    first = min(m.axes, default=None)
+    return first if first is not None and sorted(m.axes) == list(range(first, m.x.rank)) else None
+
+
+def _epsilon(m: Match) -> float | None:
+    eps = m.array("eps")
+    return float(eps.reshape(-1)[0]) if eps.size == 1 else None
+
+
+def _layer_norm(m: Match) -> Value | None:
+    axis, eps = _tail_axis(m), _epsilon(m)
+    if axis is None or eps is None or not same_type(m.x, m.result):
+        return None
+    return m.build.layer_norm(m.x, axis=axis, eps=eps)
+
+
+def _rms_norm(m: Match) -> Value | None:
+    axis, eps = _tail_axis(m), _epsilon(m)
+    if axis is None or eps is None or not same_type(m.x, m.result):
+        return None
+    return m.build.rms_norm(m.x, axis=axis, eps=eps)
+
+
+def _fits(m: Match, name: str) -> bool:
+    """Has %name the shape that is normalised over?"""
+    shape, axis = known_shape(m.y), m.y.op.attrs["axis"] if m.y.op is not None else 0
+    return shape is not None and known_shape(m.values[name]) == shape[axis:]
+
+
+def _with_scale(m: Match) -> Value | None:
+    norm = m.y.op
+    assert norm is not None
+    if not _fits(m, "c") or any(v is not None for v in norm.operands[1:]):
+        return None
+    return m.build.op(norm.name, [m.x, m.c], norm.attrs).result
+
+
+def _with_bias(m: Match) -> Value | None:
+    norm = m.y.op
+    assert norm is not None
+    if not _fits(m, "c") or norm.operand("bias") is not None:
+        return None
+    return m.build.op(norm.name, [m.x, norm.operand("scale"), m.c], norm.attrs).result
+
+
+def _norms() -> Iterator[Rule]:
+    shifted = "%d=sub(%x, reduce_max(%x) {axes=?axes, keepdims=true})"
+    yield Rule("softmax", f"div(%e=exp({shifted}), reduce_sum(%e=exp(%d)) {{axes=?axes, keepdims=true}})", _softmax, ulps=16)
+    centred = "%d=sub(%x, reduce_mean(%x) {axes=?axes, keepdims=true})"
+    for square in ("mul(%d, %d)", "pow(%d, 2)"):
+        variance = f"add(reduce_mean({square}) {{axes=?axes, keepdims=true}}, #eps)"
+        for whole in (f"div({centred}, sqrt({variance}))", f"mul({centred}, rsqrt({variance}))",
+                      f"mul({centred}, reciprocal(sqrt({variance})))"):
+            yield Rule("layer norm", whole, _layer_norm, ulps=64)
+    for square in ("mul(%x, %x)", "pow(%x, 2)"):
+        mean = f"add(reduce_mean({square}) {{axes=?axes, keepdims=true}}, #eps)"
+        for whole in (f"div(%x, sqrt({mean}))", f"mul(%x, rsqrt({mean}))", f"mul(%x, reciprocal(sqrt({mean})))"):
+            yield Rule("rms norm", whole, _rms_norm, ulps=64)
+    yield Rule("scale of a norm", "mul(%y=layer_norm|rms_norm!(%x, ...), %c)", _with_scale, ulps=8)
+    yield Rule("bias of a norm", "add(%y=layer_norm!(%x, ...), %c)", _with_bias, ulps=8)
+
+
+# Attention ----------------------------------------------------------------------------------
+def _split_scale(v: Value) -> tuple[Value, float]:
+    """(u, c) with v = u * c for a number c."""
+    op = v.op
+    if op is None or op.name not in ("mul", "div") or op.operands[0] is None or op.operands[1] is None:
+        return v, 1.0
+    u, c = op.operands[0], op.operands[1].constant
+    if c is None or c.size != 1 or not same_type(u, v):
+        return v, 1.0
+    number = float(c.reshape(-1)[0])
+    if not math.isfinite(number) or number == 0:
+        return v, 1.0
+    return u, number if op.name == "mul" else 1 / number
+
+
+def _attention(m: Match) -> Value | None:
+    """softmax(q kᵀ c + mask) v. A query to which the mask leaves no key then gives zeros, where the softmax gave NaN."""
+    weights, v = m.w, m.v
+    rank = weights.rank if known_shape(weights) is not None else 0
+    if m.axis != rank - 1 or rank not in (3, 4) or known_shape(v) is None or v.rank != rank:
+        return None
+    scores, mask = m.s, None
+    if scores.op is not None and scores.op.name == "add":
+        a, b = scores.op.operands
+        first = next((i for i, u in enumerate((a, b)) if u is not None and _is_scores(u)), None)
+        if first is None or a is None or b is None:
+            return None
+        scores, mask = (a, b) if first == 0 else (b, a)
+        if not same_type(scores, m.s):
+            return None
+    scores, scale = _split_scale(scores)
+    product = scores.op
+    if product is None or product.name != "matmul" or len(scores.uses) != 1:
+        return None
+    q, kt = product.operands
+    if q is None or kt is None or known_shape(q) is None or known_shape(kt) is None or q.rank != rank or kt.rank != rank:
+        return None
+    q, of_q = _split_scale(q)
+    kt, of_k = _split_scale(kt)
+    if q.shape[:-2] != kt.shape[:-2] or q.shape[:-2] != v.shape[:-2] or (mask is not None and known_shape(mask) is None):
+        return None
+    k = m.build.transpose(kt, perm=[*range(rank - 2), rank - 1, rank - 2])
+    scale *= of_q * of_k
+    if rank == 4:
+        return m.build.attention(q, k, v, mask, scale=scale)
+    # [B·H, S, D]: one head.
+    head = lambda t: m.build.reshape(t, shape=(t.shape[0], 1, *t.shape[1:]))
+    if mask is not None and mask.rank == 3:
+        mask = head(mask)
+    return m.build.reshape(m.build.attention(head(q), head(k), head(v), mask, scale=scale), shape=m.result.shape)
+
+
+def _is_scores(v: Value) -> bool:
+    product = _split_scale(v)[0].op
+    return product is not None and product.name == "matmul"
+
+
+RULES = [
+    *_activations(),
+    *_norms(),
+    Rule("attention", "matmul(%w=softmax!(%s) {axis=?axis}, %v)", _attention, when=_float, ulps=64),
+]
+
+
+class Recognise(RulePass):
+    """Before: a canonical, simplified graph. After: silu, mish, gelu, hard_sigmoid, hard_swish, sigmoid, softmax, layer_norm,
+    rms_norm and attention are one op each, in whichever of the usual ways they were written out."""
+
+    name = "recognise"
+    rules = RULES
