@@ -13,4 +13,5 @@ from graphopt.ir.ops import (  # noqa: F401
     quant,
     recurrent,
     reduce,
+    vision,
 )
