@@ -1,4 +1,4 @@
-"""Every expanded function against float64 (mpmath-grade libm), over its whole domain and at the special values."""
+"""Every expanded function against float64 numpy, over its whole domain and at the special values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLD = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt,
     "floor": np.floor, "round": np.rint, "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
     "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.logical_not, "shl": np.left_shift,
-    "shr": np.right_shift, "isnan": np.isnan, "select": np.where,
+    "shr": np.right_shift, "max": np.maximum, "isnan": np.isnan, "select": np.where,
 }
 
 
@@ -99,20 +99,20 @@ CASES = {
     "exp": (np.exp, 1.0, [near(-105, 90), near(-1, 1)]),
     "expm1": (np.expm1, 1.6, [near(-20, 90), near(-1, 1)]),
     "log": (np.log, 1.0, [near(0, 4), near(0, 1e4), near(0.9, 1.1), near(0, 1e-37)]),
-    "log1p": (np.log1p, 1.2, [near(-1, 4), near(0, 1e4), near(-0.01, 0.01)]),
-    "tanh": (np.tanh, 2.0, [near(-10, 10), near(-0.5, 0.5)]),
+    "log1p": (np.log1p, 1.6, [near(-1, 4), near(0, 1e4), near(-0.01, 0.01)]),
+    "tanh": (np.tanh, 1.6, [near(-10, 10), near(-0.5, 0.5)]),
     "erf": (erf64, 3.0, [near(-4.2, 4.2), near(-0.5, 0.5)]),
-    "sinh": (np.sinh, 2.0, [near(-90, 90), near(-1.5, 1.5)]),
-    "cosh": (np.cosh, 2.0, [near(-90, 90), near(-1.5, 1.5)]),
-    "asinh": (np.arcsinh, 3.0, [near(-10, 10), near(-0.1, 0.1)]),
-    "acosh": (np.arccosh, 3.0, [near(1, 10), near(1, 1.01), near(1, 1e9)]),
-    "atanh": (np.arctanh, 3.0, [near(-1, 1), near(-0.01, 0.01)]),
-    "sin": (np.sin, 2.0, [near(-4, 4), near(-1e5, 1e5)]),
-    "cos": (np.cos, 2.0, [near(-4, 4), near(-1e5, 1e5)]),
-    "tan": (np.tan, 4.0, [near(-4, 4), near(-1e5, 1e5)]),
-    "asin": (np.arcsin, 3.0, [near(-1, 1), near(-0.01, 0.01)]),
-    "acos": (np.arccos, 2.0, [near(-1, 1), near(0.99, 1), near(-1, -0.99)]),
-    "atan": (np.arctan, 3.0, [near(-10, 10), near(-1, 1)]),
+    "sinh": (np.sinh, 1.8, [near(-90, 90), near(-1.5, 1.5)]),
+    "cosh": (np.cosh, 1.6, [near(-90, 90), near(-1.5, 1.5)]),
+    "asinh": (np.arcsinh, 2.2, [near(-10, 10), near(-0.1, 0.1)]),
+    "acosh": (np.arccosh, 2.3, [near(1, 10), near(1, 1.01), near(1, 1e9)]),
+    "atanh": (np.arctanh, 2.0, [near(-1, 1), near(-0.01, 0.01)]),
+    "sin": (np.sin, 1.6, [near(-4, 4), near(-1e5, 1e5)]),
+    "cos": (np.cos, 1.6, [near(-4, 4), near(-1e5, 1e5)]),
+    "tan": (np.tan, 3.5, [near(-4, 4), near(-1e5, 1e5)]),
+    "asin": (np.arcsin, 2.5, [near(-1, 1), near(-0.01, 0.01)]),
+    "acos": (np.arccos, 1.2, [near(-1, 1), near(0.99, 1), near(-1, -0.99)]),
+    "atan": (np.arctan, 1.8, [near(-10, 10), near(-1, 1)]),
 }
 
 
@@ -140,7 +140,7 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
             np.concatenate([b.ravel(), anything(200_000), power, near(-900, 900), whole]))
 
 
-@pytest.mark.parametrize("name, reference, limit", [("pow", np.power, 1.0), ("atan2", np.arctan2, 4.0)])
+@pytest.mark.parametrize("name, reference, limit", [("pow", np.power, 0.6), ("atan2", np.arctan2, 1.8)])
 def test_binary_functions_stay_within_their_error(name, reference, limit):
     x, y = pairs()
     a, b = Var("x", F32), Var("y", F32)
