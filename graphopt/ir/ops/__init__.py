@@ -11,7 +11,10 @@ from graphopt.ir.ops import (  # noqa: F401
     norm,
     pool,
     quant,
+    random,
     recurrent,
     reduce,
+    sequence,
+    strings,
     vision,
 )
