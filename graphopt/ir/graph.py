@@ -279,6 +279,12 @@ class Graph:
         data = value if isinstance(value, Tensor) else Tensor(np.asarray(value), name)
         return self.add("const", (), {"value": data}, loc=loc, before=before).result
 
+    def nested(self, name: str) -> Graph:
+        """A graph for a region of an op of this one; dims invented in either have different names."""
+        inner = Graph(name)
+        inner._symbols = self._symbols
+        return inner
+
     def _fill(self, t: Type) -> Type:
         if isinstance(t, TensorType):
             if t.shape is not None and any(d is None for d in t.shape):

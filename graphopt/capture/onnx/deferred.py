@@ -27,7 +27,7 @@ def defer(node: Node, reason: Defer) -> list[Value | None]:
     from graphopt.capture.onnx.scope import node_free_names
 
     scope, session = node.scope, node.scope.session
-    if session.knowledge.eager:
+    if scope.ctx.knowledge.eager:
         raise node.error(f"cannot be evaluated: {reason.reason}")
     session.unresolved.extend(reason.values)
     session.deferred += 1

@@ -27,7 +27,7 @@ def expand(node: Node, function: onnx.FunctionProto | None = None) -> list[Value
     outer = node.scope
     if outer.prefix.count("/") > DEPTH:
         raise node.error("function calls are nested too deeply", "A function of the model calls itself")
-    given = {a.name: a for a in _resolved(node)}
+    given = {**_defaults(node), **{a.name: a for a in _resolved(node)}}
     refs = {name: given[name] for name in function.attribute if name in given}
     for default in function.attribute_proto:
         refs[default.name] = given.get(default.name, default)
@@ -47,6 +47,15 @@ def _result(body: object, name: str, index: int, node: Node) -> Value | None:
             raise node.error(f"the function does not produce its output {name!r}")
         return None
     return found
+
+
+def _defaults(node: Node) -> dict[str, onnx.AttributeProto]:
+    """Default values of attributes as the operator's schema has them."""
+    schema = schema_of(node.domain, node.kind, node.version)
+    if schema is None:
+        return {}
+    return {name: a.default_value for name, a in schema.attributes.items()
+            if a.default_value.type != onnx.AttributeProto.UNDEFINED}
 
 
 def _resolved(node: Node) -> list[onnx.AttributeProto]:

@@ -69,7 +69,7 @@ def _inputs(proto: onnx.GraphProto, scope: Scope, session: Session, shapes: Mapp
     _fix_symbols(declared, session, shapes)
     for i in declared:
         place = f"{session.where}: input {i.name!r}"
-        if i.name in scope.names:
+        if i.name in scope.defined:
             raise CaptureError("is declared twice", where=place)
         t = from_type_proto(i.type, session.symbols, i.name, place)
         if i.name in shapes and isinstance(t, TensorType):
@@ -82,7 +82,7 @@ def _inputs(proto: onnx.GraphProto, scope: Scope, session: Session, shapes: Mapp
                 raise InputError(f"is {t}, but the value given is {array.dtype}{list(array.shape)}", where=place)
             _with_shape(t, array.shape, place)
             value = scope.ctx.const(Tensor(array.copy(), i.name))
-        scope.names[i.name] = value
+        scope.define(i.name, value, "inputs")
 
 
 def _fix_symbols(inputs: Sequence[onnx.ValueInfoProto], session: Session, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -133,7 +133,7 @@ def remove_dead(graph: Graph) -> None:
 
 
 def _identifier(name: str) -> str:
-    text = "".join(c if c.isalnum() and c.isascii() or c in "_.$/-" else "_" for c in name)
+    text = "".join(c if (c.isalnum() and c.isascii()) or c in "_.$/-" else "_" for c in name)
     return text or "main"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 
 from graphopt.capture.onnx.context import Context, Node
 from graphopt.capture.onnx.deferred import defer
 from graphopt.capture.onnx.functions import expand
+from graphopt.capture.onnx.known import Knowledge
 from graphopt.capture.onnx.session import Session, supported
 from graphopt.capture.onnx.table import Defer, Expand, domain_of, find
 from graphopt.capture.onnx.types import attributes, sparse_array, tensor_array
@@ -25,6 +27,7 @@ class Scope:
                  prefix: str = "", refs: Mapping[str, onnx.AttributeProto] | None = None) -> None:
         self.session, self.ctx, self.opsets, self.outer, self.prefix, self.refs = session, ctx, opsets, outer, prefix, refs
         self.names: dict[str, Value | None] = {}
+        self.defined: set[str] = set()
         self.captured: dict[Value, Value] = {}  # outer value to this region's input
 
     @property
@@ -32,7 +35,7 @@ class Scope:
         return self.ctx.graph
 
     # Names -------------------------------------------------------------------------------------
-    def find(self, name: str) -> Value | None | type[KeyError]:
+    def find(self, name: str) -> Value | type[KeyError] | None:
         """The value of a name, None for an absent optional; KeyError (the class) where there is none."""
         if name in self.names:
             return self.names[name]
@@ -46,6 +49,17 @@ class Scope:
         self.names[name] = found
         return found
 
+    def region(self, name: str) -> Scope:
+        """The scope of a nested graph that becomes a region of an op of this one."""
+        knowledge = Knowledge() if self.ctx.knowledge.eager else self.ctx.knowledge
+        ctx = Context(self.graph.nested(name), knowledge)
+        ctx.loc = self.ctx.loc
+        return Scope(self.session, ctx, self.opsets, outer=self, prefix=f"{self.ctx.loc[0]}/", refs=self.refs)
+
+    def inline(self) -> Scope:
+        """The scope of a nested graph whose nodes are added to this one's."""
+        return Scope(self.session, self.ctx, self.opsets, outer=self, prefix=f"{self.ctx.loc[0]}/", refs=self.refs)
+
     def bring_in(self, value: Value) -> Value:
         """An outer value as a value of this region: constants anew by reference, others as an input of the region."""
         if value in self.captured:
@@ -56,16 +70,20 @@ class Scope:
         else:
             inner = self.graph.add_input(value.type, value.name)
             self.session.origin[inner] = value
-            content = self.session.knowledge.get(value)
-            if content is not None:
-                self.session.knowledge.bind(inner, content)
+            content = self._outer_knowledge().get(value)
+            if isinstance(content, np.ndarray):
+                self.ctx.knowledge.bind(inner, content)
         self.captured[value] = inner
         return inner
 
+    def _outer_knowledge(self) -> Knowledge:
+        return self.ctx.knowledge if self.outer is None else self.outer.ctx.knowledge
+
     def define(self, name: str, value: Value | None, place: str) -> None:
-        if name in self.names and not (self.outer is not None and _is_outer(self, name)):
+        if name in self.defined:
             raise CaptureError(f"{name!r} is defined twice", where=self.where(place),
                                hint="Each name of an ONNX graph has one producer")
+        self.defined.add(name)
         self.names[name] = value
         if value is not None and value.name is None:
             value.name = name
@@ -77,19 +95,20 @@ class Scope:
     def initialisers(self, graph: onnx.GraphProto, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Define a graph's initialisers, except those that are named already (bound inputs)."""
         for t in graph.initializer:
-            if t.name not in self.names or _is_outer(self, t.name):
+            if t.name not in self.defined:
                 data = tensors[t.name] if tensors is not None else \
                     Tensor(tensor_array(t, self.where(f"initializer {t.name!r}")), t.name)
-                self.names[t.name] = self._constant(data, t.name)
+                self.define(t.name, self._constant(data, t.name), "graph")
         for s in graph.sparse_initializer:
             name = s.values.name
-            if name not in self.names:
-                self.names[name] = self._constant(Tensor(sparse_array(s, self.where(f"initializer {name!r}")), name), name)
+            if name not in self.defined:
+                data = Tensor(sparse_array(s, self.where(f"initializer {name!r}")), name)
+                self.define(name, self._constant(data, name), "graph")
 
     def _constant(self, data: Tensor, name: str) -> Value:
-        self.ctx.loc = ()
+        loc, self.ctx.loc = self.ctx.loc, ()
         value = self.ctx.const(data)
-        value.name = name
+        value.name, self.ctx.loc = name, loc
         return value
 
     def run(self, nodes: Sequence[onnx.NodeProto]) -> None:
@@ -171,12 +190,6 @@ class Scope:
 
 def _graph_of(value: Value) -> Graph | None:
     return value.op.graph if value.op is not None else value.graph
-
-
-def _is_outer(scope: Scope, name: str) -> bool:
-    """Whether a name was found in an outer scope: an inner definition may hide it."""
-    value = scope.names.get(name)
-    return value is not None and (value in scope.session.origin or value in scope.captured.values())
 
 
 def free_names(graph: onnx.GraphProto) -> dict[str, None]:

@@ -2,6 +2,7 @@
 
 from graphopt.capture.onnx.ops import (  # noqa: F401
     contract,
+    control,
     einsum,
     elementwise,
     indexing,

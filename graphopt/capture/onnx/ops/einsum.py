@@ -89,7 +89,8 @@ def _two(b: Context, x: Value, s: str, y: Value, t: str, later: set[str]) -> tup
     left, right = [c for c in s if c not in t], [c for c in t if c not in s]
     if not inner:
         order = [*batch, *left, *right]
-        a = b.reshaped(b.permuted(x, [s.index(c) for c in (*batch, *left)]), [sizes[c] for c in (*batch, *left)] + [1] * len(right))
+        a = b.permuted(x, [s.index(c) for c in (*batch, *left)])
+        a = b.reshaped(a, [*(sizes[c] for c in (*batch, *left)), *([1] * len(right))])
         z = b.permuted(y, [t.index(c) for c in (*batch, *right)])
         z = b.reshaped(z, [*(sizes[c] for c in batch), *([1] * len(left)), *(sizes[c] for c in right)])
         return b.mul(a, z), "".join(order)

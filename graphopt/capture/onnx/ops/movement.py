@@ -213,7 +213,7 @@ def expand(b: Context, n: Node) -> Results:
 
 @entry("Range")
 def range_(b: Context, n: Node) -> Results:
-    start, limit, delta = ([d for d in np.asarray(n.known(i), dtype=object).reshape(-1).tolist()][0] for i in range(3))
+    start, limit, delta = (np.asarray(n.known(i), dtype=object).reshape(-1).tolist()[0] for i in range(3))
     d = n[0].dtype
     if d.is_float:
         if any(isinstance(v, Dim) for v in (start, limit, delta)):
