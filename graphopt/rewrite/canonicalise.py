@@ -137,7 +137,7 @@ RULES = [
     Rule("tile once", "tile(%x) {repeats=?r}", "%x", when=lambda m: all(r == 1 for r in m.r)),
     Rule("flip of one element", "flip(%x) {axes=?axes}", _flip_of_long_axes),
     Rule("flip of a flip", "flip(flip(%x) {axes=?a}) {axes=?b}",
-         lambda m: m.build.flip(m.x, axes=sorted(set(m.a) ^ set(m.b)))),
+         lambda m: m.build.flip(m.x, axes=sorted(set(m.a) ^ set(m.b))) if set(m.a) != set(m.b) else m.x),
     Rule("empty parts of a concat", "concat(...)", _drop_empty_parts),
     Rule("split into one part", "split(%x)", _one_part),
     Rule("reduction over no axes", "reduce_sum|reduce_mean|reduce_max|reduce_min|reduce_prod|reduce_any|reduce_all(%x) {axes=[]}",

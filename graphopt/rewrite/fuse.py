@@ -90,15 +90,12 @@ class Fuse(GraphPass):
     name = "fuse"
 
     def run_on(self, graph: Graph, context: Context) -> bool:
-        member: dict[Op, Group] = {}
         order = list(graph.ops)
         kernel = {op for op in order if op.name != "const" and is_kernel_op(op)}
         row_kernel = getattr(context.target, "row_kernel", None) or (lambda op: False)
-        groups = [g for g in _grow(order, kernel, member, _Epilogues()) if g.anchor is not None]
-        taken = {op: g for g in groups for op in g.ops}
-        rest = [op for op in order if op not in taken]
-        member = dict(taken)
-        groups += _grow(rest, kernel, member, _Rows(_row_values(order, kernel), row_kernel))
+        groups = [g for g in _grow(order, kernel, _Epilogues()) if g.anchor is not None]
+        taken = {op for g in groups for op in g.ops}
+        groups += _grow([op for op in order if op not in taken], kernel, _Rows(_row_values(order, kernel), row_kernel))
         changed = False
         position = {op: i for i, op in enumerate(order)}
         for group in sorted(groups, key=lambda g: position[g.root]):
@@ -121,9 +118,10 @@ class _Policy:
         raise NotImplementedError
 
 
-def _grow(order: list[Op], kernel: set[Op], member: dict[Op, Group], policy: _Policy) -> list[Group]:
+def _grow(order: list[Op], kernel: set[Op], policy: _Policy) -> list[Group]:
     """Assign each op of `order`, walked backwards, to the group of its users or to one of its own."""
     groups = []
+    member: dict[Op, Group] = {}
     for op in reversed(order):
         if op not in kernel:
             continue
