@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,7 @@ def load(key: str) -> Any | None:
         return None
 
 
-def store(key: str, executable: Any) -> Any | None:
+def store(key: str, module: Any) -> Any | None:
     """Link and store; the module loaded back, or None where there is no cache, no linker or no room."""
     import tvm
 
@@ -63,9 +64,13 @@ def store(key: str, executable: Any) -> Any | None:
     try:
         where.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=where) as work:
-            path = Path(work) / "code.so"
-            executable.export_library(str(path), cc=linker)
-            os.replace(path, where / f"{key}.so")
+            object_file, library = Path(work) / "code.o", Path(work) / "code.so"
+            module.write_to_file(str(object_file))
+            linked = subprocess.run([linker, "-shared", "-o", str(library), str(object_file)], capture_output=True, text=True)
+            if linked.returncode:
+                log.warning("%s could not link compiled code: %s", linker, linked.stderr.strip())
+                return None
+            os.replace(library, where / f"{key}.so")
         _trim(where)
         return tvm.runtime.load_module(str(where / f"{key}.so"))
     except OSError as e:

@@ -29,10 +29,11 @@ class X86(Target):
     @staticmethod
     def named(cpu: str | None, threads: int | None = None) -> X86:
         """The CPU of that LLVM name, this machine's where None. `threads` defaults to the cores this process may use."""
+        import tvm
         import tvm.target.codegen as llvm
 
         native = llvm.llvm_get_system_cpu()
-        known = llvm.llvm_get_cpu_archlist("x86_64-linux-gnu")
+        known = llvm.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu"}))
         if cpu is not None and cpu not in known:
             import difflib
 

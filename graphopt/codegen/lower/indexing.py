@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from graphopt.codegen.expr import INDEX, Expr, const
-from graphopt.codegen.lower.common import wrapped
-from graphopt.codegen.lower.registry import OpView, compute
+from collections.abc import Callable, Sequence
+
+from graphopt.codegen.expr import INDEX, Buffer, Expr, binary, cast, clamp, const, maximum, minimum, select
+from graphopt.codegen.loops import If, Seq, Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.lower.common import is_nan, read, wrapped, write
+from graphopt.codegen.lower.registry import WIDENED, OpView, compute, loops
+from graphopt.ir.types import I32, I64
 
 
 @compute("gather")
@@ -29,3 +33,187 @@ def gather_nd(o: OpView, *i: Expr) -> Expr:
     b = o.batch_dims
     picked = [wrapped(o.indices(*at, const(k, INDEX)), shape[b + k]) for k in range(depth)]
     return o.x(*i[:b], *picked, *i[len(outer):])
+
+
+# Scatter ------------------------------------------------------------------------------------
+def _reduced_in_scratch(o: OpView) -> list[tuple[str, tuple[int, ...]]]:
+    """Narrow floats are combined in f32 and rounded once, after the last update."""
+    d = o.types[0].dtype
+    return [("f32", o.shape("x"))] if d.name in WIDENED and o.reduction != "none" else []
+
+
+_COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
+    "none": lambda old, new: new,
+    "add": lambda old, new: old + new,
+    "mul": lambda old, new: old * new,
+    "max": maximum,
+    "min": minimum,
+}
+
+
+def _copy(source: Buffer, target: Buffer) -> Stmt:
+    return nest(source.shape, lambda *i: write(target, i, read(source, *i)))
+
+
+def _scatter(o: OpView, x: Buffer, y: Buffer, scratch: Sequence[Buffer], update: Callable[[Callable[..., Stmt]], Stmt]) -> Stmt:
+    """`y` as a copy of `x`, then `update(put)`, whose `put(index, value)` combines a value with what is there."""
+    target = scratch[0] if scratch else y
+    combine = _COMBINE[o.reduction]
+
+    def put(index: Sequence[Expr], value: Expr) -> Stmt:
+        return write(target, index, value if o.reduction == "none" else combine(read(target, *index), value))
+
+    return seq(_copy(x, target), update(put), *([_copy(target, y)] if scratch else []))
+
+
+@loops("scatter_elements", scratch=_reduced_in_scratch)
+def scatter_elements(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], scratch: Sequence[Buffer]) -> Stmt:
+    x, indices, updates = ins
+    axis, n = o.axis, x.shape[o.axis]
+
+    def update(put: Callable[..., Stmt]) -> Stmt:
+        def one(*i: Expr) -> Stmt:
+            return let("at", wrapped(indices[i], n), lambda at: put([*i[:axis], at, *i[axis + 1:]], read(updates, *i)))
+
+        return nest(indices.shape, one)
+
+    return _scatter(o, x, outs[0], scratch, update)
+
+
+@loops("scatter_nd", scratch=_reduced_in_scratch)
+def scatter_nd(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], scratch: Sequence[Buffer]) -> Stmt:
+    x, indices, updates = ins
+    *outer, depth = indices.shape
+
+    def update(put: Callable[..., Stmt]) -> Stmt:
+        def picked(i: Sequence[Expr], found: tuple[Expr, ...]) -> Stmt:
+            k = len(found)
+            if k < depth:
+                at = wrapped(indices[(*i, const(k, INDEX))], x.shape[k])
+                return let(f"at{k}", at, lambda v: picked(i, (*found, v)))
+            return nest(x.shape[depth:], lambda *j: put([*found, *j], read(updates, *i, *j)), names=[f"j{n}" for n in range(8)])
+
+        return nest(outer, lambda *i: picked(i, ()))
+
+    return _scatter(o, x, outs[0], scratch, update)
+
+
+# Selection ----------------------------------------------------------------------------------
+INSERTION_LIMIT = 48  # above so many results a merge sort of the whole line costs less than insertions
+
+
+def _ahead(largest: bool) -> Callable[[Expr, Expr], Expr]:
+    """Whether a stands strictly before b in the result; NaN counts as the greatest."""
+
+    def ahead(a: Expr, b: Expr) -> Expr:
+        out = b < a if largest else a < b
+        if a.dtype.is_float:
+            out = out | (is_nan(a) & ~is_nan(b) if largest else ~is_nan(a) & is_nan(b))
+        return out
+
+    return ahead
+
+
+def _sort_scratch(o: OpView) -> list[tuple[str, tuple[int, ...]]]:
+    n = o.shape("x")[o.axis]
+    return [("i32", (n,)), ("i32", (n,))] if o.k > INSERTION_LIMIT else []
+
+
+@loops("top_k", scratch=_sort_scratch)
+def top_k(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], scratch: Sequence[Buffer]) -> Stmt:
+    (x,), (values, indices) = ins, outs
+    axis = o.axis
+    others = (*x.shape[:axis], *x.shape[axis + 1:])
+    if o.k == 0:
+        return Seq(())
+
+    def line(*other: Expr) -> Stmt:
+        def at(k: Expr) -> tuple[Expr, ...]:
+            return (*other[:axis], k, *other[axis:])
+
+        if scratch:
+            return _by_merging(o, x, values, indices, at, scratch)
+        return _by_insertion(o, x, values, indices, at)
+
+    return nest(others, line)
+
+
+At = Callable[[Expr], tuple[Expr, ...]]
+
+
+def _by_insertion(o: OpView, x: Buffer, values: Buffer, indices: Buffer, at: At) -> Stmt:
+    """One pass that keeps the best k so far in order, in the results themselves."""
+    k, n, ahead = o.k, x.shape[o.axis], _ahead(o.largest)
+
+    def insert(j: Expr, v: Expr, place: Buffer) -> Stmt:
+        def count(t: Expr) -> Stmt:
+            stays = (t < j) & ~ahead(v, read(values, *at(t)))
+            return write(place, [0], place[0] + cast(stays, I32))
+
+        def move(t: Expr) -> Stmt:
+            to = k - 1 - t
+            behind = cast(place[0], INDEX) < to
+            return If(behind, seq(write(values, at(to), read(values, *at(to - 1))),
+                                  write(indices, at(to), read(indices, *at(to - 1)))))
+
+        here = at(clamp(cast(place[0], INDEX), 0, k - 1))
+        return seq(write(place, [0], const(0, I32)), loop(k, count, name="t"), loop(k - 1, move, name="t"),
+                   write(values, here, v), write(indices, here, cast(j, I64)))
+
+    def step(j: Expr, place: Buffer) -> Stmt:
+        def enter(v: Expr) -> Stmt:
+            wins = (j < k) | ahead(v, read(values, *at(const(k - 1, INDEX))))
+            return If(wins, insert(j, v, place))
+
+        return let("v", read(x, *at(j)), enter)
+
+    return alloc("place", I32, (1,), lambda place: loop(n, lambda j: step(j, place), name="j"))
+
+
+def _by_merging(o: OpView, x: Buffer, values: Buffer, indices: Buffer, at: At, scratch: Sequence[Buffer]) -> Stmt:
+    """A stable bottom-up merge sort of positions, of which the first k are the result."""
+    n, ahead = x.shape[o.axis], _ahead(o.largest)
+    source, target = scratch
+    steps = [loop(n, lambda j: write(source, [j], cast(j, I32)), name="j")]
+    width = 1
+    while width < n:
+        steps.append(_merge_runs(x, at, source, target, n, width, ahead))
+        source, target = target, source
+        width *= 2
+
+    def result(t: Expr) -> Stmt:
+        return let("j", wrapped(source[t], n), lambda j: seq(write(values, at(t), read(x, *at(j))),
+                                                             write(indices, at(t), cast(j, I64))))
+
+    return seq(*steps, loop(o.k, result, name="t"))
+
+
+def _merge_runs(x: Buffer, at: At, source: Buffer, target: Buffer, n: int, width: int,
+                ahead: Callable[[Expr, Expr], Expr]) -> Stmt:
+    """Merge every two neighbouring runs of `width` positions of `source` into one of `target`."""
+
+    def pair(q: Expr) -> Stmt:
+        begin = q * (2 * width)
+        middle, end = minimum(begin + width, n), minimum(begin + 2 * width, n)
+
+        def merge(cursor: Buffer) -> Stmt:
+            left, right = cast(cursor[0], INDEX), cast(cursor[1], INDEX)
+
+            def take(t: Expr, a: Expr, b: Expr) -> Stmt:
+                # The right one goes first only if it is strictly better, so that equals keep their order.
+                better = ahead(read(x, *at(wrapped(b, n))), read(x, *at(wrapped(a, n))))
+                from_right = binary("le", middle, left) | ((right < end) & better)
+                return let("right_first", from_right, lambda r: seq(
+                    write(target, [begin + t], select(r, b, a)),
+                    If(r, write(cursor, [1], cursor[1] + 1), write(cursor, [0], cursor[0] + 1))))
+
+            def step(t: Expr) -> Stmt:
+                return let("a", source[clamp(left, 0, n - 1)], lambda a: let("b", source[clamp(right, 0, n - 1)],
+                                                                             lambda b: take(t, a, b)))
+
+            return seq(write(cursor, [0], cast(begin, I32)), write(cursor, [1], cast(middle, I32)),
+                       loop(end - begin, step, name="t"))
+
+        return alloc("cursor", I32, (2,), merge)
+
+    return loop(-(-n // (2 * width)), pair, name="q")

@@ -42,7 +42,7 @@ class OpView:
     def __init__(self, op: Op, operands: Sequence[Accessor | None], result: int = 0) -> None:
         self.op, self.result, self._operands = op, result, list(operands)
         self.attrs = op.attrs
-        self.types = [None if v is None else v.type for v in op.operands]
+        self.types: list[Any] = [None if v is None else v.type for v in op.operands]
 
     @property
     def out(self) -> tuple[int, ...]:

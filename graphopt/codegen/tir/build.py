@@ -76,27 +76,22 @@ def build(program: Program, target: X86, each: bool = False, use_cache: bool = T
 
 
 def _compile(mod: Any, target: X86, key: str | None) -> Any:
+    machine = tvm.target.Target(target.llvm_target())
     try:
-        with tvm.transform.PassContext(opt_level=3, config={"tir.disable_cse_tir": True}):
-            executable = tvm.compile(mod, target=tvm.target.Target(target.llvm_target()), tir_pipeline=pipeline())
+        module = tvm.get_global_func("target.build.llvm")(_lowering(machine)(mod), machine)
     except Exception as e:
-        raise CodegenError(f"TVM could not compile the program: {e}", hint="This is a bug in graphopt; please report it") from e
-    stored = disk.store(key, executable) if key else None
-    return stored if stored is not None else executable.jit()
+        raise CodegenError(f"TVM could not compile the program: {type(e).__name__}: {e}",
+                           hint="This is a bug in graphopt; please report it") from e
+    stored = disk.store(key, module) if key else None
+    return module if stored is None else stored
 
 
-@cache
-def pipeline() -> Any:
-    """The lowering passes that our kernels need, and no others: they come scheduled, flat and without blocks."""
+def _lowering(machine: Any) -> Any:
+    """The passes that our kernels need, and no others: they come scheduled, flat and without blocks."""
     t = tirx.transform
-    passes = [t.VectorizeLoop(True), t.StmtSimplify(), t.VerifyMemory(), t.AnnotateEntryFunc(), t.SplitHostDevice(), t.MakePackedAPI()]
-    sequence = tvm.ir.transform.Sequential(passes)
-
-    @tvm.transform.module_pass(opt_level=0, name="graphopt.lower")
-    def lower(mod: Any, context: Any) -> Any:
-        return sequence(mod)
-
-    return lower
+    return tvm.ir.transform.Sequential([
+        t.BindTarget(machine.with_host(machine)), t.VectorizeLoop(True), t.StmtSimplify(), t.VerifyMemory(), t.AnnotateEntryFunc(),
+        t.SplitHostDevice(), t.MakePackedAPI(), t.LowerTVMBuiltin(), t.LowerIntrin()])
 
 
 def ir_module(program: Program, calls: list[list[Call]], names: list[str]) -> Any:
