@@ -25,7 +25,8 @@ def main() -> None:
         print(f"{name} = {array.dtype}{list(array.shape)}, from {array.min():.4g} to {array.max():.4g}")
 
     print("\nwhere the time goes:")
-    print(model.profile(inputs))
+    for step in model.profile(*inputs.values()):
+        print(f"{step['seconds'] * 1e6:8.1f} us  {step['kernel']:30} {', '.join(step['loc'])}")
 
 
 if __name__ == "__main__":

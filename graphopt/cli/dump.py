@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
     shown = parser.add_argument_group("what to show (several may be given; the graph where none is)")
     shown.add_argument("--emit", choices=EMIT, help="a form of the program: the graph as ir, json or dot, or generated code")
-    shown.add_argument("--after", metavar="PASS", help=f"the graph after this pass; '{CAPTURE}' is the graph before the first")
+    shown.add_argument("--after", metavar="PASS", help=f"stop after this pass (PASS:2: its second run), or after the {CAPTURE}")
     shown.add_argument("--diff", metavar="PASS", help="what this pass changed, as a unified diff")
     shown.add_argument("--passes", action="store_true", help="the passes in order, with times and numbers of ops")
     shown.add_argument("--stats", action="store_true", help="ops, parameters, operations, bytes, arena")
@@ -104,18 +104,18 @@ def _reports(args: argparse.Namespace) -> bool:
 def _dump(args: argparse.Namespace) -> str | Graph:
     """What was asked for: text, or the graph that is to be saved."""
     from graphopt.cli.models import capture_model
-    from graphopt.rewrite import Context, PassManager, Snapshots, default_passes
+    from graphopt.compiler import Keeps, optimise
+    from graphopt.rewrite import default_passes
     from graphopt.targets import parse_target
 
     try:
         target = parse_target(args.target)
     except TargetError as e:
         raise UsageError(f"--target {args.target}: {e}") from None
-    passes = _until(default_passes(target), args.after, args.diff)
+    passes = _until(default_passes(Keeps()), args.after, args.diff)
     captured = capture_model(args.model, args.shape)
-    graph = captured.clone()
-    seen = Snapshots([args.diff] if args.diff else [])
-    results = PassManager(passes, validate=args.validate, before=[seen.before], after=[seen.after]).run(graph, Context(target))
+    diffs = _Diffs(args.diff)
+    graph, results = optimise(captured, args.validate, passes=passes, before=[diffs.before], after=[diffs.after])
     if args.output and args.output.endswith(".gir"):
         return graph
 
@@ -123,7 +123,7 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     if args.passes:
         sections.append(f"{results}\n")
     if args.diff:
-        sections.append(seen.diff(args.diff) or f"{args.diff} changed nothing\n")
+        sections.append(str(diffs))
     if args.why:
         from graphopt.cli.why import why
 
@@ -132,7 +132,7 @@ def _dump(args: argparse.Namespace) -> str | Graph:
         changed = sum(p.changed for p in results.passes)
         sections.append(f"validated: {changed} of {len(results.passes)} passes changed the graph, none of them its results\n")
     program = None
-    if args.emit in CODE or (args.stats and not args.after):
+    if args.emit in CODE or (args.stats and not args.after and not captured.symbols()):
         from graphopt.compiler import compile as compile_graph
 
         program = compile_graph(captured, target=target)
@@ -143,27 +143,67 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     return "\n".join(sections)
 
 
+class _Diffs:
+    """Hooks that keep what the runs of one pass changed; a pass may stand in the list several times."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name, self.runs = name, 0
+        self.text = ""
+        self.found: list[str] = []
+
+    def before(self, name: str, graph: Graph) -> None:
+        if name == self.name:
+            self.text = str(graph)
+
+    def after(self, name: str, graph: Graph) -> None:
+        if name == self.name:
+            self.runs += 1
+            texts = self.text.splitlines(True), str(graph).splitlines(True)
+            self.found += difflib.unified_diff(*texts, *(f"{when} {name} (run {self.runs})" for when in ("before", "after")))
+
+    def __str__(self) -> str:
+        return "".join(self.found) or f"{self.name} changed nothing\n"
+
+
 def _until(passes: Sequence[Pass], after: str | None, diff: str | None) -> list[Pass]:
-    """The passes up to the last one called `after` (none of them for the capture), all where it is not given."""
+    """The passes up to `after` (none of them for the capture), all where it is not given.
+
+    Of a pass that runs several times `after` means the last run, `after:2` the second.
+    """
     names = [p.name for p in passes]
-    for option, wanted, known in (("--after", after, [CAPTURE, *names]), ("--diff", diff, names)):
+    wanted_run: tuple[str, str] = ("", "")
+    if after is not None and after != CAPTURE:
+        name, _, run = after.partition(":")
+        wanted_run = (name, run)
+    for option, wanted, known in (("--after", wanted_run[0] or after, [CAPTURE, *names]), ("--diff", diff, names)):
         if wanted is not None and wanted not in known:
             near = difflib.get_close_matches(wanted, known, 1, 0.4)
             raise UsageError(f"{option} {wanted}: there is no such pass. {f'Did you mean {near[0]!r}? ' if near else ''}"
                              f"In order: {', '.join(dict.fromkeys(known))}")
     if after is None:
         return list(passes)
-    kept = 0 if after == CAPTURE else len(names) - names[::-1].index(after)
+    kept = 0 if after == CAPTURE else _position(names, *wanted_run) + 1
     if diff is not None and diff not in names[:kept]:
         raise UsageError(f"--diff {diff}: that pass comes later than --after {after}")
     return list(passes[:kept])
+
+
+def _position(names: Sequence[str], name: str, run: str) -> int:
+    places = [i for i, n in enumerate(names) if n == name]
+    if not run:
+        return places[-1]
+    if not run.isdigit() or not 1 <= int(run) <= len(places):
+        raise UsageError(f"--after {name}:{run}: that pass runs {len(places)} time(s)")
+    return places[int(run) - 1]
 
 
 def _statistics(graph: Graph, program: Any) -> str:
     from graphopt.cli.show import format_statistics, statistics
 
     numbers = statistics(graph)
-    return format_statistics({**numbers, **program.stats} if program is not None else numbers)
+    if program is not None:
+        numbers |= {k: v for k, v in program.stats.items() if k not in numbers}
+    return format_statistics(numbers)
 
 
 def _form(graph: Graph, program: Any, form: str) -> str:

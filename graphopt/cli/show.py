@@ -127,12 +127,11 @@ def statistics(graph: Graph) -> dict[str, Any]:
     nbytes = _total(op.definition.cost(op.view(), [r.type for r in op.results])[1] for op in graph.ops if op.name != "const")
     return {
         "ops": sum(kinds.values()),
-        "kernels": sum(op.name != "const" and not op.definition.has(Trait.VIEW) for op in graph.ops),
-        "ops by kind": dict(kinds.most_common()),
+        "ops_by_kind": dict(kinds.most_common()),
         "parameters": _known(_total(t.size for t in tensors.values())),
-        "parameter bytes": _known(_total(t.nbytes for t in tensors.values())),
+        "parameter_bytes": _known(_total(t.nbytes for t in tensors.values())),
         "operations": _known(operations),
-        "bytes moved": _known(nbytes),
+        "bytes": _known(nbytes),
     }
 
 
@@ -152,12 +151,12 @@ def format_statistics(statistics: dict[str, Any]) -> str:
     lines = []
     for name, value in statistics.items():
         if isinstance(value, dict):
-            text = ", ".join(f"{k} {v}" for k, v in value.items())
-        elif isinstance(value, int):
-            text = f"{value:,}" + (f"  ({_readable(value, 'byte' in name or name == 'arena')})" if value >= 10_000 else "")
+            text = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, int) and not isinstance(value, bool):
+            text = f"{value:,}" + (f"  ({_readable(value, 'bytes' in name)})" if value >= 10_000 else "")
         else:
             text = str(value)
-        lines.append(f"{name + ':':18}{text}")
+        lines.append(f"{name.replace('_', ' ') + ':':26}{text}")
     return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ from graphopt.ir.table import Operands, op
 from graphopt.ir.types import Type
 
 
-@op("const(; value: data) -> any*", types=lambda o: [o.attrs["value"].type])
+@op("const(; value: data) -> any*", types=lambda o: [o.attrs["value"].type], operations=lambda o, results: 0)
 def const(*, value):
     """A constant, held by reference."""
     return value.numpy()
