@@ -23,13 +23,13 @@ def test_matmul_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> None:
 
 
 CONVOLUTIONS = [
-    dict(x=(2, 3, 7), w=(4, 3, 3), stride=[2], pad=[1, 0], dilation=[1]),
-    dict(x=(1, 4, 7, 6), w=(6, 2, 3, 2), stride=[2, 1], pad=[1, 0, 2, 1], dilation=[1, 2], groups=2),
-    dict(x=(2, 3, 5, 5), w=(3, 1, 3, 3), stride=[1, 1], pad=[1, 1, 1, 1], dilation=[1, 1], groups=3),
-    dict(x=(1, 2, 4, 3, 5), w=(2, 2, 2, 2, 3), stride=[1, 2, 1], pad=[0, 1, 1, 1, 0, 1], dilation=[1, 1, 2]),
-    dict(x=(1, 1, 1, 1), w=(1, 1, 1, 1), stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1]),
-    dict(x=(0, 2, 4, 4), w=(3, 2, 3, 3), stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1]),
-    dict(x=(1, 2, 6, 6), w=(3, 2, 3, 3), stride=[1, 1], pad=[-1, 0, 0, -1], dilation=[1, 1]),
+    {"x": (2, 3, 7), "w": (4, 3, 3), "stride": [2], "pad": [1, 0], "dilation": [1]},
+    {"x": (1, 4, 7, 6), "w": (6, 2, 3, 2), "stride": [2, 1], "pad": [1, 0, 2, 1], "dilation": [1, 2], "groups": 2},
+    {"x": (2, 3, 5, 5), "w": (3, 1, 3, 3), "stride": [1, 1], "pad": [1, 1, 1, 1], "dilation": [1, 1], "groups": 3},
+    {"x": (1, 2, 4, 3, 5), "w": (2, 2, 2, 2, 3), "stride": [1, 2, 1], "pad": [0, 1, 1, 1, 0, 1], "dilation": [1, 1, 2]},
+    {"x": (1, 1, 1, 1), "w": (1, 1, 1, 1), "stride": [1, 1], "pad": [0, 0, 0, 0], "dilation": [1, 1]},
+    {"x": (0, 2, 4, 4), "w": (3, 2, 3, 3), "stride": [1, 1], "pad": [0, 0, 0, 0], "dilation": [1, 1]},
+    {"x": (1, 2, 6, 6), "w": (3, 2, 3, 3), "stride": [1, 1], "pad": [-1, 0, 0, -1], "dilation": [1, 1]},
 ]
 
 
@@ -44,10 +44,10 @@ def test_conv(case: dict, of: str, biased: bool) -> None:
 
 
 @pytest.mark.parametrize("case", [
-    dict(x=(2, 3, 5), w=(3, 2, 3), stride=[2], pad=[1, 0], dilation=[1], output_padding=[1]),
-    dict(x=(1, 4, 3, 5), w=(4, 3, 3, 2), stride=[2, 3], pad=[1, 0, 0, 1], dilation=[2, 1], output_padding=[0, 1], groups=2),
-    dict(x=(1, 2, 2, 3, 2), w=(2, 1, 2, 2, 2), stride=[1, 2, 2], pad=[0] * 6, dilation=[1, 1, 1], output_padding=[0, 0, 1]),
-    dict(x=(1, 1, 3), w=(1, 1, 2), stride=[1], pad=[-1, -2], dilation=[1], output_padding=[0]),
+    {"x": (2, 3, 5), "w": (3, 2, 3), "stride": [2], "pad": [1, 0], "dilation": [1], "output_padding": [1]},
+    {"x": (1, 4, 3, 5), "w": (4, 3, 3, 2), "stride": [2, 3], "pad": [1, 0, 0, 1], "dilation": [2, 1], "output_padding": [0, 1], "groups": 2},
+    {"x": (1, 2, 2, 3, 2), "w": (2, 1, 2, 2, 2), "stride": [1, 2, 2], "pad": [0] * 6, "dilation": [1, 1, 1], "output_padding": [0, 0, 1]},
+    {"x": (1, 1, 3), "w": (1, 1, 2), "stride": [1], "pad": [-1, -2], "dilation": [1], "output_padding": [0]},
 ], ids=lambda c: "x".join(map(str, c["x"])))
 @pytest.mark.parametrize("of", ["f32", "bf16"])
 def test_conv_transpose(case: dict, of: str) -> None:
@@ -60,7 +60,7 @@ def test_conv_transpose(case: dict, of: str) -> None:
 @pytest.mark.parametrize("groups,offset_groups,masked", [(1, 1, False), (2, 1, True), (1, 2, True), (2, 4, False)])
 def test_deform_conv(groups: int, offset_groups: int, masked: bool) -> None:
     rng = np.random.default_rng(5)
-    attrs = dict(stride=[2, 1], pad=[1, 0, 1, 1], dilation=[1, 2])
+    attrs = {"stride": [2, 1], "pad": [1, 0, 1, 1], "dilation": [1, 2]}
     oh, ow = 3, 4
     offset = random(rng, "f32", 2, offset_groups * 6 * 2, oh, ow)
     mask = random(rng, "f32", 2, offset_groups * 6, oh, ow) if masked else None

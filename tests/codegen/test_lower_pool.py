@@ -8,11 +8,11 @@ from lowering import check, random
 
 RNG = np.random.default_rng(21)
 WINDOWS = [
-    dict(kernel=[3], stride=[2], pad=[1, 1], dilation=[1]),
-    dict(kernel=[3, 2], stride=[2, 2], pad=[1, 0, 1, 1], dilation=[1, 2]),
-    dict(kernel=[3, 3], stride=[2, 3], pad=[0, 1, 1, 0], dilation=[1, 1], ceil_mode=True),
-    dict(kernel=[2, 3], stride=[3, 2], pad=[0, 0, 0, 0], dilation=[2, 1], ceil_mode=True),
-    dict(kernel=[2, 1, 2], stride=[1, 2, 1], pad=[0, 0, 1, 1, 0, 0], dilation=[1, 1, 2]),
+    {"kernel": [3], "stride": [2], "pad": [1, 1], "dilation": [1]},
+    {"kernel": [3, 2], "stride": [2, 2], "pad": [1, 0, 1, 1], "dilation": [1, 2]},
+    {"kernel": [3, 3], "stride": [2, 3], "pad": [0, 1, 1, 0], "dilation": [1, 1], "ceil_mode": True},
+    {"kernel": [2, 3], "stride": [3, 2], "pad": [0, 0, 0, 0], "dilation": [2, 1], "ceil_mode": True},
+    {"kernel": [2, 1, 2], "stride": [1, 2, 1], "pad": [0, 0, 1, 1, 0, 0], "dilation": [1, 1, 2]},
 ]
 
 
@@ -33,7 +33,7 @@ def test_pools(window: dict, of: str) -> None:
 def test_nan_and_infinity_win() -> None:
     x = random(RNG, "f32", 1, 2, 6, 6, special=True)
     x[0, 1, 0] = -np.inf
-    window = dict(kernel=[2, 2], stride=[1, 1], pad=[1, 1, 0, 0], dilation=[1, 1])
+    window = {"kernel": [2, 2], "stride": [1, 1], "pad": [1, 1, 0, 0], "dilation": [1, 1]}
     check("max_pool", [x], **window)
     check("max_pool_indices", [x[:, :, 1:]], **window)
 
@@ -54,7 +54,7 @@ def test_adaptive(output: tuple[int, ...], of: str) -> None:
 
 
 def test_nothing_to_pool() -> None:
-    window = dict(kernel=[2], stride=[1], pad=[0, 0], dilation=[1])
+    window = {"kernel": [2], "stride": [1], "pad": [0, 0], "dilation": [1]}
     check("max_pool", [random(RNG, "f32", 0, 2, 4)], **window)
     check("avg_pool", [random(RNG, "f32", 0, 2, 4)], count_include_pad=True, **window)
     check("adaptive_avg_pool", [random(RNG, "f32", 0, 2, 4)], output=[2])
