@@ -20,7 +20,7 @@ def main() -> None:
 
     rng = np.random.default_rng(0)
     sizes = [[d if isinstance(d, int) else 1 for d in spec.shape] for spec in model.inputs]  # free dims: 1
-    inputs = {spec.name: rng.random(size).astype(str(spec.dtype)) for spec, size in zip(model.inputs, sizes)}
+    inputs = {spec.name: rng.random(size).astype(spec.numpy) for spec, size in zip(model.inputs, sizes)}
     for name, array in model.run(inputs).items():
         print(f"{name} = {array.dtype}{list(array.shape)}, from {array.min():.4g} to {array.max():.4g}")
 

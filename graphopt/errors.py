@@ -14,7 +14,7 @@ class GraphOptError(Exception):
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what, self.where, self.hint = what, where, hint
         text = f"{where}: {what}" if where else what
-        super().__init__(f"{text}. {hint}" if hint else text)
+        super().__init__(f"{text}{'' if text.endswith(chr(10)) else '. '}{hint}" if hint else text)
 
 
 class IRError(GraphOptError):
