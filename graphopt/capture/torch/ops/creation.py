@@ -26,7 +26,8 @@ def _(c: Context, value: Any) -> Value:
 
 
 @aten("aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default", "aten.empty.memory_format",
-      "aten.empty_like.default", "aten.new_empty.default", "aten.empty_strided.default", "aten.new_empty_strided.default", "aten.empty_permuted.default",
+      "aten.empty_like.default", "aten.new_empty.default", "aten.empty_strided.default", "aten.new_empty_strided.default",
+      "aten.empty_permuted.default",
       "aten.zero.default", "prims.empty_strided.default")
 def _(c: Context) -> Value:
     return c.full(0, c.shape, c.dtype)

@@ -375,7 +375,8 @@ def _(c: Context, x: Value) -> Value:
 
 @aten("aten.clone.default", "aten.detach.default", "aten.alias.default", "aten.contiguous.default",
       "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.positive.default", "aten.detach_.default",
-      "aten.conj.default", "aten.resolve_conj.default", "aten.resolve_neg.default", "prims.view_of.default", "aten._conj.default", "aten.real.default")
+      "aten.conj.default", "aten.resolve_conj.default",
+      "aten.resolve_neg.default", "prims.view_of.default", "aten._conj.default", "aten.real.default")
 def _(c: Context, x: Value) -> Value:
     return x
 
