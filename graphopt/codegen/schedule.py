@@ -189,6 +189,8 @@ class _Nest:
 
     def innermost(self, inner: Var, n: int, values: list[Expr], bound: frozenset[Var], offset: Expr) -> Stmt:
         lanes = self.lanes_for(values)
+        while lanes > 4 and n < lanes:
+            lanes //= 2  # a short row still fills a narrower vector
         if lanes == 1 or n < lanes or not vectorisable(values, inner):
             return For(inner, const(n, INDEX), self.hoist(values, bound | {inner}, lambda vs: self.write(vs, offset)), "serial")
         reducing = any(isinstance(r, Reduce) for v in values for r in postorder(v))

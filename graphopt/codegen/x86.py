@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphopt.codegen import contraction
 from graphopt.codegen.kernels import Template
 from graphopt.codegen.schedule import Style
 from graphopt.targets.x86 import X86
@@ -16,4 +17,4 @@ def style_of(target: X86) -> Style:
 
 def templates_of(target: X86) -> Sequence[Template]:
     """The target's hand-shaped kernels, first match wins."""
-    return ()
+    return (contraction.template(target.registers),)

@@ -90,7 +90,8 @@ class _Emitter:
         var = tirx.Var(s.var.name, self.index_type)
         self.vars[s.var] = var
         extent = self.value(s.extent)
-        return tirx.For(var, tirx.const(0, self.index_type), extent, _FOR[s.kind], self.stmt(s.body))
+        one = isinstance(s.extent, Const) and s.extent.value == 1  # a vector of one lane is no vector
+        return tirx.For(var, tirx.const(0, self.index_type), extent, _FOR["serial" if one else s.kind], self.stmt(s.body))
 
     def unrolled(self, s: For, k: int) -> Any:
         self.vars[s.var] = tirx.const(k, self.index_type)
