@@ -142,6 +142,12 @@ class Node:
             raise Defer(f"operand {index} is not known at capture", v)
         return content
 
+    def need(self, *indices: int) -> None:
+        """Defer unless all of these operands (those that are there) are known; names every one that is not."""
+        missing = [v for v in map(self.get, indices) if v is not None and self.scope.ctx.content(v) is None]
+        if missing:
+            raise Defer("control operands are not known at capture", *missing)
+
     def dims(self, index: int) -> tuple[DimLike, ...] | None:
         """A control operand as dims."""
         content = self.known(index)

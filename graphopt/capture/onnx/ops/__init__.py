@@ -12,5 +12,10 @@ from graphopt.capture.onnx.ops import (  # noqa: F401
     quant,
     recurrent,
     reduce,
+    sequence,
+    signal,
+    strings,
+    training,
+    trees,
     vision,
 )

@@ -83,6 +83,7 @@ def deform_conv(b: Context, n: Node) -> Results:
 
 @entry("Col2Im")
 def col2im(b: Context, n: Node) -> Results:
+    n.need(1, 2)
     image, block = n.ints(1), n.ints(2)
     assert image is not None and block is not None
     k = len(image)

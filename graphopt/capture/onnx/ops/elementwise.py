@@ -190,6 +190,7 @@ def dropout_inference(b: Context, n: Node) -> Results:
 @entry("Dropout", since=12)
 def dropout(b: Context, n: Node) -> Results:
     x = n[0]
+    n.need(1, 2)
     training = n.get(2) is not None and bool(n.number(2))
     ratio = n.number(1, 0.5)
     if not training or not ratio:

@@ -63,6 +63,7 @@ def compress(b: Context, n: Node) -> Results:
 
 @entry("NonMaxSuppression")
 def nms(b: Context, n: Node) -> Results:
+    n.need(2, 3, 4)
     return b.nms(n[0], n[1], max_output=int(n.number(2, 0)), iou_threshold=float(n.number(3, 0.0)),
                  score_threshold=float(n.number(4, -np.inf)), center_point_box=bool(n.attr("center_point_box", 0)))
 

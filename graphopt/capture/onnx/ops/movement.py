@@ -156,6 +156,7 @@ def slice_attributes(b: Context, n: Node) -> Results:
 @entry("Slice", since=10)
 def slice_(b: Context, n: Node) -> Results:
     x = n[0]
+    n.need(1, 2, 3, 4)
     starts, ends, axes, steps = n.dims(1), n.dims(2), n.ints(3), n.ints(4)
     assert starts is not None and ends is not None
     axes = tuple(range(len(starts))) if axes is None else tuple(normalise_axis(a, len(rank_of(x))) for a in axes)
@@ -173,6 +174,7 @@ def pad_attributes(b: Context, n: Node) -> Results:
 @entry("Pad", since=11)
 def pad(b: Context, n: Node) -> Results:
     x, value = n[0], n.get(2)
+    n.need(1, 3)
     rank, pads, axes = len(rank_of(x)), n.ints(1), n.ints(3)
     assert pads is not None
     if axes is not None:
@@ -213,6 +215,7 @@ def expand(b: Context, n: Node) -> Results:
 
 @entry("Range")
 def range_(b: Context, n: Node) -> Results:
+    n.need(0, 1, 2)
     start, limit, delta = (np.asarray(n.known(i), dtype=object).reshape(-1).tolist()[0] for i in range(3))
     d = n[0].dtype
     if d.is_float:

@@ -51,6 +51,8 @@ def _per_tensor(b: Context, n: Node, x: Value, scale: Value, zero: Value | None)
     """Scales of one element are scalars unless the quantised axis has that size."""
     rank = len(rank_of(x))
     axis = n.attr("axis", 1)
+    if not rank_of(scale):
+        return scale, None if zero is None else b.reshaped(zero, ())
     if rank_of(scale) == (1,) and not n.attr("block_size", 0) and \
             (rank == 0 or not -rank <= axis < rank or rank_of(x)[axis] != 1):
         scale = b.reshape(scale, shape=())

@@ -39,6 +39,9 @@ def _asymmetric(b: Context, n: Node, scales: list[float]) -> Value:
 @entry("Resize", since=11)
 def resize(b: Context, n: Node) -> Results:
     x = n[0]
+    coordinates = n.attr("coordinate_transformation_mode", "half_pixel")
+    crop = coordinates == "tf_crop_and_resize"
+    n.need(*([1] if crop else []), 2, 3)
     shape = rank_of(x)
     axes = [normalise_axis(a, len(shape)) for a in n.attr("axes", None) or range(len(shape))]
     given = _floats(n, 2) if n.get(2) is not None else []
@@ -46,8 +49,7 @@ def resize(b: Context, n: Node) -> Results:
         scales, sizes = given, [scaled(shape[a], s) for a, s in zip(axes, given)]
     else:
         sizes, scales = _from_sizes(n, axes, list(n.dims(3) or ()))
-    coordinates = n.attr("coordinate_transformation_mode", "half_pixel")
-    roi = _floats(n, 1) if coordinates == "tf_crop_and_resize" else []
+    roi = _floats(n, 1) if crop else []
     return _resize(b, x, axes, sizes, scales, mode=n.attr("mode", "nearest"), coordinates=coordinates,
                    nearest=n.attr("nearest_mode", "round_prefer_floor"), cubic_a=n.attr("cubic_coeff_a", -0.75),
                    exclude_outside=bool(n.attr("exclude_outside", 0)), antialias=bool(n.attr("antialias", 0)),
