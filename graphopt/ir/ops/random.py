@@ -7,8 +7,11 @@ import numpy as np
 from graphopt.ir.table import Operands, Trait, op, same_shape
 
 
-def _generator(seed: float | None) -> np.random.Generator:
-    return np.random.default_rng(None if seed is None else np.frombuffer(np.float64(seed).tobytes(), np.uint32))
+def _generator(seed: float | None) -> np.random.RandomState:
+    """numpy's Mersenne Twister: the numbers that ONNX's own reference draws from a whole-numbered seed."""
+    if seed is None or (np.isfinite(seed) and seed == int(seed) and 0 <= seed < 2 ** 32):
+        return np.random.RandomState(None if seed is None else int(seed))
+    return np.random.RandomState(np.frombuffer(np.float64(seed).tobytes(), np.uint32))
 
 
 def _given_shape(o: Operands) -> tuple:
