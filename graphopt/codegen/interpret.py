@@ -81,7 +81,11 @@ class Evaluation:
         self._keep: list[Expr] = []
 
     def __call__(self, e: Expr) -> Any:
-        for node in postorder_until(e, self._memo):
+        nodes = postorder_until(e, self._memo)
+        for node in nodes:
+            if isinstance(node, Reduce):
+                self._bind(node)
+        for node in nodes:
             self._keep.append(node)
             if not isinstance(node, Reduce) and any(id(c) not in self._memo for c in node.children):
                 raise CodegenError(f"no value for {node!r}")
@@ -138,12 +142,6 @@ class Evaluation:
         return out.astype(node.dtype.numpy)
 
 
-def _bind_reductions(e: Expr, evaluation: Evaluation) -> None:
-    for node in postorder_until(e, {}):
-        if isinstance(node, Reduce):
-            evaluation._bind(node)
-
-
 def evaluate_compute(op: Op, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     """Results of `op`'s compute rule on operand arrays, every element at once."""
     buffers = {v: Buffer(f"x{k}", v.type.dtype, v.type.static_shape) for k, v in enumerate(op.operands)
@@ -161,10 +159,8 @@ def evaluate_compute(op: Op, arrays: Sequence[np.ndarray | None]) -> list[np.nda
         if stray := free_vars(e) - set(index):
             raise CodegenError(f"{op.name}: {stray} are free in the rule's expression")
         grids = {v: np.arange(n).reshape(n, *[1] * (len(shape) - 1 - k)) for k, (v, n) in enumerate(zip(index, shape))}
-        evaluation = Evaluation(grids, memory, len(shape))
-        _bind_reductions(e, evaluation)
         with np.errstate(all="ignore"):
-            value = np.asarray(evaluation(e))
+            value = np.asarray(Evaluation(grids, memory, len(shape))(e))
         lead = value.ndim - len(shape)
         if lead > 0:
             value = value.reshape(value.shape[lead:])
@@ -229,9 +225,7 @@ class _Machine:
     def value(self, e: Expr, env: Mapping[Var, Any]) -> Any:
         if isinstance(e, Const):
             return e.dtype.numpy.type(e.value)
-        evaluation = Evaluation(env, self.memory)
-        _bind_reductions(e, evaluation)
-        out = evaluation(e)
+        out = Evaluation(env, self.memory)(e)
         return out.reshape(())[()] if isinstance(out, np.ndarray) else out
 
     def run(self, s: Stmt, env: dict[Var, Any]) -> None:

@@ -1,4 +1,4 @@
 """Lowering rules, a file a family. Importing this package fills the tables of `registry`."""
 
 import graphopt.ir.ops  # noqa: F401  (rules are checked against the op table)
-from graphopt.codegen.lower import contract, elementwise, indexing, movement, norm, pool, quant, recurrent, reduce  # noqa: F401
+from graphopt.codegen.lower import contract, elementwise, indexing, movement, norm, pool, quant, recurrent, reduce, vision  # noqa: F401
