@@ -66,15 +66,15 @@ class _Emitter:
         if isinstance(s, For):
             return self.loop(s)
         if isinstance(s, Store):
-            return self.with_shared([s.value, *s.index], lambda: tirx.BufferStore(
-                self.buffers[s.buffer], self.stored(self.value(s.value), s.buffer.dtype), [self.flat(s.buffer, s.index)]))
+            return self.with_shared([s.value, *s.index], lambda value, *index: tirx.BufferStore(
+                self.buffers[s.buffer], self.stored(self.value(value), s.buffer.dtype), [self.flat(s.buffer, index)]))
         if isinstance(s, If):
-            return self.with_shared([s.condition], lambda: tirx.IfThenElse(
-                self.value(s.condition), self.stmt(s.then), None if s.otherwise is None else self.stmt(s.otherwise)))
+            return self.with_shared([s.condition], lambda condition: tirx.IfThenElse(
+                self.value(condition), self.stmt(s.then), None if s.otherwise is None else self.stmt(s.otherwise)))
         if isinstance(s, Let):
-            def bind() -> Any:
+            def bind(value: Expr) -> Any:
                 self.vars[s.var] = tirx.Var(s.var.name, self.type_of(s.var.dtype))
-                return tirx.SeqStmt([tirx.Bind(self.vars[s.var], self.value(s.value)), self.stmt(s.body)])
+                return tirx.SeqStmt([tirx.Bind(self.vars[s.var], self.value(value)), self.stmt(s.body)])
 
             return self.with_shared([s.value], bind)
         if isinstance(s, Alloc):
@@ -98,7 +98,8 @@ class _Emitter:
         return self.stmt(s.body)
 
     def with_shared(self, exprs: list[Expr], then: Any) -> Any:
-        """Bind data expressions that are used more than once, so that a DAG does not become a tree."""
+        """`then(*exprs)` under bindings of the data expressions that are used more than once, so that a DAG does not become
+        a tree. What `then` gets has its transcendentals written out."""
         exprs = [vector_math.expand(e) if e.dtype is not INDEX else e for e in exprs]
         self.memo: dict[int, Any] = {}
         self.roots = exprs
@@ -116,7 +117,7 @@ class _Emitter:
                 var = tirx.Var(f"t{len(binds)}", self.type_of(node.dtype))
                 binds.append(tirx.Bind(var, self.value(node)))
                 self.memo[id(node)] = var
-        done = then()
+        done = then(*exprs)
         return tirx.SeqStmt([*binds, done]) if binds else done
 
     # Expressions
