@@ -153,7 +153,7 @@ def scatter_nd(x, indices, updates, *, reduction):
     Where several go to one place they combine in row-major order; without a reduction the last one stays.
     """
     depth = indices.shape[-1]
-    flat = indices.reshape(-1, depth)
+    flat = indices.reshape(int(np.prod(indices.shape[:-1])), depth)
     index = _nd_index(flat, x.shape) if depth else (np.zeros(len(flat), np.int64),)
     there = x if depth else x[None]
     out = _scatter(there, index, updates.reshape(len(flat), *x.shape[depth:]), reduction)
@@ -226,7 +226,9 @@ def _unique(x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def nonzero(x):
     """Indices of the elements that are not zero, in row-major order: one column each, one row an axis."""
     found = np.flatnonzero(widen(x))
-    return np.array(np.unravel_index(found, x.shape), np.int64).reshape(x.ndim, len(found))
+    if x.ndim == 0:
+        return np.empty((0, len(found)), np.int64)
+    return np.array(np.unravel_index(found, x.shape), np.int64)
 
 
 def _compress_shape(o: Operands) -> Shape:
