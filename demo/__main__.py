@@ -89,8 +89,8 @@ def main() -> int:
     programs = compile_both(threads=1)
     print(f"captured the network from PyTorch and from ONNX in {time.perf_counter() - start:.1f} s")
     good = check(programs, split, session)
-    program = programs["ONNX"]
-    print("\nwhat the compiler did with the ONNX file:")
+    program = programs["PyTorch"]
+    print("\nwhat the compiler did with the network from PyTorch:")
     print(program.explain())
     latency(program, session, split.test_images, args.runs)
     return 0 if good else 1

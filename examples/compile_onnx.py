@@ -14,9 +14,9 @@ def main() -> None:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else DIGITS
     model = graphopt.compile(path)
     for spec in model.inputs:
-        print(f"input  {spec.name}: {spec.dtype}{list(spec.shape)}")
+        print("input ", spec)
     for spec in model.outputs:
-        print(f"output {spec.name}: {spec.dtype}{list(spec.shape)}")
+        print("output", spec)
 
     rng = np.random.default_rng(0)
     sizes = [[d if isinstance(d, int) else 1 for d in spec.shape] for spec in model.inputs]  # free dims: 1

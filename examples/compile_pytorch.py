@@ -37,7 +37,7 @@ def main() -> None:
     from_numpy = model(image.numpy(), gain=gain.numpy())
     print("numpy in,", type(from_numpy["features"]).__name__, "out")
     for spec in model.inputs:
-        print(f"input {spec.name}: {spec.dtype}{list(spec.shape)}")
+        print("input", spec)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING, format="%(name)s: %(message)s")
+    logging.basicConfig(format="%(name)s: %(message)s")
+    if args.verbose:
+        logging.getLogger("graphopt").setLevel(logging.DEBUG)
     try:
         _check(args)
         _write(_dump(args), args.output)
