@@ -40,12 +40,12 @@ def _normalisation(m: Match) -> Value | None:
 def _by_channel(m: Match, axis: int) -> np.ndarray | None:
     """#c as [channels] where it varies along result axis `axis` only and adds no axes; None otherwise."""
     c, shape = m.array("c"), known_shape(m.result)
-    if shape is None or known_shape(m.y) != shape or not isinstance(shape[axis], int) or c.ndim > len(shape):
+    if shape is None or known_shape(m.y) != shape or c.ndim > len(shape):
         return None
-    full = (1,) * (len(shape) - c.ndim) + c.shape
-    if any(n != 1 for i, n in enumerate(full) if i != axis):
+    channels, full = shape[axis], (1,) * (len(shape) - c.ndim) + c.shape
+    if not isinstance(channels, int) or any(n != 1 for i, n in enumerate(full) if i != axis):
         return None
-    return np.broadcast_to(_wide(c).reshape(full[axis]), (shape[axis],))
+    return np.broadcast_to(_wide(c).reshape(full[axis]), (channels,))
 
 
 def _scaled_weights(m: Match, factor: np.ndarray) -> np.ndarray:
