@@ -105,8 +105,8 @@ def test_f8_outside_its_range(to, of):
 
 
 def test_f4_clamps():
-    x = np.float32([0.2, 0.3, 5, 5.1, 100, -np.inf, np.inf])
-    np.testing.assert_array_equal(run_op("cast", x, to="f4e2m1").astype(np.float32), [0, 0.5, 4, 6, 6, -6, 6])
+    x = np.float32([0.2, 0.3, 5, 5.1, 100, -np.inf, np.inf, np.nan])
+    np.testing.assert_array_equal(run_op("cast", x, to="f4e2m1").astype(np.float32), [0, 0.5, 4, 6, 6, -6, 6, 0])
 
 
 E8M0 = [  # x, nearest, up, down

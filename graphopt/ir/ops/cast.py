@@ -44,10 +44,7 @@ def _to_float(x: np.ndarray, to: DType, saturate: bool) -> np.ndarray:
     low, high = float(limits.min), float(limits.max)
     if saturate and to.bits == 8:
         wide = np.clip(wide, low, high)
-    out = wide.astype(to.numpy)
-    if saturate and to.bits == 4:  # f4e2m1 has neither infinity nor NaN
-        out = np.where(np.isnan(wide), np.array(high, to.numpy), out)
-    return out
+    return wide.astype(to.numpy)
 
 
 def _to_e8m0(x: np.ndarray, saturate: bool, rounding: str) -> np.ndarray:
@@ -102,8 +99,9 @@ def cast(x, *, to, saturate, rounding):
     NaN and values out of range give what x86 does; integer to integer keeps the low bits; anything to bool
     asks whether it differs from zero. To f8, `saturate` clamps values out of range, infinity included, to
     the largest one; without it they become NaN, or infinity where the format has one. To f4e2m1 values
-    always clamp. `rounding` (nearest, up, down) is read by f8e8m0 alone. Numbers become strings as Python
-    prints them, and strings are read as Python's `int` and `float` read them, inf and nan included.
+    always clamp, and NaN, which it lacks, becomes a zero as in ONNX's reference. `rounding` (nearest, up, down) is
+    read by f8e8m0 alone. Numbers become strings as Python prints them, and strings are read as Python's `int`
+    and `float` read them, inf and nan included.
     """
     return convert(x, to, saturate, rounding)
 
