@@ -44,7 +44,7 @@ class Session:
         Operands that depend on large or high-rank inputs are left out: those are data, and specialising on
         data would compile anew at every call.
         """
-        names = {v: n for v, n in zip(graph.inputs, graph.input_names)}
+        names = dict(zip(graph.inputs, graph.input_names))
         found: set[Value] = set()
         for operand in self.unresolved:
             inputs = self._inputs_of(operand)

@@ -10,14 +10,14 @@ Operators that are functions in ONNX's own schemas need no entry; they are expan
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from graphopt.ir.graph import Value
 
 if TYPE_CHECKING:
     from graphopt.capture.onnx.context import Context, Node
 
-Results = Union[Value, Sequence["Value | None"]]
+Results = Value | Sequence[Value | None]
 Entry = Callable[["Context", "Node"], Results]
 
 _ENTRIES: dict[tuple[str, str], list[tuple[int, Entry]]] = {}

@@ -1,6 +1,7 @@
 """The entries of the table, a file a family. Importing this package fills the table."""
 
 from graphopt.capture.onnx.ops import (  # noqa: F401
+    attention,
     contract,
     control,
     einsum,

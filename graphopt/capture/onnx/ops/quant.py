@@ -82,7 +82,9 @@ def qlinear_matmul(b: Context, n: Node) -> Results:
     left = b.to(_along(b, x_scale, rank, rank - 2), F32)
     right = b.to(_along(b, y_scale, rank, rank - 1), F32)
     real = b.mul(b.cast(acc, to=F32), b.mul(left, right))
-    return b.quantize(real, b.to(_scalar(b, z_scale, rank), F32), _scalar(b, z_zero, rank), axis=max(rank - 2, 0), to=z_zero.dtype)
+    scale = _scalar(b, z_scale, rank)
+    assert scale is not None
+    return b.quantize(real, b.to(scale, F32), _scalar(b, z_zero, rank), axis=max(rank - 2, 0), to=z_zero.dtype)
 
 
 def _along(b: Context, v: Value, rank: int, axis: int) -> Value:

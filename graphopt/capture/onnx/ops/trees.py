@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def tree_ensemble(b: Context, n: Node) -> Results:
     for i, mode in enumerate(modes):  # a set becomes a chain of nodes, one a member
         chain = _members(members) if mode == MEMBER else [float(splits[i])]
         nodes = [forest.add(features[i], v, 4 if mode == MEMBER else int(mode), bool(missing[i])) for v in chain]
-        for a, c in zip(nodes, nodes[1:]):
+        for a, c in pairwise(nodes):
             forest.no[a] = c
         inner.append(nodes[0])
         tails.append(nodes)
