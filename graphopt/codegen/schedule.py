@@ -36,12 +36,14 @@ from graphopt.codegen.loops import Alloc, For, Seq, Stmt, loop, seq, store
 @dataclass(frozen=True)
 class Style:
     """How a target likes its loops. `lanes`: f32 elements of a vector, 1 for none; `parallel_work`: scalar
-    operations below which a kernel stays on one thread; `threads`: how many share a parallel loop."""
+    operations below which a kernel stays on one thread; `threads`: how many share a parallel loop. `bind`: every loop
+    over result elements is marked parallel, for targets that give each iteration a thread of its own."""
 
     lanes: int = 1
     threads: int = 1
     parallel_work: int = 1 << 16
     accumulators: int = 4
+    bind: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class _Nest:
     def __init__(self, axes: list[tuple[Var, int]], stores: list[tuple[Buffer, Expr]], offset: Expr, style: Style) -> None:
         self.axes, self.stores, self.offset, self.style = axes, stores, offset, style
         self.names = iter(range(1 << 30))
+        self.own = "parallel" if style.bind else "serial"  # the kind of loops over result elements
 
     def build(self) -> Stmt:
         axes, style = self.axes, self.style
@@ -182,17 +185,30 @@ class _Nest:
         def then(values: list[Expr]) -> Stmt:
             if outer:
                 (v, extent), *rest = outer
-                return For(v, const(extent, INDEX), self.level(rest, inner, n, values, bound | {v}, offset), "serial")
+                return For(v, const(extent, INDEX), self.level(rest, inner, n, values, bound | {v}, offset), self.own)
             return self.innermost(inner, n, values, bound, offset)
 
         return self.hoist(values, bound, then)
 
     def innermost(self, inner: Var, n: int, values: list[Expr], bound: frozenset[Var], offset: Expr) -> Stmt:
+        low, high = interior(values, inner, n)
+        if (low, high) == (0, n):
+            return self.row(inner, n, values, bound, offset)
+        parts = []
+        for first, end in ((0, low), (low, high), (high, n)):
+            if end > first:
+                part = Var(inner.name, INDEX, 0, end - first - 1)
+                moved = {inner: part + first if end - first > 1 else const(first, INDEX)}
+                parts.append(self.row(part, end - first, [substitute(v, moved) for v in values], bound, substitute(offset, moved)))
+        return seq(*parts)
+
+    def row(self, inner: Var, n: int, values: list[Expr], bound: frozenset[Var], offset: Expr) -> Stmt:
+        """The innermost loop, vectorised where it pays."""
         lanes = self.lanes_for(values)
         while lanes > 4 and n < lanes:
             lanes //= 2  # a short row still fills a narrower vector
         if lanes == 1 or n < lanes or not vectorisable(values, inner):
-            return For(inner, const(n, INDEX), self.hoist(values, bound | {inner}, lambda vs: self.write(vs, offset)), "serial")
+            return For(inner, const(n, INDEX), self.hoist(values, bound | {inner}, lambda vs: self.write(vs, offset)), self.own)
         reducing = any(isinstance(r, Reduce) for v in values for r in postorder(v))
         wide = lanes * (self.style.accumulators if reducing and n >= lanes * self.style.accumulators else 1)
 
@@ -279,6 +295,43 @@ class _Nest:
         lane = Var("l", INDEX, 0, width - 1)
         init = For(lane, const(width, INDEX), store(partial, lane, identity_of(r.kind, r.dtype)), "vector")
         return Alloc(partial, seq(start, init, inside, *_fold(r.kind, partial, width, acc)))
+
+
+def interior(values: Sequence[Expr], var: Var, n: int) -> tuple[int, int]:
+    """The range of `var` in which comparisons that involve it (window borders, padding) are settled, if it is worth its own loop.
+
+    Within it, clamps and selects fold away and accesses become vectors; outside of it the loop stays general.
+    """
+    low, high = 0, n
+    memo: dict[int, frozenset[Var]] = {}
+    for node in postorder(*values):
+        if not (isinstance(node, Apply) and node.kind in ("lt", "le", "min", "max") and node.args[0].dtype is INDEX):
+            continue
+        if var not in free_vars(node, memo):
+            continue
+        coefficients, rest, constant = linear(node.args[1] - node.args[0])
+        step = coefficients.pop(var, 0)
+        if step == 0 or any(var in free_vars(r, memo) for r in rest):
+            continue
+        others: Expr = const(constant, INDEX)
+        for v, c in coefficients.items():
+            others = others + v * c
+        least, most = bounds(others)
+        for r in rest:
+            a, b = bounds(r)
+            least, most = least + a, most + b
+        if not (math.isfinite(least) and math.isfinite(most)):
+            continue
+        # step * var + others is positive throughout on one side of the border, negative throughout on the other
+        borders = sorted((math.floor(-least / step) + 1, math.floor(-most / step) + 1)) if step > 0 else \
+            sorted((math.ceil(least / -step), math.ceil(most / -step)))
+        first, last = borders
+        if last <= (n + 1) // 2:
+            low = max(low, last)
+        elif first >= n // 2:
+            high = min(high, first)
+    low, high = max(low, 0), min(high, n)
+    return (low, high) if high - low >= max(4, n // 2) else (0, n)
 
 
 def _fold(kind: str, partial: Buffer, width: int, acc: Buffer) -> list[Stmt]:
