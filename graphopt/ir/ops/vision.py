@@ -130,14 +130,15 @@ def grid_sample(x, grid, *, mode, padding, align_corners):
     -1 and 1 are the centres of the first and last element with `align_corners`, else their outer borders.
     Coordinates are computed in the grid's dtype (f32 at least), in this order: unnormalise, then `padding`
     (before rounding or interpolating; for cubic, a = -0.75, on each tap). nearest rounds half to even.
-    NaN coordinates lie outside (ONNX GridSample, torch grid_sample).
+    NaN coordinates lie outside (ONNX GridSample, torch grid_sample; for cubic with border onnx's own reference
+    clamps the coordinate instead of the taps).
     """
     n, c, *sizes = x.shape
     points = grid.shape[1:-1]
     at = wide(grid)
     axes = []
     for i, size in enumerate(sizes):
-        g = at[..., len(sizes) - 1 - i].reshape(n, -1)
+        g = at[..., len(sizes) - 1 - i].reshape(n, math.prod(points))
         where = (g + 1) / 2 * (size - 1) if align_corners else ((g + 1) * size - 1) / 2
         # Far outside is as good as infinitely far, and fits an integer.
         where = np.clip(np.where(np.isnan(where), -1e9, where), -1e9, 1e9).astype(at.dtype)
@@ -154,7 +155,7 @@ def grid_sample(x, grid, *, mode, padding, align_corners):
                 part = (where - low).astype(np.float64)
                 taps, weights = [low, low + 1], [1 - part, part]
         axes.append([(t.astype(np.int64), w, (t >= 0) & (t <= size - 1)) for t, w in zip(taps, weights)])
-    source = widest(x).reshape(n, c, -1)
+    source = widest(x).reshape(n, c, math.prod(sizes))
     y = np.zeros((n, c, math.prod(points)), np.result_type(source.dtype, np.float64) if mode != "nearest" else source.dtype)
     if source.shape[-1] and y.size:
         for corner in positions([len(a) for a in axes]):
