@@ -82,26 +82,12 @@ def test_activations_consume_their_parameters_in_order(kind, activations, alphas
                                 hidden_size=7))
 
 
-@pytest.mark.parametrize("kind", ["gru", "rnn"])
-def test_clip_bounds_the_input_of_activations(kind):
-    operands = layer(kind)
-    agree(run_op(kind, *operands, clip=0.3, hidden=7, symbolic=False), onnxruntime_says(kind, operands, clip=0.3, hidden_size=7))
-
-
-def test_lstm_clip_follows_the_equations():
-    """ONNX: "clipping ... is applied to the input of activations", the cell's own tanh included."""
-    x, w, r, b, *_ = layer("lstm", steps=4, batch=2, hidden=3, lengths=False, start=False)
-    c = 0.25
-    clip = lambda v: np.clip(v, -c, c)
-    sigmoid = lambda v: 1 / (1 + np.exp(-v))
-    h, cell, ys = np.zeros((2, 3)), np.zeros((2, 3)), []
-    for xt in x.astype(np.float64):
-        i, o, f, g = np.split(xt @ w[0].T + h @ r[0].T + b[0, :12] + b[0, 12:], 4, axis=1)
-        cell = sigmoid(clip(f)) * cell + sigmoid(clip(i)) * np.tanh(clip(g))
-        h = sigmoid(clip(o)) * np.tanh(clip(cell))
-        ys.append(h)
-    y, yh, yc = run_op("lstm", x, w, r, b, clip=c, hidden=3, symbolic=False)
-    agree([y[:, 0], yh[0], yc[0]], [np.stack(ys), h, cell])
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_clip_bounds_the_input_of_the_gates(kind, direction):
+    operands = layer(kind, direction)
+    agree(run_op(kind, *operands, direction=direction, clip=0.3, hidden=7, symbolic=False),
+          onnxruntime_says(kind, operands, direction=direction, clip=0.3, hidden_size=7))
 
 
 @pytest.mark.parametrize("kind", GATES)

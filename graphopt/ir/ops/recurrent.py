@@ -58,13 +58,16 @@ def resolve_activations(names: Sequence[str], alphas: Sequence[float], betas: Se
 
 
 def _functions(names, alphas, betas, default: Sequence[str], directions: int, clip: float | None) -> list[list[Activation]]:
-    """The activations of each direction, their input clipped."""
+    """The activations of each direction; the first two, the gates', with their input clipped."""
 
-    def make(name: str, alpha: float, beta: float) -> Activation:
+    def make(gate: bool, name: str, alpha: float, beta: float) -> Activation:
         f = ACTIVATIONS[name][0]
-        return (lambda x: f(x, alpha, beta)) if clip is None else (lambda x: f(np.clip(x, -clip, clip), alpha, beta))
+        if clip is None or not gate:
+            return lambda x: f(x, alpha, beta)
+        return lambda x: f(np.clip(x, -clip, clip), alpha, beta)
 
-    made = [make(*a) for a in resolve_activations(names, alphas, betas, default, directions)]
+    resolved = resolve_activations(names, alphas, betas, default, directions)
+    made = [make(i % len(default) < 2, *a) for i, a in enumerate(resolved)]
     return [made[i:i + len(default)] for i in range(0, len(made), len(default))]
 
 
@@ -148,8 +151,9 @@ def lstm(x, w, r, b=None, lengths=None, h0=None, c0=None, p=None, *, direction, 
     """Long short-term memory (Hochreiter and Schmidhuber 1997; ONNX LSTM) over x [T, B, I]; gates in the order i, o, f, c.
 
     w [D, 4H, I], r [D, 4H, H], b [D, 8H] (input biases, then recurrent ones), h0 and c0 [D, B, H], p [D, 3H]
-    peepholes i, o, f. Gives y [T, D, B, H] and the last states. `clip` bounds the inputs of activations;
-    `input_forget` couples the gates, f = 1 - i. Beyond a sequence's length y is 0 and the state stays.
+    peepholes i, o, f. Gives y [T, D, B, H] and the last states. `clip` bounds the inputs of the gates'
+    activations, not that of the cell's (as onnxruntime does). `input_forget` couples the gates, f = 1 - i.
+    Beyond a sequence's length y is 0 and the state stays.
     """
     source = wide(x)
     functions = _functions(activations, alphas, betas, ("Sigmoid", "Tanh", "Tanh"), len(DIRECTIONS[direction]), clip)
