@@ -83,10 +83,11 @@ def _array(x: Any) -> Any:
     return x
 
 
-def run_case(kind: str, case: Any, target: str) -> Outcome:
-    """Run one case as onnx's own runner does, tolerances included."""
+def run_case(kind: str, case: Any, target: str, check: bool = False) -> Outcome:
+    """Run one case as onnx's own runner does, tolerances included; with `check`, the captured graphs are verified."""
     from onnx.backend.test.runner import Runner
 
+    from graphopt.ir.verify import verify
     from graphopt.onnx_backend import GraphOptBackend
 
     outcome = Outcome(case.name, kind)
@@ -96,6 +97,9 @@ def run_case(kind: str, case: Any, target: str) -> Outcome:
         for inputs, expected in sets:
             got = rep.run(inputs)
             Runner.assert_similar_outputs(expected, list(got), rtol=case.rtol, atol=case.atol)
+            if check:
+                verify(rep.graph)
+                verify(rep.specialised)
         graph = rep.specialised if rep.compiled is None else rep.compiled.graph
         outcome.host = host_ops(graph)
     except Exception as e:  # a report of every case is the purpose

@@ -254,7 +254,10 @@ def _whole(op: Op, x: np.ndarray) -> Any:
     import math
 
     f = {"floor": math.floor, "ceil": math.ceil, "trunc": math.trunc}.get(op.name, round)
-    return np.frompyfunc(lambda v: v if isinstance(v, Dim) else f(v), 1, 1)(x)
+    def whole(v: Any) -> Any:
+        return v if isinstance(v, Dim) else f(v)
+
+    return np.frompyfunc(whole, 1, 1)(x)
 
 
 def _cast(op: Op, x: np.ndarray) -> Any:
@@ -291,7 +294,7 @@ def _reduce(f: Callable[[Any, Any], Any], start: Any) -> Callable[..., Any]:
 def _static(dims: Sequence[DimLike]) -> list[int]:
     if any(isinstance(d, Dim) for d in dims):
         raise _Unknown
-    return [int(d) for d in dims]
+    return [int(d) for d in dims]  # type: ignore[arg-type]
 
 
 def _slice(op: Op, x: np.ndarray) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 from onnx import defs
@@ -83,7 +84,8 @@ def opset_versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]
     return {domain_of(o.domain): o.version for o in imports}
 
 
-def schema_of(domain: str, name: str, version: int) -> defs.OpSchema | None:
+def schema_of(domain: str, name: str, version: int) -> Any:
+    """ONNX's OpSchema (whose type stubs lack half its attributes), None where there is none."""
     try:
         return defs.get_schema(name, max_inclusive_version=version, domain=domain)
     except defs.SchemaError:

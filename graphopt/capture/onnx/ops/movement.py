@@ -35,7 +35,7 @@ def size(b: Context, n: Node) -> Results:
     if not isinstance(t, TensorType) or t.shape is None:
         return b.reduce_prod(b.shape(n[0]), axes=(0,))
     if t.is_static:
-        return b.const(np.int64(t.size))
+        return b.const(np.array(t.size, np.int64))
     return b.reshape(b.dims(values=(t.size,)), shape=())
 
 
@@ -138,7 +138,8 @@ def split(b: Context, n: Node) -> Results:
         count = n.attr("num_outputs", n.outputs)
         each = ceil_div(total, count)
         if isinstance(total, int) and total % count:
-            sizes = tuple(max(min(each, total - i * each), 0) for i in range(count))
+            whole = -(-total // count)
+            sizes = tuple(max(min(whole, total - i * whole), 0) for i in range(count))
         else:
             each = total // count if isinstance(total, int) or n.version < 18 else each
             sizes = (*([each] * (count - 1)), total - each * (count - 1))
@@ -221,12 +222,12 @@ def range_(b: Context, n: Node) -> Results:
     if d.is_float:
         if any(isinstance(v, Dim) for v in (start, limit, delta)):
             raise Defer("its length depends on symbolic dims in floating point")
-        count: DimLike = max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
-        return b.const((np.arange(count) * float(delta) + float(start)).astype(d.numpy))
+        steps_taken = max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
+        return b.const((np.arange(steps_taken) * float(delta) + float(start)).astype(d.numpy))
     if isinstance(delta, Dim) or delta == 0:
         raise Defer("its step depends on symbolic dims")
     span = limit - start if delta > 0 else start - limit
-    count = ceil_div(span, abs(delta))
+    count: DimLike = ceil_div(span, abs(delta))
     low = at_least(count)
     if low is None or low < 0:
         count = dim_max(count, 0)

@@ -47,7 +47,8 @@ def _dft(b: Context, n: Node, x: Value, axis: int, length: int | None) -> Value:
 def transformed(b: Context, x: Value, length: int, inverse: bool, onesided: bool) -> Value:
     """The transform of x [..., n, 1 or 2] along its last axis but one."""
     *outer, count, parts = rank_of(x)
-    matrix = fourier(int(count), int(parts), length, inverse, onesided)
+    assert isinstance(count, int) and isinstance(parts, int)
+    matrix = fourier(count, parts, length, inverse, onesided)
     flat = b.reshape(x, shape=[product(outer), count * parts])
     y = b.matmul(flat, b.const(matrix.reshape(matrix.shape[0] * matrix.shape[1], -1), x.dtype))
     return b.reshape(y, shape=[*outer, *matrix.shape[2:]])

@@ -43,8 +43,8 @@ def tfidf(b: Context, n: Node) -> Results:
     else:
         pool = np.array(n.attr("pool_int64s"), dtype=np.int64)
     return b.tfidf(n[0], b.const(pool), mode=n.attr("mode"), min_gram=n.attr("min_gram_length"),
-                   max_gram=n.attr("max_gram_length"), max_skip=n.attr("max_skip_count"), counts=n.attr("ngram_counts"), indexes=n.attr("ngram_indexes"),
-                   weights=n.attr("weights", []))
+                   max_gram=n.attr("max_gram_length"), max_skip=n.attr("max_skip_count"),
+                   counts=n.attr("ngram_counts"), indexes=n.attr("ngram_indexes"), weights=n.attr("weights", []))
 
 
 _KEYS = {"strings": (object, "_Unused"), "int64s": (np.int64, -1), "floats": (np.float32, -0.0)}

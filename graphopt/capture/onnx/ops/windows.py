@@ -29,7 +29,7 @@ def window(n: Node, space: tuple[DimLike, ...], kernel: tuple[DimLike, ...] | No
     given = n.attr("kernel_shape", None) or kernel
     if given is None or any(isinstance(d, Dim) for d in given):
         raise Defer("the kernel's size is not known")
-    size = tuple(int(d) for d in given)
+    size = tuple(int(d) for d in given)  # type: ignore[arg-type]
     stride = tuple(n.attr("strides", None) or [1] * k)
     dilation = tuple(n.attr("dilations", None) or [1] * k)
     auto = n.attr("auto_pad", "NOTSET") or "NOTSET"
