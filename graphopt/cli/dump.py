@@ -116,6 +116,12 @@ def _dump(args: argparse.Namespace) -> str | Graph:
         raise UsageError(f"--target {args.target}: {e}") from None
     passes = _until(default_passes(Keeps()), args.after, args.diff)
     captured = capture_model(args.model, args.shape)
+    if captured.symbols() and args.after != CAPTURE:
+        free = f"{', '.join(captured.symbols())} is free"
+        if args.emit in CODE:
+            raise UsageError(f"--emit {args.emit}: code is made for fixed shapes, and {free}; {_shape_hint(captured)}")
+        print(f"graphopt-dump: {free}, and a program is compiled for each size when it occurs; to see one, "
+              f"{_shape_hint(captured)}", file=sys.stderr)
     diffs = _Diffs(args.diff)
     graph, results = optimise(captured, args.validate, passes=passes, before=[diffs.before], after=[diffs.after])
     if args.output and args.output.endswith(".gir"):
@@ -143,6 +149,16 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     if args.emit or not sections:
         sections.append(_form(graph, program, args.emit or "ir"))
     return "\n".join(sections)
+
+
+def _shape_hint(graph: Graph) -> str:
+    """How to fix the first input that has free dims."""
+    from graphopt.ir.types import TensorType, type_symbols
+
+    names = graph.input_names or [v.name or str(i) for i, v in enumerate(graph.inputs)]
+    name, t = next((n, v.type) for n, v in zip(names, graph.inputs) if type_symbols(v.type))
+    shape = t.shape if isinstance(t, TensorType) and t.shape is not None else ()
+    return f"give --shape {name}={'x'.join(str(d) if isinstance(d, int) else '1' for d in shape)} or the like"
 
 
 class _Diffs:
@@ -204,13 +220,13 @@ def _statistics(graph: Graph, program: Any) -> str:
 
     numbers = statistics(graph)
     if program is not None:
-        numbers |= {k: v for k, v in program.stats.items() if k not in numbers}
+        numbers |= {k: v for k, v in program.stats.items() if k not in {*numbers, "ops_after", "from_cache"}}
     return format_statistics(numbers)
 
 
 def _form(graph: Graph, program: Any, form: str) -> str:
     if program is not None and form in CODE:
-        return program.source(form)
+        return program.source(form).rstrip("\n") + "\n"
     from graphopt.cli.show import to_dot, to_json
 
     return {"ir": str, "dot": to_dot, "json": to_json}[form](graph)

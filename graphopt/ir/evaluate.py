@@ -73,7 +73,7 @@ def as_runtime(value: Any) -> Any:
     """Arrays as numpy arrays; lists and None as they are."""
     if value is None:
         return None
-    return [as_runtime(v) for v in value] if isinstance(value, list) else np.asarray(value)
+    return [as_runtime(v) for v in value] if isinstance(value, list) else np.asarray(value, order="C")
 
 
 def bind_symbols(t: Type, value: Any, symbols: dict[str, int], where: str, check: bool = True) -> None:
@@ -100,7 +100,7 @@ def _conform(t: Type, value: Any, op: Op) -> Any:
     """Check dtype and rank against the result's type: the reference semantics must keep the table's own promise."""
     if not isinstance(t, TensorType) or value is None or isinstance(value, list):
         return value
-    array = np.asarray(value)
+    array = np.asarray(value, order="C")  # BLAS rounds by how its operands lie in memory, and that is not part of a value
     if array.dtype != t.dtype.numpy:
         raise EvaluationError(f"gave {array.dtype} for {t}", where=op.where())
     if t.shape is not None and (array.ndim != len(t.shape) or

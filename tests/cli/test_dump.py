@@ -274,13 +274,23 @@ def test_generated_code_is_printed(dump, net):
     assert code == 0 and ".text" in out
 
 
+def test_code_for_free_dims_asks_for_shapes(dump, net):
+    code, out, err = dump(net, "--emit", "asm")
+    assert (code, out) == (2, "") and "N is free; give --shape x=1x8" in err
+
+
+def test_free_dims_are_mentioned_beside_the_graph(dump, net):
+    code, out, err = dump(net)
+    assert code == 0 and out.startswith("graph @net") and "give --shape x=1x8" in err
+
+
 def test_code_of_another_target_is_refused(dump, net):
     code, out, err = dump(net, "--shape", "x=5x8", "--emit", "cuda")
     assert code != 0 and out == "" and "cuda" in err
 
 
 def test_a_reader_that_leaves_early_is_no_error(net):
-    command = f"{sys.executable} -m graphopt.cli.dump {net} --emit json | head -n 1"
+    command = f"{sys.executable} -m graphopt.cli.dump {net} --emit json --after capture | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stdout == "{\n" and done.stderr == ""
 
