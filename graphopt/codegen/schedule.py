@@ -192,7 +192,7 @@ class _Nest:
 
     def innermost(self, inner: Var, n: int, values: list[Expr], bound: frozenset[Var], offset: Expr) -> Stmt:
         low, high = interior(values, inner, n)
-        if (low, high) == (0, n):
+        if (low, high) == (0, n) or self.style.bind:
             return self.row(inner, n, values, bound, offset)
         parts = []
         for first, end in ((0, low), (low, high), (high, n)):
@@ -377,7 +377,7 @@ def vectorisable(values: Sequence[Expr], var: Var) -> bool:
             return False
         if isinstance(node, Load) and var in free_vars(node, memo):
             coefficients, rest, _ = linear(node.index[-1])
-            if coefficients.get(var, 0) == 1 and not any(var in free_vars(r, memo) for r in rest):
+            if abs(coefficients.get(var, 0)) in (1, 2) and not any(var in free_vars(r, memo) for r in rest):
                 unit += 1
             else:
                 strided += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphopt.codegen.expr import Expr, cast, clamp, const, maximum, minimum, select
 from graphopt.codegen.lower.common import ZERO, choose, flat_index, guarded, split_index
 from graphopt.codegen.lower.registry import OpView, compute
@@ -108,7 +110,11 @@ def _element(k: Expr, values: tuple[int, ...]) -> Expr:
 
 @compute("iota")
 def iota(o: OpView, *i: Expr) -> Expr:
-    return cast(i[o.axis], o.dtype) if o.out else const(0, o.dtype)
+    position, d = i[o.axis], o.dtype
+    if d.is_integer and o.out[o.axis] - 1 > np.iinfo(d.numpy).max:  # wraps; within the range, as compilers demand of literals
+        low = int(np.iinfo(d.numpy).min)
+        position = (position - low) % (1 << d.bits) + low
+    return cast(position, d)
 
 
 @compute("shape")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from graphopt.codegen.expr import Buffer, Expr, cast, combine, const, identity_of, reduce, select
 from graphopt.codegen.loops import Stmt, alloc, loop, nest, seq
 from graphopt.codegen.lower.common import ZERO, is_nan, read, write
@@ -45,7 +47,8 @@ def mean(o: OpView, *i: Expr) -> Expr:
     """Integers are summed in 64 bits and divided toward zero."""
     d = o.dtype
     if d.is_float:
-        return over_axes(o, "sum", i) / const(_count(o), d)
+        count = _count(o)
+        return over_axes(o, "sum", i) / const(count, d) if count else const(np.nan, d)
     wide = U64 if d.kind == "uint" else I64
     total = over_axes(o, "sum", i, lambda e: cast(e, wide))
     return cast(total / const(max(_count(o), 1), wide), d)

@@ -107,7 +107,7 @@ class _Emitter:
         order = postorder(*exprs)
         for node in order:
             for child in node.children:
-                uses[id(child)] = uses.get(id(child), 0) + 1
+                uses[id(child)] = uses.get(id(child), 0) + _copies(node)
         binds = []
         for node in order:
             if isinstance(node, Reduce):
@@ -187,7 +187,7 @@ class _Emitter:
             case "fma":
                 return tirx.Add(tirx.Mul(args[0], args[1]), args[2])
             case "isnan":
-                return tirx.NE(args[0], args[0])
+                return _is_nan(args[0], e.args[0].dtype)
             case "and":
                 return tirx.And(*args) if is_bool else tirx.bitwise_and(*args)
             case "or":
@@ -227,7 +227,7 @@ class _Emitter:
         x, y = self.value(a), self.value(b)
         if isinstance(b, Const) and not math.isnan(b.value):
             return tirx.Select(test(y, x), y, x)
-        return tirx.Select(tirx.NE(x, x), x, tirx.Select(test(x, y), x, y))
+        return tirx.Select(_is_nan(x, a.dtype), x, tirx.Select(test(x, y), x, y))
 
     def cast(self, x: Expr, d: DType) -> Any:
         value = self.value(x)
@@ -245,6 +245,15 @@ class _Emitter:
         return tirx.Cast(self.type_of(d), value)
 
 
+def _copies(node: Expr) -> int:
+    """How often the TIR of a node repeats its arguments."""
+    if not isinstance(node, Apply):
+        return 1
+    twice = (node.kind in ("min", "max") and node.dtype.is_float) or node.kind == "isnan" or \
+        (node.kind == "cast" and node.dtype.name == "bf16")
+    return 2 if twice else 1
+
+
 def _to_bf16(value: Any) -> Any:
     """Round to nearest even, NaN kept quiet."""
     bits = tirx.reinterpret("uint32", value)
@@ -252,7 +261,15 @@ def _to_bf16(value: Any) -> Any:
     odd = tirx.bitwise_and(tirx.shift_right(bits, u(16)), u(1))
     rounded = tirx.shift_right(tirx.Add(tirx.Add(bits, u(0x7FFF)), odd), u(16))
     quiet = tirx.bitwise_or(tirx.shift_right(bits, u(16)), u(0x40))
-    return tirx.Cast("uint16", tirx.Select(tirx.NE(value, value), quiet, rounded))
+    return tirx.Cast("uint16", tirx.Select(_is_nan(value, F32), quiet, rounded))
+
+
+def _is_nan(x: Any, d: DType) -> Any:
+    """By its bits: TVM's simplifier takes x != x, and the negation of any comparison, for what they are among numbers."""
+    kind, magnitude, infinity = {"f32": ("uint32", 0x7FFFFFFF, 0x7F800000),
+                                 "f64": ("uint64", 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)}[d.name]
+    bits = tirx.bitwise_and(tirx.reinterpret(kind, x), tirx.const(magnitude, kind))
+    return tirx.GT(bits, tirx.const(infinity, kind))
 
 
 _NODES = {"add": tirx.Add, "sub": tirx.Sub, "mul": tirx.Mul, "lt": tirx.LT, "le": tirx.LE, "div": tirx.Div,
