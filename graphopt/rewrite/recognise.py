@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from graphopt.ir.graph import Value
+from graphopt.ir.graph import Graph, Op, Value
 from graphopt.rewrite.common import known_shape, same_type
+from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import RulePass
 from graphopt.rewrite.pattern import Match
-from graphopt.rewrite.rules import Rule
+from graphopt.rewrite.rules import Rewriter, Rule
 
 
 def _float(m: Match) -> bool:
@@ -130,21 +132,45 @@ def _split_scale(v: Value) -> tuple[Value, float]:
     return u, number if op.name == "mul" else 1 / number
 
 
-def _attention(m: Match) -> Value | None:
+def _split_mask(scores: Value) -> tuple[Value, Value | None]:
+    """(u, mask) with scores = u + mask; mask None where nothing is added."""
+    op = scores.op
+    if op is None or op.name != "add":
+        return scores, None
+    a, b = op.operands
+    for u, mask in ((a, b), (b, a)):
+        if u is not None and _is_scores(u) and same_type(u, scores) and mask is not None and known_shape(mask) is not None:
+            return u, mask
+    return scores, None
+
+
+def _split_choice(scores: Value) -> tuple[Value, Value, Value, bool] | None:
+    """(u, cond, lowest, kept) of scores = where(cond, u, lowest), or with the branches the other way (kept false).
+
+    `lowest` is -inf, or so low that adding a score to it changes nothing.
+    """
+    op = scores.op
+    if op is None or op.name != "where" or any(v is None or known_shape(v) is None for v in op.operands):
+        return None
+    cond, a, b = op.operands
+    for u, lowest, kept in ((a, b, True), (b, a, False)):
+        assert cond is not None and u is not None and lowest is not None
+        c = lowest.constant
+        if c is not None and c.size == 1 and same_type(u, scores):
+            number = float(c.reshape(-1)[0])
+            if number == -math.inf or number <= -1e30:
+                return u, cond, lowest, kept
+    return None
+
+
+def _attention(keeps: Callable[[Op], bool], m: Match) -> Value | None:
     """softmax(q kᵀ c + mask) v. A query to which the mask leaves no key then gives zeros, where the softmax gave NaN."""
     weights, v = m.w, m.v
     rank = weights.rank if known_shape(weights) is not None else 0
     if m.axis != rank - 1 or rank not in (3, 4) or known_shape(v) is None or v.rank != rank:
         return None
-    scores, mask = m.s, None
-    if scores.op is not None and scores.op.name == "add":
-        a, b = scores.op.operands
-        first = next((i for i, u in enumerate((a, b)) if u is not None and _is_scores(u)), None)
-        if first is None or a is None or b is None:
-            return None
-        scores, mask = (a, b) if first == 0 else (b, a)
-        if not same_type(scores, m.s):
-            return None
+    choice = _split_choice(m.s)
+    scores, mask = _split_mask(m.s if choice is None else choice[0])
     scores, scale = _split_scale(scores)
     product = scores.op
     if product is None or product.name != "matmul" or len(scores.uses) != 1:
@@ -154,17 +180,20 @@ def _attention(m: Match) -> Value | None:
         return None
     q, of_q = _split_scale(q)
     kt, of_k = _split_scale(kt)
-    if q.shape[:-2] != kt.shape[:-2] or q.shape[:-2] != v.shape[:-2] or (mask is not None and known_shape(mask) is None):
+    if q.shape[:-2] != kt.shape[:-2] or q.shape[:-2] != v.shape[:-2]:
         return None
+    if choice is not None:
+        _, cond, lowest, kept = choice
+        rest = m.build.const(0, m.s.dtype) if mask is None else mask
+        mask = m.build.where(cond, rest, lowest) if kept else m.build.where(cond, lowest, rest)
     k = m.build.transpose(kt, perm=[*range(rank - 2), rank - 1, rank - 2])
-    scale *= of_q * of_k
-    if rank == 4:
-        return m.build.attention(q, k, v, mask, scale=scale)
-    # [B·H, S, D]: one head.
-    head = lambda t: m.build.reshape(t, shape=(t.shape[0], 1, *t.shape[1:]))
-    if mask is not None and mask.rank == 3:
-        mask = head(mask)
-    return m.build.reshape(m.build.attention(head(q), head(k), head(v), mask, scale=scale), shape=m.result.shape)
+    if rank == 3:  # [B·H, S, D]: one head
+        q, k, v, mask = (t if t is None or t.rank < 3 else m.build.reshape(t, shape=(t.shape[0], 1, *t.shape[1:]))
+                         for t in (q, k, v, mask))
+    y = m.build.attention(q, k, v, mask, scale=scale * of_q * of_k)
+    if not keeps(y.op):
+        return None
+    return y if rank == 4 else m.build.reshape(y, shape=m.result.shape)
 
 
 def _is_scores(v: Value) -> bool:
@@ -172,16 +201,21 @@ def _is_scores(v: Value) -> bool:
     return product is not None and product.name == "matmul"
 
 
-RULES = [
-    *_activations(),
-    *_norms(),
-    Rule("attention", "matmul(%w=softmax!(%s) {axis=?axis}, %v)", _attention, when=_float, ulps=64),
-]
+RULES = [*_activations(), *_norms()]
 
 
 class Recognise(RulePass):
-    """Before: a canonical, simplified graph. After: silu, mish, gelu, hard_sigmoid, hard_swish, sigmoid, softmax, layer_norm,
-    rms_norm and attention are one op each, in whichever of the usual ways they were written out."""
+    """Before: a canonical, simplified graph. After: silu, mish, gelu, hard_sigmoid, hard_swish, sigmoid, softmax, layer_norm
+    and rms_norm are one op each, in whichever of the usual ways they were written out; attention too where the target keeps
+    it (taken apart again it would cost more than what was written)."""
 
     name = "recognise"
     rules = RULES
+
+    def run_on(self, graph: Graph, context: Context) -> bool:
+        keeps = getattr(context.target, "keeps", None)
+        rules = list(self.rules)
+        if keeps is not None:
+            pattern = "matmul(%w=softmax!(%s) {axis=?axis}, %v)"
+            rules.append(Rule("attention", pattern, partial(_attention, keeps), when=_float, ulps=64))
+        return Rewriter(rules, graph, context).run() > 0

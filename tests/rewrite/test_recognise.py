@@ -10,6 +10,11 @@ CLEAN = [Canonicalise(), Fold(), Simplify(), CommonSubexpressions(), Recognise()
 X = np.array([[-30, -4, -3, -1, -0.0, 0.5, 1, 2.5, 3, 4, 30]], np.float32)
 
 
+class KeepsAll:
+    def keeps(self, op):
+        return True
+
+
 def expression(lines: str, shape: str = "1, 11", **numbers: float) -> str:
     constants = "\n".join(f"%{n} = const {v!r} : f32[]" for n, v in numbers.items())
     ops = "\n".join(f"{line.strip()} : f32[{shape}]" for line in lines.strip().splitlines())
@@ -159,7 +164,8 @@ def attention(lead: str, scaling: str, mask: str) -> str:
 @pytest.mark.parametrize("scaling", ["mul", "div"])
 @pytest.mark.parametrize("lead", ["2, 3", "6"])
 def test_attention(lead, scaling, mask):
-    graph = rewritten([*CLEAN, Canonicalise()], attention(lead, scaling, mask))
+    assert "attention" not in names(rewritten(CLEAN, attention(lead, scaling, mask)))
+    graph = rewritten([*CLEAN, Canonicalise()], attention(lead, scaling, mask), target=KeepsAll())
     (found,) = (op for op in graph.ops if op.name == "attention")
     assert found.attrs["scale"] == 0.5 and (found.operand("mask") is not None) == bool(mask)
     assert set(names(graph)) <= {"attention", "reshape"}
@@ -176,8 +182,34 @@ def test_attention_scaled_on_both_sides():
       %w = softmax(%s) {axis=3} : f32[2, 3, 5, 7]
       %y = matmul(%w, %v) : f32[2, 3, 5, 6]
       return %y
-    }""")
+    }""", target=KeepsAll())
     assert names(graph) == ["attention"] and graph.last.attrs["scale"] == 0.5625
+
+
+@pytest.mark.parametrize("kept, lowest", [(True, "-3.4028235e+38"), (False, "-inf"), (True, "-1000.0")])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_with_a_choice_of_keys(kept, lowest, bias):
+    cond = np.ones((5, 7), bool)
+    cond[:, 3:] = False
+    if lowest == "-3.4028235e+38":
+        cond[2] = False  # a query that sees nothing: the softmax is uniform, and so it stays
+    branches = "%t, %c" if kept else "%c, %t"
+    rng = np.random.default_rng(2)
+    inputs = [rng.standard_normal(s).astype(np.float32) for s in ((2, 3, 5, 4), (2, 3, 4, 7), (2, 3, 7, 6), (3, 5, 7))]
+    text = f"""
+    graph @g(%q: f32[2, 3, 5, 4], %k: f32[2, 3, 4, 7], %v: f32[2, 3, 7, 6], %b: f32[3, 5, 7], %m: bool[5, 7])
+        -> f32[2, 3, 5, 6] {{
+      %half = const 0.5 : f32[]
+      %c = const {lowest} : f32[]
+      %s = matmul(%q, %k) : f32[2, 3, 5, 7]
+      %t = {"add(%s, %b)" if bias else "abs(%s)" if lowest == "-1000.0" else "mul(%s, %half)"} : f32[2, 3, 5, 7]
+      %u = where(%m, {branches}) : f32[2, 3, 5, 7]
+      %w = softmax(%u) {{axis=3}} : f32[2, 3, 5, 7]
+      %y = matmul(%w, %v) : f32[2, 3, 5, 6]
+      return %y
+    }}"""
+    graph = rewritten(CLEAN, text, inputs=[*inputs, cond if kept else ~cond], target=KeepsAll())
+    assert ("attention" in names(graph)) == (lowest != "-1000.0")
 
 
 def test_attention_weights_that_are_returned_are_kept():
@@ -187,4 +219,4 @@ def test_attention_weights_that_are_returned_are_kept():
       %w = softmax(%s) {axis=3} : f32[1, 1, 5, 7]
       %y = matmul(%w, %v) : f32[1, 1, 5, 6]
       return %y, %w
-    }""")
+    }""", target=KeepsAll())
