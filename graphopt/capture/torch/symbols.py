@@ -9,7 +9,10 @@ from graphopt.ir.dims import Dim, DimLike, apply
 
 
 class Symbols:
-    """Dims by torch symbol. Declared dims have the names that the user gave them, others torch's."""
+    """Dims by torch symbol. Declared dims have the names that the user gave them, others torch's.
+
+    Symbols of inputs are declared, those of data-dependent sizes learned when the op that makes them is there.
+    """
 
     def __init__(self) -> None:
         self.known: dict[str, DimLike] = {}
@@ -25,8 +28,9 @@ class Symbols:
 
     def _expression(self, e: Any) -> DimLike:
         if e.is_Symbol:
-            name = str(e)
-            return self.known.setdefault(name, Dim.symbol(name))
+            if str(e) not in self.known:
+                raise Refusal("a size computed from the data")
+            return self.known[str(e)]
         if e.is_Integer:
             return int(e)
         name = type(e).__name__
@@ -47,6 +51,11 @@ class Symbols:
             case "Identity" | "ToFloat" | "TruncToInt" | "RoundToInt":
                 return parts[0]
         raise Refusal(f"the size {e} is not integer arithmetic over dims")
+
+    def declare(self, size: Any) -> None:
+        """The symbols of an input's size, under torch's names where they have no other."""
+        for symbol in getattr(getattr(getattr(size, "node", None), "expr", None), "free_symbols", ()):
+            self.known.setdefault(str(symbol), Dim.symbol(str(symbol)))
 
     def learn(self, size: Any, dim: DimLike) -> None:
         """Let an unknown symbol stand for a dim that the graph already has, as for nonzero's count."""

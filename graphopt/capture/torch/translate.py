@@ -22,9 +22,7 @@ from graphopt.ir.dims import Dim, DimLike
 from graphopt.ir.graph import Graph, Loc, Value, refine
 from graphopt.ir.types import I64, TensorType
 
-# Checks that torch leaves in the program for run time; the dims' own rules take their place.
-_CHECKS = ("aten._assert_scalar", "aten._assert_async", "aten._assert_tensor_metadata", "aten.sym_constrain_range",
-           "aten._functional_assert_async")
+_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def capture(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Graph:
@@ -73,8 +71,7 @@ class Translation:
                 self._pending[node] = (_weight(program, spec), str(spec.target))
             elif spec.kind is not InputKind.TOKEN:
                 raise CaptureError(f"an input of kind {spec.kind.name} is not supported", where=node.name)
-        for node in program.graph.nodes:
-            self.node(node)
+        self._walk(program.graph)
         self._outputs(program)
         if self.refused:
             raise UnsupportedOperators(self.refused, where=self.graph.name)
@@ -87,6 +84,8 @@ class Translation:
             name = next(names)
             if val.dtype not in TORCH_DTYPES:
                 raise CaptureError(f"dtype {val.dtype} is not supported", where=f"input {name}")
+            for d in val.shape:
+                self.symbols.declare(d)
             shape = tuple(self.symbols.dim(d) for d in val.shape)
             self.env[node] = self.graph.add_input(TensorType(TORCH_DTYPES[val.dtype], shape), name)
             self.graph.input_names.append(name)
@@ -107,6 +106,16 @@ class Translation:
                            Context(self.graph, self.symbols).scalar(value, I64))
         self.graph.outputs = outputs
 
+    def _walk(self, graph: fx.Graph) -> None:
+        """Translate the nodes that the outputs need; run-time checks and what only they need are left out."""
+        needed: set[fx.Node] = set()
+        for node in reversed(graph.nodes):
+            if node.op == "output" or node in needed:
+                needed.update(node.all_input_nodes)
+        for node in graph.nodes:
+            if node in needed:
+                self.node(node)
+
     # Nodes --------------------------------------------------------------------------------------
     def node(self, node: fx.Node) -> None:
         """Translate one node into `env`."""
@@ -125,15 +134,12 @@ class Translation:
             self.env[node] = self._item(node)
             return
         val = node.meta.get("val")
-        name = str(node.target)
-        if name.startswith(_CHECKS) or (val is None and not node.users):
+        name = target_name(node.target)
+        if isinstance(val, (int, float, bool)):
+            self.env[node] = val
             return
-        if isinstance(val, (torch.SymInt, int)) and not isinstance(val, bool):
-            self.env[node] = self._attempt(node, name, lambda: self.symbols.dim(val), val)
-            return
-        if isinstance(val, (torch.SymFloat, torch.SymBool, float, bool)):
-            known = isinstance(val, (float, bool))
-            self.env[node] = val if known else self._attempt(node, name, lambda: _refuse_number(val), val)
+        if isinstance(val, _NUMBERS):
+            self.env[node] = self._attempt(node, name, lambda: self._number(node, name, val), val)
             return
         self.env[node] = self._attempt(node, name, lambda: self._call(node, name, val), val)
 
@@ -148,6 +154,21 @@ class Translation:
             if self.refused:  # a consequence of a stand-in's unknown type
                 return self._stand_in(val)
             raise CaptureError(f"{name}: {e}", where=", ".join(location(node))) from e
+
+    def _number(self, node: fx.Node, name: str, val: Any) -> Any:
+        """A number of run time: a dim where it is arithmetic over dims, else a rank-0 value where the table has the function."""
+        if isinstance(val, torch.SymInt):
+            try:
+                return self.symbols.dim(val)
+            except Refusal:
+                if name not in ATEN:
+                    raise
+        if name not in ATEN:
+            raise Refusal(f"a {type(val).__name__.removeprefix('Sym').lower()} computed at run time")
+        if isinstance(node.target, torch._ops.OpOverload):
+            return self._call(node, name, val)
+        c = Context(self.graph, self.symbols, location(node), val)
+        return ATEN[name](c, *(self.argument(a) for a in node.args))
 
     def _call(self, node: fx.Node, name: str, val: Any) -> Any:
         handler = ATEN.get(name)
@@ -180,8 +201,7 @@ class Translation:
         """Walk a nested graph's nodes as if they stood here."""
         inputs = [n for n in body.graph.nodes if n.op == "placeholder"]
         self.env.update(zip(inputs, operands))
-        for node in body.graph.nodes:
-            self.node(node)
+        self._walk(body.graph)
         (results,) = next(n for n in reversed(body.graph.nodes) if n.op == "output").args
         return tuple(self.argument(r) for r in (results if isinstance(results, (tuple, list)) else (results,)))
 
@@ -251,8 +271,12 @@ def _refuse_result(index: Any) -> Any:
     raise Refusal(f"result {index} is not provided")
 
 
-def _refuse_number(val: Any) -> Any:
-    raise Refusal(f"a {type(val).__name__.removeprefix('Sym').lower()} computed at run time")
+def target_name(target: Any) -> str:
+    """An operator's name in the table: `aten.add.Tensor`, `operator.add`, `cond`."""
+    if isinstance(target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
+        return str(target)
+    module = "operator" if target.__module__ == "_operator" else target.__module__
+    return f"{module}.{target.__name__}"
 
 
 def _weight(program: torch.export.ExportedProgram, spec: Any) -> torch.Tensor:
@@ -317,6 +341,6 @@ def _ranges(program: torch.export.ExportedProgram, symbols: Symbols) -> dict[str
     for symbol, limits in program.range_constraints.items():
         dim = symbols.known.get(str(symbol))
         if isinstance(dim, Dim) and str(dim).isidentifier():
-            upper = limits.upper
-            out[str(dim)] = (max(int(limits.lower), 0), int(upper) if upper.is_Integer and int(upper) < 2**31 else None)
+            lower, upper = (int(v) if v.is_Integer and abs(int(v)) < 2**31 else None for v in (limits.lower, limits.upper))
+            out[str(dim)] = (max(lower or 0, 0), upper)
     return out

@@ -20,6 +20,32 @@ def _(c: Context, weight: Value, indices: Value) -> Value:
     return c.b.gather(weight, c.indices(indices), axis=0)
 
 
+@aten("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
+def _(c: Context, weight: Value, indices: Value, offsets: Value, mode: int = 0, per_sample_weights: Value | None = None,
+      include_last_offset: bool = False, padding_idx: int = -1) -> Any:
+    """Rows of `weight`, bag by bag (bags start at `offsets`): 0 their sum, 1 their mean, 2 their maximum."""
+    bags, n = c.shape[0], indices.shape[0]
+    if include_last_offset:
+        offsets = c.slice(offsets, 0, 0, bags)
+    place = c.b.iota(shape=(n, 1), axis=0, dtype=I64)
+    bag = c.b.sub(c.b.reduce_sum(c.cast(c.b.less_equal(c.cast(offsets, I64), place), I64), axes=(1,)), c.scalar(1, I64))
+    rows = c.b.gather(weight, c.indices(indices), axis=0)
+    kept = c.b.not_equal(indices, c.scalar(padding_idx, indices.dtype))
+    at = c.unsqueeze(bag, 1)
+    if per_sample_weights is not None:
+        rows = c.b.mul(rows, c.unsqueeze(c.cast(per_sample_weights, rows.dtype), 1))
+    neutral = c.scalar(float("-inf") if mode == 2 else 0, rows.dtype)
+    rows = c.b.where(c.unsqueeze(kept, 1), rows, neutral)
+    total = c.b.scatter_nd(c.expand(neutral, c.shape), at, rows, reduction="max" if mode == 2 else "add")
+    count = c.b.scatter_nd(c.full(0, (bags,), rows.dtype), at, c.cast(kept, rows.dtype), reduction="add")
+    count = c.unsqueeze(count, 1)
+    if mode == 1:
+        total = c.b.div(total, c.b.maximum(count, c.scalar(1, rows.dtype)))
+    if mode == 2:
+        total = c.b.where(c.b.greater(count, c.scalar(0, rows.dtype)), total, c.scalar(0, rows.dtype))
+    return (total,)
+
+
 @aten("aten.index_select.default")
 def _(c: Context, x: Value, dim: int, index: Value) -> Value:
     if x.rank == 0:
@@ -67,7 +93,7 @@ def _positions(c: Context, x: Value, indices: Sequence[Value | None]) -> tuple[l
             found = c.b.nonzero(index)
             for k in range(index.rank):
                 axes.append(axis)
-                tensors.append(c.reshape(c.slice(found, 1, k, k + 1), (found.shape[0],)))
+                tensors.append(c.reshape(c.slice(found, 0, k, k + 1), (found.shape[1],)))
                 axis += 1
         else:
             axes.append(axis)
@@ -225,7 +251,7 @@ def _along(c: Context, x: Value, dim: int, index: Value, source: Value, reductio
 # Positions --------------------------------------------------------------------------------------
 @aten("aten.nonzero.default", "aten.argwhere.default")
 def _(c: Context, x: Value) -> Value:
-    return c.b.nonzero(c.boolean(x))
+    return c.swap(c.b.nonzero(c.boolean(x)), 0, 1)  # the IR's has an axis in each row, as ONNX has it
 
 
 @aten("aten.bucketize.Tensor", "aten.bucketize.Scalar")

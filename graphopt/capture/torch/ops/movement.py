@@ -54,6 +54,11 @@ def _(c: Context, x: Value, source: Any, destination: Any) -> Value:
     return c.permute(x, order)
 
 
+@aten("aten.copy.default")
+def _(c: Context, src: Value) -> Value:
+    return c.expand(c.cast(src, c.dtype), c.shape)
+
+
 # Slices ---------------------------------------------------------------------------------------
 @aten("aten.slice.Tensor", "aten.slice_copy.Tensor")
 def _(c: Context, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:

@@ -38,8 +38,6 @@ def _rounding(ir: str) -> Any:
 def _comparison(ir: str) -> Any:
     def entry(c: Context, x: Any, other: Any) -> Value:
         at = c.promoted(x, other)
-        if not isinstance(other, Value):
-            at = c.exact(at, other)
         a, b = c.operand(x, at), c.operand(other, at)
         if at is BOOL:
             a, b = (v if ir in ("equal", "not_equal") else c.cast(v, c.dtype_of(torch.uint8)) for v in (a, b))
@@ -58,7 +56,12 @@ for _name, _ir in _COMPARISONS.items():
 
 
 def arithmetic(c: Context, ir: str, x: Any, other: Any) -> Value:
-    """One binary op in the result's dtype; through f32 where a half type cannot hold the number."""
+    """One binary op in the result's dtype, to which a number is rounded first, as torch does but for mul and div."""
+    return getattr(c.b, ir)(c.operand(x, c.dtype), c.operand(other, c.dtype))
+
+
+def _with_exact_number(c: Context, ir: str, x: Any, other: Any) -> Value:
+    """The same for mul and div, where torch keeps the number exact: through f32 where a half type cannot hold it."""
     at = c.exact(c.dtype, x, other)
     return c.cast(getattr(c.b, ir)(c.operand(x, at), c.operand(other, at)), c.dtype)
 
@@ -67,37 +70,40 @@ def arithmetic(c: Context, ir: str, x: Any, other: Any) -> Value:
 def _(c: Context, x: Any, other: Any, alpha: Any = 1) -> Value:
     if c.dtype is BOOL:
         return c.b.or_(c.operand(x, BOOL), c.operand(other, BOOL))
-    return arithmetic(c, "add", x, _scaled(c, other, alpha))
+    return _scaled_sum(c, "add", x, other, alpha)
 
 
 @aten("aten.sub.Tensor", "aten.sub.Scalar")
 def _(c: Context, x: Any, other: Any, alpha: Any = 1) -> Value:
-    return arithmetic(c, "sub", x, _scaled(c, other, alpha))
+    return _scaled_sum(c, "sub", x, other, alpha)
 
 
 @aten("aten.rsub.Tensor", "aten.rsub.Scalar")
 def _(c: Context, x: Any, other: Any, alpha: Any = 1) -> Value:
-    return arithmetic(c, "sub", other, _scaled(c, x, alpha))
+    return _scaled_sum(c, "sub", other, x, alpha)
 
 
-def _scaled(c: Context, x: Any, alpha: Any) -> Any:
+def _scaled_sum(c: Context, ir: str, x: Any, other: Any, alpha: Any) -> Value:
+    """x ± alpha * other, rounded once."""
     if alpha == 1:
-        return x
-    return x * alpha if not isinstance(x, Value) else c.b.mul(c.cast(x, c.dtype), c.scalar(alpha, c.dtype))
+        return arithmetic(c, ir, x, other)
+    at = F32 if c.dtype.is_float and c.dtype.bits == 16 else c.dtype
+    x, other, alpha = (c.cast(c.operand(v, c.dtype), at) for v in (x, other, alpha))
+    return c.cast(getattr(c.b, ir)(x, c.b.mul(other, alpha)), c.dtype)
 
 
 @aten("aten.mul.Tensor", "aten.mul.Scalar")
 def _(c: Context, x: Any, other: Any) -> Value:
     if c.dtype is BOOL:
         return c.b.and_(c.operand(x, BOOL), c.operand(other, BOOL))
-    return arithmetic(c, "mul", x, other)
+    return _with_exact_number(c, "mul", x, other)
 
 
 @aten("aten.div.Tensor", "aten.div.Scalar", "aten.div.Tensor_mode", "aten.div.Scalar_mode", "aten.true_divide.Tensor")
 def _(c: Context, x: Any, other: Any, rounding_mode: str | None = None) -> Value:
     if rounding_mode == "floor":
         return arithmetic(c, "floor_div", x, other)
-    q = arithmetic(c, "div", x, other)
+    q = _with_exact_number(c, "div", x, other)
     return c.b.trunc(q) if rounding_mode == "trunc" and c.dtype.is_float else q
 
 
@@ -159,7 +165,10 @@ def _(c: Context, x: Value) -> Value:
 
 @aten("aten.sign.default", "aten.sgn.default")
 def _(c: Context, x: Value) -> Value:
-    return x if x.dtype is BOOL else c.b.sign(x)
+    if x.dtype is BOOL:
+        return x
+    sign = c.b.sign(x)  # of NaN it is NaN in numpy and ONNX, 0 in torch
+    return c.b.where(c.b.isnan(x), c.scalar(0, x.dtype), sign) if x.dtype.is_float else sign
 
 
 @aten("aten.relu.default")
@@ -233,6 +242,16 @@ def _(c: Context, x: Value, other: Value) -> Value:
     return arithmetic(c, "atan2", x, other)
 
 
+@aten("aten.hypot.default")
+def _(c: Context, x: Value, other: Value) -> Value:
+    """sqrt(x² + y²), the larger taken out so that it does not overflow."""
+    a, b = c.b.abs(c.cast(x, c.dtype)), c.b.abs(c.cast(other, c.dtype))
+    big, ratio = c.b.maximum(a, b), c.b.div(c.b.minimum(a, b), c.b.maximum(a, b))
+    length = c.b.mul(big, c.b.sqrt(c.b.add(c.b.mul(ratio, ratio), c.scalar(1, c.dtype))))
+    plain = c.b.or_(c.b.equal(big, c.scalar(0, c.dtype)), c.b.isinf(big))
+    return c.b.where(plain, big, length)
+
+
 # Activations ----------------------------------------------------------------------------------
 @aten("aten.gelu.default")
 def _(c: Context, x: Value, approximate: str = "none") -> Value:
@@ -269,6 +288,14 @@ def _(c: Context, x: Value, alpha: float = 1) -> Value:
 @aten("aten.leaky_relu.default")
 def _(c: Context, x: Value, negative_slope: float = 0.01) -> Value:
     return c.b.leaky_relu(x, alpha=negative_slope)
+
+
+@aten("aten.rrelu_with_noise_functional.default", "aten.rrelu_with_noise.default")
+def _(c: Context, x: Value, lower: float, upper: float, training: bool = False) -> Any:
+    if training:
+        raise Refusal("rrelu in training mode; call model.eval() first")
+    out = c.b.leaky_relu(x, alpha=(lower + upper) / 2)
+    return (out,) if isinstance(c.val, (tuple, list)) else out
 
 
 @aten("aten.hardsigmoid.default")
