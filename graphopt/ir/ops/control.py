@@ -51,8 +51,16 @@ def _region_inputs(o: Operands, region: Any, given: Sequence[Type | None], what:
     if len(region.inputs) != len(given):
         raise o.fail(f"{what} @{region.name} takes {len(region.inputs)} inputs, it is given {len(given)}")
     for i, (v, t) in enumerate(zip(region.inputs, given)):
-        if t is not None and relax(v.type, t, set()) is None:
+        if t is not None and (relax(v.type, t, set()) is None or _contradict(v.type, t)):
             raise o.fail(f"input {i} of {what} @{region.name} is {v.type}, it is given {t}")
+
+
+def _contradict(a: Type, b: Type) -> bool:
+    """Whether no tensor can be both: ranks or known dims differ."""
+    if not isinstance(a, TensorType) or not isinstance(b, TensorType) or a.shape is None or b.shape is None:
+        return False
+    return len(a.shape) != len(b.shape) or any(isinstance(m, int) and isinstance(n, int) and m != n
+                                               for m, n in zip(a.shape, b.shape))
 
 
 def _scalar(value: Any, what: str) -> Any:
@@ -99,9 +107,11 @@ def _loop_types(o: Operands) -> list[Type]:
         raise o.fail(f"the body @{body.name} must take (iteration, condition, carried..., captures...) and give "
                      "(condition, carried..., scans...)")
     _region_inputs(o, body, [None, None, *values], "the body")
-    # Symbols of the operands mean the same inside only where every input is declared with the operand's own type.
+    # Symbols of the operands mean the same in every iteration only where every input is declared with the operand's
+    # own type and an iteration keeps it.
     exact = all(v.type == t for v, t in zip(body.inputs[2:], values))
-    symbols = _symbols(values) if exact else set()
+    kept = all(v.type == w.type for v, w in zip(body.inputs[2:2 + carried], body.outputs[1:]))
+    symbols = _symbols(values) if exact and kept else set()
     out: list[Type] = []
     for i in range(carried):
         start, before, after = values[i], body.inputs[2 + i].type, body.outputs[1 + i].type
