@@ -135,7 +135,7 @@ def _infer(node: Node) -> dict[str, onnx.TypeProto]:
         return onnx.shape_inference.infer_node_outputs(
             schema, proto, types, data, None, [onnx.helper.make_opsetid(d, v) for d, v in node.scope.opsets.items()],
             node.scope.session.ir_version)
-    except (onnx.shape_inference.InferenceError, ValueError, KeyError, RuntimeError):
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, KeyError, RuntimeError):
         return {}  # no help from there: the fallback knows the dtype
 
 

@@ -89,8 +89,11 @@ def _schema_function(node: Node) -> onnx.FunctionProto:
         for v in node.inputs:
             types.append((onnx.TypeProto() if v is None else to_type_proto(v.type)).SerializeToString())
         versions = [v for v in schema.context_dependent_function_opset_versions if v <= version]
-        body = schema.get_context_dependent_function_with_opset_version(
-            max(versions, default=schema.since_version), plain.SerializeToString(), types)
+        try:
+            body = schema.get_context_dependent_function_with_opset_version(
+                max(versions, default=schema.since_version), plain.SerializeToString(), types)
+        except (ValueError, RuntimeError, TypeError) as e:
+            raise node.error(f"onnx cannot build its function body: {e}") from e
         if not body:
             if any(v is not None and isinstance(v.type, TensorType) and not v.type.is_static for v in node.inputs):
                 raise Defer("its function body depends on shapes that are not known")

@@ -207,7 +207,8 @@ def _divide(a: Any, b: Any) -> Any:
             return a / b
         quotient = abs(a) // abs(b)
         return quotient if (a < 0) == (b < 0) else -quotient
-    if _sign(b) <= 0 or (isinstance(a, Dim) and at_least(a) is None and not _divides(a, b)):
+    low = at_least(b)  # a dim as divisor is not zero: the model would fail
+    if low is None or low < (0 if isinstance(b, Dim) else 1) or (at_least(a) is None and not _divides(a, b)):
         raise _Unknown  # truncation and floor differ below zero
     return a // b
 
@@ -253,11 +254,12 @@ def _whole(op: Op, x: np.ndarray) -> Any:
     """floor, ceil, round, trunc: dims are whole already."""
     import math
 
-    f = {"floor": math.floor, "ceil": math.ceil, "trunc": math.trunc}.get(op.name, round)
+    f: Any = {"floor": math.floor, "ceil": math.ceil, "trunc": math.trunc}.get(op.name, round)
     def whole(v: Any) -> Any:
         return v if isinstance(v, Dim) else f(v)
 
-    return np.frompyfunc(whole, 1, 1)(x)
+    apply: Any = np.frompyfunc(whole, 1, 1)
+    return apply(x)
 
 
 def _cast(op: Op, x: np.ndarray) -> Any:

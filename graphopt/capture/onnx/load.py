@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from graphopt.capture.onnx.types import element_dtype, tensor_array
+from graphopt.capture.onnx.types import decoded, element_dtype, tensor_array
 from graphopt.errors import CaptureError
 from graphopt.ir.graph import Tensor
 
@@ -40,20 +40,16 @@ def load(model: Any) -> Source:
                 data = file.read()
         except OSError as e:
             raise CaptureError(f"cannot be read: {e.strerror}", where=where) from e
-        proto, folder, ours = _parse(data, where), path.resolve().parent, True
+        given, folder = _parse(data, where), path.resolve().parent
         del data
     elif isinstance(model, (bytes, bytearray, memoryview)):
-        proto, folder, where, ours = _parse(bytes(model), "bytes"), None, "bytes", True
+        given, folder, where = _parse(bytes(model), "bytes"), None, "bytes"
     else:
-        proto, folder, where, ours = model, None, model.graph.name or "model", False
-    _check_header(proto, where)
-    if not ours:
-        proto = _without_weights(proto)
-        graph = model.graph
-    else:
-        graph = proto.graph
+        given, folder, where = model, None, model.graph.name or "model"
+    _check_header(given, where)
+    proto = _without_weights(given)  # what recapturing needs; the weights are held once, as arrays
     tensors: dict[str, Tensor] = {}
-    for t in graph.initializer:
+    for t in given.graph.initializer:
         place = f"{where}: initializer {t.name!r}"
         if t.name in tensors:
             raise CaptureError("is there twice", where=place)
@@ -61,8 +57,6 @@ def load(model: Any) -> Source:
             array = _external(t, folder, place)
         else:
             array = tensor_array(t, place)
-            if ours:
-                _drop_data(t)
         tensors[t.name] = Tensor(array, t.name)
     _inline_external(proto, folder, where)
     return Source(proto, tensors, where)
@@ -86,14 +80,29 @@ def _check_header(proto: onnx.ModelProto, where: str) -> None:
                            hint="Export it for an older version")
     if not proto.opset_import and not proto.functions and proto.ir_version >= 3:
         raise CaptureError("imports no opset", where=where, hint="The file is truncated or damaged")
+    _check_text(proto.graph, where)
     for o in proto.opset_import:
         if o.domain in ("", "ai.onnx") and o.version > NEWEST_OPSET:
             raise CaptureError(f"uses opset {o.version}; known are those up to {NEWEST_OPSET}", where=where,
                                hint="Export it for an older opset, or convert it with onnx.version_converter")
 
 
+def _check_text(graph: onnx.GraphProto, where: str) -> None:
+    """Names must be text: protobuf gives bytes for strings that are not UTF-8."""
+    names: list[Any] = [graph.name, *(t.name for t in graph.initializer), *(v.name for v in (*graph.input, *graph.output))]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        for a in node.attribute:
+            names.append(a.name)
+            for g in [a.g] if a.HasField("g") else a.graphs:
+                _check_text(g, where)
+    for name in names:
+        if isinstance(name, bytes):
+            decoded(name, where)
+
+
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the caller's model that leaves the weights where they are."""
+    """A copy that leaves the weights where they are."""
     out = onnx.ModelProto()
     for field, value in proto.ListFields():
         if field.name != "graph":
@@ -112,11 +121,6 @@ def _copy_field(out: Any, name: str, value: Any) -> None:
         target.MergeFrom(value)
     else:
         setattr(out, name, value)
-
-
-def _drop_data(t: TensorProto) -> None:
-    for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"):
-        t.ClearField(field)
 
 
 def _external(t: TensorProto, folder: Path | None, place: str) -> np.ndarray:

@@ -146,6 +146,9 @@ class Scope:
             results = defer(node, reason)
         except CaptureError:
             raise
+        except (IndexError, ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError) as e:
+            raise CaptureError(f"{proto.op_type}: attributes and operands do not fit: {type(e).__name__}: {e}",
+                               where=node.place, hint="The model is damaged, or breaks a rule of the operator") from e
         except GraphOptError as e:
             if not any(v is not None and isinstance(v.type, TensorType) and v.type.shape is None for v in inputs):
                 raise CaptureError(f"{proto.op_type}: {e}", where=node.place) from e

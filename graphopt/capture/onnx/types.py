@@ -121,6 +121,7 @@ def _readable(text: str) -> bool:
 def tensor_array(t: TensorProto, where: str) -> np.ndarray:
     """The data of a tensor that lies in the proto itself."""
     expected = int(np.prod(list(t.dims), dtype=np.int64)) if t.dims else 1
+    element_dtype(t.data_type, where)
     try:
         if any(d < 0 for d in t.dims):
             raise ValueError(f"a dim of {list(t.dims)} is negative")
@@ -133,12 +134,16 @@ def tensor_array(t: TensorProto, where: str) -> np.ndarray:
     if array.size != expected:
         raise CaptureError(f"has {array.size} elements, but its shape {list(t.dims)} needs {expected}", where=where)
     if t.data_type == TensorProto.STRING:
-        return np.array([_text(s) for s in array.reshape(-1)] + [None], dtype=object)[:-1].reshape(array.shape)
+        return np.array([decoded(s, where) for s in array.reshape(-1)] + [None], dtype=object)[:-1].reshape(array.shape)
     return array
 
 
-def _text(s: Any) -> str:
-    return s.decode("utf-8") if isinstance(s, bytes) else str(s)
+def decoded(s: Any, where: str) -> str:
+    """Text of a proto, which gives bytes where they are not UTF-8."""
+    try:
+        return s.decode("utf-8") if isinstance(s, bytes) else str(s)
+    except UnicodeDecodeError as e:
+        raise CaptureError(f"holds text that is not UTF-8: {e}", where=where, hint="The file is damaged") from e
 
 
 def sparse_array(t: onnx.SparseTensorProto, where: str) -> np.ndarray:
@@ -176,7 +181,7 @@ def attribute_value(a: AttributeProto, where: str) -> Any:
         case AttributeProto.INT:
             return int(a.i)
         case AttributeProto.STRING:
-            return a.s.decode("utf-8")
+            return decoded(a.s, where)
         case AttributeProto.TENSOR:
             return tensor_array(a.t, where)
         case AttributeProto.SPARSE_TENSOR:
@@ -188,7 +193,7 @@ def attribute_value(a: AttributeProto, where: str) -> Any:
         case AttributeProto.INTS:
             return [int(x) for x in a.ints]
         case AttributeProto.STRINGS:
-            return [s.decode("utf-8") for s in a.strings]
+            return [decoded(s, where) for s in a.strings]
         case AttributeProto.TENSORS:
             return [tensor_array(t, where) for t in a.tensors]
         case AttributeProto.GRAPHS:
@@ -198,5 +203,5 @@ def attribute_value(a: AttributeProto, where: str) -> Any:
     raise CaptureError(f"is of type {AttributeProto.AttributeType.Name(a.type)}, which is not supported", where=where)
 
 
-__all__ = ["Symbols", "attribute_value", "attributes", "element_code", "element_dtype", "from_inferred", "from_type_proto",
+__all__ = ["Symbols", "attribute_value", "attributes", "decoded", "element_code", "element_dtype", "from_inferred", "from_type_proto",
            "sparse_array", "tensor_array", "to_type_proto"]
