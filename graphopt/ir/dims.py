@@ -259,5 +259,5 @@ def parse_dim(text: str) -> DimLike:
 
     try:
         return build(ast.parse(text.strip(), mode="eval").body)
-    except SyntaxError:
+    except (SyntaxError, ValueError, ZeroDivisionError):
         raise IRError(f"{text!r} is not a dimension") from None

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import GraphOptError, ParseError
-from graphopt.ir.dims import Dim, parse_dim
+from graphopt.ir.dims import Dim, DimLike, parse_dim
 from graphopt.ir.graph import Graph, Op, Tensor, Value
 from graphopt.ir.table import TABLE, lookup
 from graphopt.ir.types import DTYPES, DType, Layout, OptionalType, SequenceType, TensorType, Type, dtype
@@ -151,9 +151,10 @@ def _floats(array: np.ndarray) -> Any:
     if array.ndim:
         return [_floats(a) for a in array]
     x = array[()]
-    if array.dtype == np.float16 or array.dtype == np.float32:
-        return _Raw(np.format_float_scientific(x, unique=True, trim="-") if x != 0 and not 1e-4 <= abs(x) < 1e7 and np.isfinite(x)
-                    else str(x))
+    if isinstance(x, (np.float16, np.float32)):
+        size = abs(float(x))
+        scientific = 0 < size < 1e-4 or 1e7 <= size < np.inf
+        return _Raw(np.format_float_scientific(x, unique=True, trim="-") if scientific else str(x))
     return _Raw(repr(float(x)))
 
 
@@ -231,14 +232,25 @@ class _Parser:
             return True
         return False
 
+    @property
+    def found(self) -> str:
+        return repr(self.peek) if self.kind != "end" else "the end"
+
     def expect(self, text: str) -> None:
         if not self.accept(text):
-            raise self.error(f"expected {text!r}, found {self.peek!r}")
+            raise self.error(f"expected {text!r}, found {self.found}")
 
     def expect_kind(self, kind: str) -> str:
         if self.kind != kind:
-            raise self.error(f"expected a {kind}, found {self.peek!r}")
+            raise self.error(f"expected a {kind}, found {self.found}")
         return self.next()
+
+    def string(self) -> str:
+        start = self.tokens[self.at][2]
+        try:
+            return json.loads(self.expect_kind("string"))
+        except json.JSONDecodeError as e:
+            raise self.error(f"bad string: {e.msg}", start + e.pos) from None
 
     def list_of(self, item: Any, close: str) -> list[Any]:
         """Comma-separated items up to the closing mark, which is consumed."""
@@ -253,6 +265,7 @@ class _Parser:
 
     # Types
     def type(self) -> Type:
+        at = self.tokens[self.at][2]
         word = self.expect_kind("word")
         if word in ("seq", "opt"):
             self.expect("<")
@@ -260,7 +273,7 @@ class _Parser:
             self.expect(">")
             return SequenceType(element) if word == "seq" else OptionalType(element)
         if word not in DTYPES:
-            raise self.error(f"unknown dtype {word!r}")
+            raise self.error(f"unknown dtype {word!r}", at)
         if self.peek != "[":
             raise self.error(f"expected '[' after {word}")
         start = self.tokens[self.at][2] + 1
@@ -271,15 +284,18 @@ class _Parser:
             depth += {"[": 1, "]": -1}.get(self.peek, 0)
             self.at += 1
         inside = self.text[start:self.tokens[self.at - 1][2]].strip()
-        try:
-            shape = None if inside == "*" else tuple(parse_dim(d) for d in _split_dims(inside))
-        except GraphOptError as e:
-            raise self.error(e.what, start) from None
+        shape = None if inside == "*" else self.read_dims(inside, start)
         layout = None
         if self.kind == "ref":
             order, _, halo = self.next()[1:].partition("+")
             layout = Layout(order, int(halo or 0))
         return TensorType(dtype(word), shape, layout)
+
+    def read_dims(self, text: str, at: int) -> tuple[DimLike, ...]:
+        try:
+            return tuple(parse_dim(d) for d in _split_dims(text))
+        except GraphOptError as e:
+            raise self.error(str(e), at) from None
 
     # Graphs
     def graph(self) -> Graph:
@@ -289,9 +305,10 @@ class _Parser:
         self.expect("(")
 
         def parameter() -> None:
+            at = self.tokens[self.at][2]
             name = self.expect_kind("value")[1:]
             self.expect(":")
-            self.define(values, name, graph.add_input(self.type()))
+            self.define(values, name, graph.add_input(self.type()), at)
 
         self.list_of(parameter, ")")
         self.expect("->")
@@ -311,9 +328,9 @@ class _Parser:
                              f"but declares {', '.join(map(str, declared))}")
         return graph
 
-    def define(self, values: dict[str, Value], name: str, value: Value) -> None:
+    def define(self, values: dict[str, Value], name: str, value: Value, at: int) -> None:
         if name in values:
-            raise self.error(f"%{name} is defined twice")
+            raise self.error(f"%{name} is defined twice", at)
         if not name.isdigit():
             value.name = name
         values[name] = value
@@ -326,11 +343,10 @@ class _Parser:
         return values[name]
 
     def operation(self, graph: Graph, values: dict[str, Value]) -> None:
-        names: list[str] = []
+        names: list[tuple[str, int]] = []  # with where each stands
         if self.kind == "value":
-            names.append(self.next()[1:])
-            while self.accept(","):
-                names.append(self.expect_kind("value")[1:])
+            while not names or self.accept(","):
+                names.append((self.expect_kind("value")[1:], self.tokens[self.at - 1][2]))
             self.expect("=")
         start = self.tokens[self.at][2]
         word = self.expect_kind("word")
@@ -366,8 +382,8 @@ class _Parser:
             graph._link(op, None)
         if len(op.results) != len(names):
             raise self.error(f"{word} has {len(op.results)} results, {len(names)} names", start)
-        for name, result in zip(names, op.results):
-            self.define(values, name, result)
+        for (name, at), result in zip(names, op.results):
+            self.define(values, name, result, at)
 
     def attribute(self, op_name: str) -> Any:
         def one() -> tuple[str, Any]:
@@ -389,13 +405,13 @@ class _Parser:
             self.at += 1
         inside = self.text[start:self.tokens[self.at][2]].strip()
         self.at += 1
-        return tuple(parse_dim(d) for d in _split_dims(inside))
+        return self.read_dims(inside, start)
 
     def literal(self) -> Any:
         if self.accept("["):
             return tuple(self.list_of(self.literal, "]"))
         if self.kind == "string":
-            return json.loads(self.next())
+            return self.string()
         if self.kind == "number":
             return _number(self.next())
         if self.peek in ("true", "false", "none"):
@@ -403,39 +419,63 @@ class _Parser:
         if self.kind == "word":
             word = self.next()
             return float(word) if word in ("inf", "nan") else word
-        raise self.error(f"expected an attribute value, found {self.peek!r}")
+        raise self.error(f"expected a value to write here, found {self.found}")
 
     def constant(self) -> Tensor:
-        name = None
+        at, name = self.tokens[self.at][2], None
         if self.kind == "ref":
             name = self.next()[1:]
             if not self.accept("="):
                 self.expect(":")
-                return self.bound(name, self.type())
+                return self.bound(name, self.tensor_type(), at)
+        at = self.tokens[self.at][2]
         literal = self.literal()
         self.expect(":")
-        t = self.type()
-        assert isinstance(t, TensorType)
-        tensor = Tensor(np.array(literal, dtype=np.float64 if t.dtype.is_float and t.dtype.bits < 32 else None)
-                        .astype(t.dtype.numpy).reshape(t.static_shape), name)
+        t = self.tensor_type()
+        try:
+            tensor = Tensor(_array(literal, t), name)
+        except (GraphOptError, ValueError, TypeError, OverflowError) as e:
+            raise self.error(f"the constant is not {t}: {e}", at) from None
         return self.shared.setdefault(name, tensor) if name else tensor
 
-    def bound(self, name: str, t: Type) -> Tensor:
-        assert isinstance(t, TensorType)
+    def tensor_type(self) -> TensorType:
+        at = self.tokens[self.at][2]
+        t = self.type()
+        if not isinstance(t, TensorType):
+            raise self.error(f"a constant is a tensor, not {t}", at)
+        return t
+
+    def bound(self, name: str, t: TensorType, at: int) -> Tensor:
         if name not in self.shared:
             given = self.constants.get(name)
             if isinstance(given, np.ndarray):
                 given = Tensor(given, name)
-            if given is not None and given.type != t:
-                raise self.error(f"constant @{name} is {given.type}, the text says {t}")
             self.shared[name] = given or Tensor(None, name, t)
+        if self.shared[name].type != t:
+            raise self.error(f"constant @{name} is {self.shared[name].type}, the text says {t}", at)
         return self.shared[name]
 
     def loc(self) -> tuple[str, ...]:
         if self.kind != "loc":
             return ()
         self.at += 1
-        return tuple(self.list_of(lambda: json.loads(self.expect_kind("string")), ")"))
+        return tuple(self.list_of(self.string, ")"))
+
+
+def _array(literal: Any, t: TensorType) -> np.ndarray:
+    """The elements as written, which the dtype may round but not otherwise change."""
+    given = np.array(literal, dtype=np.float64 if t.dtype.is_float else None)
+    if given.shape != t.static_shape:
+        raise ValueError(f"its elements have shape {list(given.shape)}")
+    with np.errstate(all="ignore"):
+        array = given.astype(t.dtype.numpy)
+    if t.dtype.is_float:
+        fits = (np.isinf(array.astype(np.float64)) == np.isinf(given)).all()
+    else:
+        fits = given.dtype.kind in {"bool": "b", "str": "U"}.get(t.dtype.kind, "iu") and (array == given).all()
+    if not fits:
+        raise ValueError(f"{_print_attr(literal)} does not fit")
+    return array
 
 
 def _number(text: str) -> int | float:
@@ -466,7 +506,7 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray | Tensor] | None =
     parser = _Parser(text, constants or {})
     graph = parser.graph()
     if parser.kind != "end":
-        raise parser.error(f"expected the end, found {parser.peek!r}")
+        raise parser.error(f"expected the end, found {parser.found}")
     return graph
 
 
