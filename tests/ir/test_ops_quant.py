@@ -11,11 +11,15 @@ from onnx_node import reference, runtime
 
 from graphopt.errors import IRError
 from graphopt.ir import dtype
-from graphopt.ir.ops.quant import integer_range
 
 RNG = np.random.default_rng(0)
 INTEGERS = ["i8", "u8", "i16", "u16", "i4", "u4", "i2", "u2"]
 FLOATS = ["f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "f4e2m1"]
+
+
+def integer_range(d):
+    info = ml_dtypes.iinfo(d.numpy)
+    return int(info.min), int(info.max)
 
 
 def scale_of(shape, low=0.05, high=1.5, of=np.float32):

@@ -7,13 +7,13 @@ import math
 import numpy as np
 
 from graphopt.ir.dims import DimLike, Shape, product
+from graphopt.ir.ops.numeric import widen
 from graphopt.ir.ops.windows import (
     check_window,
     exact_matmul,
     pad_spatial,
     positions,
     scatter_windows,
-    wide,
     window_counts,
     window_dims,
     windows,
@@ -83,7 +83,7 @@ def _conv_operations(o: Operands, results) -> DimLike:
 
 def _add_bias(y: np.ndarray, bias: np.ndarray | None, like: np.ndarray) -> np.ndarray:
     if bias is not None:
-        y = y + wide(bias).reshape(-1, *[1] * (y.ndim - 2))
+        y = y + widen(bias).reshape(-1, *[1] * (y.ndim - 2))
     return y.astype(like.dtype)
 
 
@@ -109,8 +109,8 @@ def conv(x, w, bias=None, *, stride, pad, dilation, groups):
     """
     kernel = w.shape[2:]
     out = window_counts(x.shape[2:], kernel, stride, pad, dilation)
-    columns = windows(pad_spatial(wide(x), pad, 0), out, kernel, stride, dilation)
-    return _add_bias(_convolve(columns, wide(w), groups), bias, x)
+    columns = windows(pad_spatial(widen(x), pad, 0), out, kernel, stride, dilation)
+    return _add_bias(_convolve(columns, widen(w), groups), bias, x)
 
 
 def _conv_transpose_shape(o: Operands) -> Shape:
@@ -143,8 +143,8 @@ def conv_transpose(x, w, bias=None, *, stride, pad, dilation, output_padding, gr
     spatial = x.ndim - 2
     n, c, kernel, sizes = x.shape[0], x.shape[1], w.shape[2:], x.shape[2:]
     per_group = w.shape[1]
-    flat = wide(x).reshape(n, groups, c // groups, math.prod(sizes))
-    filters = wide(w).reshape(1, groups, c // groups, per_group * math.prod(kernel))
+    flat = widen(x).reshape(n, groups, c // groups, math.prod(sizes))
+    filters = widen(w).reshape(1, groups, c // groups, per_group * math.prod(kernel))
     columns = np.matmul(filters.swapaxes(-1, -2), flat).reshape(n, groups * per_group, *kernel, *sizes)
     out = [(sizes[i] - 1) * stride[i] - pad[i] - pad[spatial + i] + dilation[i] * (kernel[i] - 1) + output_padding[i] + 1
            for i in range(spatial)]
@@ -178,9 +178,9 @@ def deform_conv(x, w, offset, bias=None, mask=None, *, stride, pad, dilation, gr
     n, c, height, width = x.shape
     kh, kw = w.shape[2:]
     oh, ow = window_counts(x.shape[2:], (kh, kw), stride, pad, dilation)
-    source = wide(x).reshape(n, offset_groups, c // offset_groups, height * width)
-    moves = wide(offset).reshape(n, offset_groups, kh * kw, 2, oh, ow)
-    scale = None if mask is None else wide(mask).reshape(n, offset_groups, kh * kw, oh, ow)
+    source = widen(x).reshape(n, offset_groups, c // offset_groups, height * width)
+    moves = widen(offset).reshape(n, offset_groups, kh * kw, 2, oh, ow)
+    scale = None if mask is None else widen(mask).reshape(n, offset_groups, kh * kw, oh, ow)
     columns = np.zeros((n, offset_groups, c // offset_groups, kh * kw, oh, ow), source.dtype)
     for tap, (i, j) in enumerate(positions((kh, kw))):
         y = moves[:, :, tap, 0] + (np.arange(oh) * stride[0] - pad[0] + i * dilation[0])[:, None].astype(source.dtype)
@@ -198,7 +198,7 @@ def deform_conv(x, w, offset, bias=None, mask=None, *, stride, pad, dilation, gr
         columns[:, :, :, tap] = total if scale is None else total * scale[:, :, None, tap]
     # [N, C, kh*kw, oh, ow] -> windows [N, C, oh, ow, kh, kw]
     taps = columns.reshape(n, c, kh, kw, oh, ow).transpose(0, 1, 4, 5, 2, 3)
-    return _add_bias(_convolve(taps, wide(w), groups), bias, x)
+    return _add_bias(_convolve(taps, widen(w), groups), bias, x)
 
 
 def _col2im_shape(o: Operands) -> Shape:
@@ -220,5 +220,5 @@ def col2im(x, *, image, block, stride, pad, dilation):
     """Sum the columns [N, C*prod(block), L] back into an image [N, C, *image] (ONNX Col2Im, torch fold)."""
     n, c = x.shape[0], x.shape[1] // math.prod(block)
     counts = window_counts(image, block, stride, pad, dilation)
-    columns = wide(x).reshape(n, c, *block, *counts)
+    columns = widen(x).reshape(n, c, *block, *counts)
     return scatter_windows(columns, image, block, stride, pad, dilation).astype(x.dtype)

@@ -1,6 +1,6 @@
 """Normalisations, softmax and attention: composites whose fused form matters, each with its decomposition.
 
-f16 and bf16 are computed in f32 inside and rounded once at the end, in the reference and in the decompositions.
+The reference computes in f64 inside, the decompositions of f16 and bf16 in f32; both round once at the end.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ def _narrowed(b: Builder, v: Value, like: Value) -> Value:
     return b.cast(v, to=like.dtype) if v.dtype is not like.dtype else v
 
 
+def _given(op: Op, count: int) -> list[Value]:
+    """The first operands, which are never absent."""
+    return [v for v in op.operands[:count] if v is not None]
+
+
 def _per_channel(b: Builder, v: Value, rank: int) -> Value:
     """[C] widened and shaped to broadcast along axis 1 of a value of that rank."""
     wide = _widened(b, v)
@@ -56,7 +61,7 @@ def softmax(x, *, axis):
 
 @decomposition("softmax")
 def _(b: Builder, op: Op) -> Value:
-    axes, x = [op.attrs["axis"]], op.operands[0]
+    axes, [x] = [op.attrs["axis"]], _given(op, 1)
     wide = _widened(b, x)
     e = b.exp(b.sub(wide, b.reduce_max(wide, axes=axes, keepdims=True)))
     return _narrowed(b, b.div(e, b.reduce_sum(e, axes=axes, keepdims=True)), x)
@@ -72,7 +77,7 @@ def log_softmax(x, *, axis):
 
 @decomposition("log_softmax")
 def _(b: Builder, op: Op) -> Value:
-    axes, x = [op.attrs["axis"]], op.operands[0]
+    axes, [x] = [op.attrs["axis"]], _given(op, 1)
     wide = _widened(b, x)
     shifted = b.sub(wide, b.reduce_max(wide, axes=axes, keepdims=True))
     return _narrowed(b, b.sub(shifted, b.log(b.reduce_sum(b.exp(shifted), axes=axes, keepdims=True))), x)
@@ -105,8 +110,8 @@ def batch_norm(x, scale, bias, mean, var, *, eps):
 
 @decomposition("batch_norm")
 def _(b: Builder, op: Op) -> Value:
-    x = op.operands[0]
-    scale, bias, mean, var = (_per_channel(b, v, x.rank) for v in op.operands[1:])
+    x, *parameters = _given(op, 5)
+    scale, bias, mean, var = (_per_channel(b, v, x.rank) for v in parameters)
     factor = b.mul(scale, b.reciprocal(b.sqrt(b.add(var, op.attrs["eps"]))))
     return _narrowed(b, b.add(b.mul(b.sub(_widened(b, x), mean), factor), bias), x)
 
@@ -163,7 +168,7 @@ def layer_norm(x, scale=None, bias=None, *, axis, eps):
 
 @decomposition("layer_norm")
 def _(b: Builder, op: Op) -> Value:
-    x = op.operands[0]
+    [x] = _given(op, 1)
     y = _build_standardised(b, _widened(b, x), list(range(op.attrs["axis"], x.rank)), op.attrs["eps"])
     return _build_affine(b, y, _or_none(b, op.operand("scale")), _or_none(b, op.operand("bias")), x)
 
@@ -179,7 +184,7 @@ def rms_norm(x, scale=None, *, axis, eps):
 
 @decomposition("rms_norm")
 def _(b: Builder, op: Op) -> Value:
-    x = op.operands[0]
+    [x] = _given(op, 1)
     wide = _widened(b, x)
     mean = b.reduce_mean(b.mul(wide, wide), axes=list(range(op.attrs["axis"], x.rank)), keepdims=True)
     y = b.mul(wide, b.reciprocal(b.sqrt(b.add(mean, op.attrs["eps"]))))
@@ -209,7 +214,7 @@ def group_norm(x, scale=None, bias=None, *, groups, eps):
 
 @decomposition("group_norm")
 def _(b: Builder, op: Op) -> Value:
-    x, groups = op.operands[0], op.attrs["groups"]
+    [x], groups = _given(op, 1), op.attrs["groups"]
     n, c, *spatial = x.shape
     grouped = b.reshape(_widened(b, x), shape=(n, groups, c // groups, *spatial))
     y = b.reshape(_build_standardised(b, grouped, list(range(2, x.rank + 1)), op.attrs["eps"]), shape=x.shape)
@@ -241,7 +246,7 @@ def lrn(x, *, size, alpha, beta, bias):
 
 @decomposition("lrn")
 def _(b: Builder, op: Op) -> Value:
-    x, size = op.operands[0], op.attrs["size"]
+    [x], size = _given(op, 1), op.attrs["size"]
     wide = _widened(b, x)
     before = (size - 1) // 2
     pads = [0, before, *[0] * (x.rank - 2), 0, size - 1 - before, *[0] * (x.rank - 2)]
@@ -304,7 +309,7 @@ def attention(q, k, v, mask=None, *, scale, causal, softcap):
 
 @decomposition("attention")
 def _(b: Builder, op: Op) -> Value:
-    q, k, v = op.operands[:3]
+    q, k, v = _given(op, 3)
     batch, h, s, d = q.shape
     _, hk, length, dv = v.shape
     wide_q, wide_k, wide_v = (_widened(b, t) for t in (q, k, v))

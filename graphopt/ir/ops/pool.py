@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from graphopt.ir.dims import DimLike
-from graphopt.ir.ops.windows import check_window, pad_spatial, positions, wide, widest, window_counts, window_dims, windows
+from graphopt.ir.ops.numeric import lowest, widen
+from graphopt.ir.ops.windows import check_window, pad_spatial, positions, widest, window_counts, window_dims, windows
 from graphopt.ir.table import Operands, Trait, op
-from graphopt.ir.types import dtype
 
 
 def _lead(o: Operands, spatial: int) -> int:
@@ -42,10 +43,6 @@ def _views(x: np.ndarray, kernel, stride, pad, dilation, ceil_mode: bool, value)
     return windows(pad_spatial(x, (*pad[:n], *reach), value), out, kernel, stride, dilation)
 
 
-def _lowest(x: np.ndarray) -> float | int:
-    return -np.inf if dtype(x.dtype).is_float else int(np.iinfo(x.dtype).min)
-
-
 def _kernel_axes(kernel) -> tuple[int, ...]:
     return tuple(range(-len(kernel), 0))
 
@@ -54,8 +51,8 @@ def _kernel_axes(kernel) -> tuple[int, ...]:
     shape=_pool_shape, traits=Trait.REDUCTION, operations=_pool_operations)
 def max_pool(x, *, kernel, stride, pad, dilation, ceil_mode):
     """The largest element of each window; padding never wins, NaN does (ONNX MaxPool, torch max_pool1d to 3d)."""
-    values = wide(x)
-    views = _views(values, kernel, stride, pad, dilation, ceil_mode, _lowest(values))
+    values = widen(x)
+    views = _views(values, kernel, stride, pad, dilation, ceil_mode, lowest(x.dtype))
     return views.max(axis=_kernel_axes(kernel)).astype(x.dtype)
 
 
@@ -63,8 +60,8 @@ def max_pool(x, *, kernel, stride, pad, dilation, ceil_mode):
     "-> (values: T, indices: i64)", T="number", shape=_pool_shape, traits=Trait.REDUCTION, operations=_pool_operations)
 def max_pool_indices(x, *, kernel, stride, pad, dilation, ceil_mode):
     """`max_pool` with the row-major index of each maximum in the whole of x (ONNX storage_order=0); the first of equals."""
-    values = wide(x)
-    views = _views(values, kernel, stride, pad, dilation, ceil_mode, _lowest(values))
+    values = widen(x)
+    views = _views(values, kernel, stride, pad, dilation, ceil_mode, lowest(x.dtype))
     best = views.max(axis=_kernel_axes(kernel), keepdims=True)
     index = np.arange(x.size, dtype=np.int64).reshape(x.shape)
     at = _views(index, kernel, stride, pad, dilation, ceil_mode, -1)
@@ -113,12 +110,13 @@ def _cells(size: int, output: int) -> list[slice]:
     return [slice(i * size // output, -(-((i + 1) * size) // output)) for i in range(output)]
 
 
-def _each_cell(x: np.ndarray, output: tuple[int, ...], fill: Callable[[np.ndarray, tuple[slice, ...], tuple], None]) -> None:
+def _each_cell(x: np.ndarray, output: tuple[int, ...], fill: Callable[[np.ndarray, list[slice], tuple], None]) -> None:
     sizes = x.shape[x.ndim - len(output):]
     cells = [_cells(size, out) for size, out in zip(sizes, output)]
     for at in positions(output):
-        box = tuple(c[i] for c, i in zip(cells, at))
-        fill(x[(..., *box)], box, at)
+        box = [c[i] for c, i in zip(cells, at)]
+        index: list[Any] = [..., *box]
+        fill(x[tuple(index)], box, at)
 
 
 @op("adaptive_avg_pool(x: T; output: ints) -> T", T="float", shape=_adaptive_shape, traits=Trait.REDUCTION,
@@ -128,7 +126,7 @@ def adaptive_avg_pool(x, *, output):
     lead = x.ndim - len(output)
     y = np.zeros((*x.shape[:lead], *output), np.float64)
 
-    def fill(cell: np.ndarray, box: tuple[slice, ...], at: tuple) -> None:
+    def fill(cell: np.ndarray, box: list[slice], at: tuple) -> None:
         y[(..., *at)] = cell.mean(axis=_kernel_axes(output))
 
     _each_cell(x.astype(np.float64), output, fill)
@@ -144,7 +142,7 @@ def adaptive_max_pool(x, *, output):
     values = np.zeros((*x.shape[:lead], *output), x.dtype)
     indices = np.zeros(values.shape, np.int64)
 
-    def fill(cell: np.ndarray, box: tuple[slice, ...], at: tuple) -> None:
+    def fill(cell: np.ndarray, box: list[slice], at: tuple) -> None:
         flat = cell.reshape(*cell.shape[:lead], -1)
         best = flat.argmax(axis=-1)
         values[(..., *at)] = np.take_along_axis(flat, best[..., None], axis=-1)[..., 0].astype(x.dtype)
@@ -152,5 +150,5 @@ def adaptive_max_pool(x, *, output):
         indices[(..., *at)] = np.ravel_multi_index([i + s.start for i, s in zip(inside, box)], sizes)
 
     if x.size:
-        _each_cell(wide(x), output, fill)
+        _each_cell(widen(x), output, fill)
     return values, indices

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 from graphopt.ir.dims import Shape, ceil_div
-from graphopt.ir.ops.windows import wide
+from graphopt.ir.ops.numeric import widen
 from graphopt.ir.table import Operands, lookup, op
-from graphopt.ir.types import DType, dtype
+from graphopt.ir.types import dtype
 
 
 def _quant_shape(o: Operands) -> Shape:
@@ -52,11 +53,6 @@ def _arithmetic(scale: np.ndarray) -> np.dtype:
     return d.numpy if d.is_float and d.bits >= 16 else np.dtype(np.float32)
 
 
-def integer_range(d: DType) -> tuple[int, int]:
-    """The smallest and largest value of an integer dtype."""
-    return (-(1 << (d.bits - 1)), (1 << (d.bits - 1)) - 1) if d.kind == "int" else (0, (1 << d.bits) - 1)
-
-
 @op("quantize(x: T, scale: S, zero_point?: Q; axis: int, block: int = 0, to: dtype, saturate: bool = true) -> @to",
     T="f16|bf16|f32|f64|i32", S="f16|bf16|f32|f64|f8e8m0|i32", Q="int|float", shape=_quantize_shape,
     operations=lambda o, results: 4 * results[0].size)
@@ -68,19 +64,19 @@ def quantize(x, scale, zero_point=None, *, axis, block, to, saturate):
     says whether what is too large becomes the largest finite value or infinity/NaN (ONNX QuantizeLinear).
     """
     precision = _arithmetic(scale)
-    quotient = wide(x.astype(precision)) / wide(_spread(scale, x, axis, block).astype(precision))
-    quotient = wide(quotient.astype(precision))
+    quotient = widen(x.astype(precision)) / widen(_spread(scale, x, axis, block).astype(precision))
+    quotient = widen(quotient.astype(precision))
     shift = None if zero_point is None else _spread(zero_point, x, axis, block)
     if to.is_float:
         if shift is not None:
-            quotient = quotient + wide(shift)
-        return lookup("cast").evaluate(quotient.astype(wide(quotient).dtype), to=to, saturate=saturate, rounding="nearest")
-    low, high = integer_range(to)
+            quotient = quotient + widen(shift)
+        return lookup("cast").evaluate(quotient.astype(widen(quotient).dtype), to=to, saturate=saturate, rounding="nearest")
+    info = ml_dtypes.iinfo(to.numpy)
     rounded = np.rint(quotient.astype(np.float64))
     rounded = np.where(np.isnan(rounded), 0.0, rounded)
     if shift is not None:
         rounded = rounded + shift.astype(np.float64)
-    return np.clip(rounded, low, high).astype(np.int64).astype(to.numpy)
+    return np.clip(rounded, int(info.min), int(info.max)).astype(np.int64).astype(to.numpy)
 
 
 @op("dequantize(x: Q, scale: S, zero_point?: Q; axis: int, block: int = 0, to: dtype) -> @to",

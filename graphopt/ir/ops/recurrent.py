@@ -8,8 +8,9 @@ import numpy as np
 
 from graphopt.errors import IRError
 from graphopt.ir.dims import DimLike, Shape
-from graphopt.ir.ops.windows import wide
+from graphopt.ir.ops.numeric import widen
 from graphopt.ir.table import Operands, Trait, op
+from graphopt.ir.types import TensorType
 
 Activation = Callable[[np.ndarray], np.ndarray]
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
@@ -85,11 +86,11 @@ def _rule(gates: int, default: Sequence[str], cell: bool) -> Callable[[Operands]
             "b": (directions, 2 * gates * hidden), "lengths": (batch,), "h0": (directions, batch, hidden),
             "c0": (directions, batch, hidden), "p": (directions, 3 * hidden)}
         for p, t in zip(o._def.operands, o.types):
-            if t is None or p.name not in expected:
+            if not isinstance(t, TensorType) or t.shape is None or p.name not in expected:
                 continue
             wanted = expected[p.name]
-            if t.rank != len(wanted) or any(  # type: ignore[union-attr]
-                    isinstance(m, int) and isinstance(n, int) and m != n for m, n in zip(t.shape, wanted)):
+            if t.rank != len(wanted) or any(isinstance(m, int) and isinstance(n, int) and m != n
+                                            for m, n in zip(t.shape, wanted)):
                 raise o.fail(f"{p.name} is {t}, it must be [{', '.join(map(str, wanted))}]")
         try:
             resolve_activations(o.activations, o.alphas, o.betas, default, directions)
@@ -126,16 +127,16 @@ def _run(x: np.ndarray, lengths: np.ndarray | None, reverse: bool, state: tuple[
 
 
 def _start(given: np.ndarray | None, d: int, batch: int, hidden: int, like: np.ndarray) -> np.ndarray:
-    return np.zeros((batch, hidden), like.dtype) if given is None else wide(given)[d]
+    return np.zeros((batch, hidden), like.dtype) if given is None else widen(given)[d]
 
 
 def _weights(w, r, b, d: int, gates: int, hidden: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """W^T, R^T and the two biases of direction d, widened."""
-    wt, rt = wide(w)[d].T, wide(r)[d].T
+    wt, rt = widen(w)[d].T, widen(r)[d].T
     if b is None:
         zero = np.zeros(gates * hidden, wt.dtype)
         return wt, rt, zero, zero
-    both = wide(b)[d]
+    both = widen(b)[d]
     return wt, rt, both[:gates * hidden], both[gates * hidden:]
 
 
@@ -155,13 +156,13 @@ def lstm(x, w, r, b=None, lengths=None, h0=None, c0=None, p=None, *, direction, 
     activations, not that of the cell's (as onnxruntime does). `input_forget` couples the gates, f = 1 - i.
     Beyond a sequence's length y is 0 and the state stays.
     """
-    source = wide(x)
+    source = widen(x)
     functions = _functions(activations, alphas, betas, ("Sigmoid", "Tanh", "Tanh"), len(DIRECTIONS[direction]), clip)
     ys, hs, cs = [], [], []
     for d, reverse in enumerate(DIRECTIONS[direction]):
         f, g, h = functions[d]
         wt, rt, wb, rb = _weights(w, r, b, d, 4, hidden)
-        pi, po, pf = np.zeros((3, hidden), source.dtype) if p is None else wide(p)[d].reshape(3, hidden)
+        pi, po, pf = np.zeros((3, hidden), source.dtype) if p is None else widen(p)[d].reshape(3, hidden)
 
         def step(xt, state, f=f, g=g, h=h, wt=wt, rt=rt, bias=wb + rb, pi=pi, po=po, pf=pf):
             before, cell = state
@@ -173,7 +174,9 @@ def lstm(x, w, r, b=None, lengths=None, h0=None, c0=None, p=None, *, direction, 
 
         start = tuple(_start(s, d, x.shape[1], hidden, source) for s in (h0, c0))
         y, (last, cell) = _run(source, lengths, reverse, start, step)
-        ys.append(y), hs.append(last), cs.append(cell)
+        ys.append(y)
+        hs.append(last)
+        cs.append(cell)
     return _pack(x, ys, hs, cs)
 
 
@@ -186,7 +189,7 @@ def gru(x, w, r, b=None, lengths=None, h0=None, *, direction, activations, alpha
     H' = (1 - z) * h + z * H. The reset gate multiplies the state before the recurrent product, or with
     `linear_before_reset` the product and its bias (as torch and cuDNN do). Shapes as in `lstm` with 3 gates.
     """
-    source = wide(x)
+    source = widen(x)
     functions = _functions(activations, alphas, betas, ("Sigmoid", "Tanh"), len(DIRECTIONS[direction]), clip)
     ys, hs = [], []
     for d, reverse in enumerate(DIRECTIONS[direction]):
@@ -205,7 +208,8 @@ def gru(x, w, r, b=None, lengths=None, h0=None, *, direction, activations, alpha
             return ((1 - z) * new + z * before,)
 
         y, (last,) = _run(source, lengths, reverse, (_start(h0, d, x.shape[1], hidden, source),), step)
-        ys.append(y), hs.append(last)
+        ys.append(y)
+        hs.append(last)
     return _pack(x, ys, hs)
 
 
@@ -214,7 +218,7 @@ def gru(x, w, r, b=None, lengths=None, h0=None, *, direction, activations, alpha
     T="f16|bf16|f32|f64", shape=_rule(1, ("Tanh",), False), traits=Trait.CONTRACTION, operations=_operations(1))
 def rnn(x, w, r, b=None, lengths=None, h0=None, *, direction, activations, alphas, betas, clip, hidden):
     """The simple recurrent layer, H' = f(x W^T + H R^T + Wb + Rb) (Elman 1990; ONNX RNN). Shapes as in `lstm` with 1 gate."""
-    source = wide(x)
+    source = widen(x)
     functions = _functions(activations, alphas, betas, ("Tanh",), len(DIRECTIONS[direction]), clip)
     ys, hs = [], []
     for d, reverse in enumerate(DIRECTIONS[direction]):
@@ -224,5 +228,6 @@ def rnn(x, w, r, b=None, lengths=None, h0=None, *, direction, activations, alpha
             return (f(xt @ wt + state[0] @ rt + bias),)
 
         y, (last,) = _run(source, lengths, reverse, (_start(h0, d, x.shape[1], hidden, source),), step)
-        ys.append(y), hs.append(last)
+        ys.append(y)
+        hs.append(last)
     return _pack(x, ys, hs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
 from graphopt.ir.types import dtype
@@ -84,9 +85,8 @@ def round_to(y: np.ndarray, to: np.dtype) -> np.ndarray:
     d = dtype(to)
     if not d.is_integer or y.dtype.kind != "f":
         return y.astype(to)
-    info = np.iinfo(to) if d.bits >= 8 else None
-    low, high = (info.min, info.max) if info else ((-(1 << d.bits - 1), (1 << d.bits - 1) - 1) if d.kind == "int"
-                                                   else (0, (1 << d.bits) - 1))
+    info = ml_dtypes.iinfo(to)
+    low, high = int(info.min), int(info.max)
     rounded = np.rint(y)
     # The largest 64-bit integers have no float of their own: those at the limit are set after the cast.
     cast = np.where((rounded > low) & (rounded < high), rounded, 0).astype(np.int64 if d.kind == "int" else np.uint64)

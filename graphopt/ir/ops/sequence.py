@@ -123,7 +123,8 @@ def _split_types(o: Operands) -> list[Type]:
     if o.split is None:
         rest = (1,) if o.keepdims else ()
         return [SequenceType(TensorType(o.x.dtype, (*shape[:axis], *rest, *shape[axis + 1:])))]
-    lengths = None if o.value("split") is None or not isinstance(shape[axis], int) else _lengths(o.value("split"), shape[axis])
+    split, size = o.value("split"), shape[axis]
+    lengths = None if split is None or not isinstance(size, int) else _lengths(split, size)
     if lengths and len(set(lengths)) == 1:
         return [SequenceType(TensorType(o.x.dtype, (*shape[:axis], lengths[0], *shape[axis + 1:])))]
     return [SequenceType(TensorType(o.x.dtype, None))]

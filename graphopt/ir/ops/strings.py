@@ -145,9 +145,9 @@ def tfidf(x, pool, *, mode, min_gram, max_gram, max_skip, counts, indexes, weigh
         for n in range(min_gram, max_gram + 1):
             for step in range(1, 2 if n == 1 else max_skip + 2):
                 for first in range(len(row) - (n - 1) * step):
-                    at = column.get(tuple(row[first:first + (n - 1) * step + 1:step]))
-                    if at is not None:
-                        seen[r, at] += 1
+                    found = column.get(tuple(row[first:first + (n - 1) * step + 1:step]))
+                    if found is not None:
+                        seen[r, found] += 1
     weight = np.asarray(weights, np.float32) if weights else np.ones(seen.shape[1], np.float32)
     y = seen if mode == "TF" else np.where(seen > 0, weight, np.float32(0)) if mode == "IDF" else seen * weight
     return y.reshape(*x.shape[:-1], seen.shape[1])

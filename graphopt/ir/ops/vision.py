@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from graphopt.ir.dims import DimLike, Shape
+from graphopt.ir.ops.numeric import widen
 from graphopt.ir.ops.resample import Taps, interpolation, round_to
-from graphopt.ir.ops.windows import positions, wide, widest
+from graphopt.ir.ops.windows import positions, widest
 from graphopt.ir.table import Operands, Trait, op
 
 COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric", "tf_crop_and_resize")
@@ -135,7 +136,7 @@ def grid_sample(x, grid, *, mode, padding, align_corners):
     """
     n, c, *sizes = x.shape
     points = grid.shape[1:-1]
-    at = wide(grid)
+    at = widen(grid)
     axes = []
     for i, size in enumerate(sizes):
         g = at[..., len(sizes) - 1 - i].reshape(n, math.prod(points))
@@ -159,7 +160,7 @@ def grid_sample(x, grid, *, mode, padding, align_corners):
     y = np.zeros((n, c, math.prod(points)), np.result_type(source.dtype, np.float64) if mode != "nearest" else source.dtype)
     if source.shape[-1] and y.size:
         for corner in positions([len(a) for a in axes]):
-            flat, weight, inside = np.zeros(y[:, 0].shape, np.int64), 1.0, np.ones(y[:, 0].shape, bool)
+            flat, weight, inside = np.zeros(y[:, 0].shape, np.int64), np.ones(y[:, 0].shape), np.ones(y[:, 0].shape, bool)
             for (index, w, valid), size in zip((a[k] for a, k in zip(axes, corner)), sizes):
                 flat = flat * size + np.clip(index, 0, size - 1)
                 weight, inside = weight * w, inside & valid

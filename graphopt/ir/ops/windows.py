@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from graphopt.ir.dims import DimLike, ceil_div, dim_min
+from graphopt.ir.ops.numeric import accumulator, widen
 from graphopt.ir.table import Operands
 from graphopt.ir.types import dtype
 
 
-def wide(x: np.ndarray) -> np.ndarray:
-    """Floats at least f32 (narrow ones widened exactly), integers narrower than a byte as i32; the rest untouched."""
-    d = dtype(x.dtype)
-    if d.is_float and d.bits < 32:
-        return x.astype(np.float32)
-    return x.astype(np.int32) if d.is_integer and d.bits < 8 else x
-
-
 def widest(x: np.ndarray) -> np.ndarray:
-    """Floats as f32 where narrower, as f64 otherwise; integers as i64: what a sum is accumulated in."""
-    d = dtype(x.dtype)
-    if d.is_float:
-        return x.astype(np.float32 if d.bits < 32 else np.float64)
-    return x.astype(np.int64)
+    """The array in the dtype that its sums are carried in: f64 for floats."""
+    return x.astype(accumulator(x.dtype))
 
 
 def check_window(o: Operands, spatial: int, **attributes: Sequence[int]) -> None:
@@ -81,7 +72,7 @@ def pad_spatial(x: np.ndarray, pad: Sequence[int], value: float | int | bool) ->
     n = len(pad) // 2
     amounts = [(0, 0)] * (x.ndim - n) + [(max(pad[i], 0), max(pad[n + i], 0)) for i in range(n)]
     padded = np.pad(x, amounts, constant_values=value) if any(a != (0, 0) for a in amounts) else x
-    crop = tuple(slice(max(-pad[i], 0), padded.shape[x.ndim - n + i] - max(-pad[n + i], 0)) for i in range(n))
+    crop: list[Any] = [slice(max(-pad[i], 0), padded.shape[x.ndim - n + i] - max(-pad[n + i], 0)) for i in range(n)]
     return padded[(..., *crop)]
 
 
@@ -110,11 +101,12 @@ def scatter_windows(columns: np.ndarray, sizes: Sequence[int], kernel: Sequence[
     full = np.zeros((*lead, *(max(spans[i], pad[i] + sizes[i], 0) for i in range(n))), columns.dtype)
     if all(counts):
         for offset in positions(kernel):
-            at = tuple(slice(k * d, k * d + (c - 1) * s + 1, s) for k, d, c, s in zip(offset, dilation, counts, stride))
-            full[(..., *at)] += columns[(..., *offset, *([slice(None)] * n))]
+            to: list[Any] = [slice(k * d, k * d + (c - 1) * s + 1, s) for k, d, c, s in zip(offset, dilation, counts, stride)]
+            taken: list[Any] = [*offset, *[slice(None)] * n]
+            full[(..., *to)] += columns[(..., *taken)]
     begin = [max(-p, 0) for p in pad[:n]]
     shifted = np.pad(full, [(0, 0)] * len(lead) + [(b, 0) for b in begin]) if any(begin) else full
-    crop = tuple(slice(pad[i] + begin[i], pad[i] + begin[i] + sizes[i]) for i in range(n))
+    crop: list[Any] = [slice(pad[i] + begin[i], pad[i] + begin[i] + sizes[i]) for i in range(n)]
     return shifted[(..., *crop)]
 
 
@@ -127,13 +119,13 @@ def exact_matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a @ b for one dtype: floats accumulate in f32 or wider and round once, integers are exact and wrap."""
     d = dtype(a.dtype)
     if d.is_float:
-        return np.matmul(wide(a), wide(b)).astype(a.dtype)
+        return np.matmul(widen(a), widen(b)).astype(a.dtype)
     if a.size == 0 or b.size == 0 or _fits_f64(a, b):
         # Exact in f64, where BLAS is; the conversion back wraps.
         return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64).astype(a.dtype)
-    return np.matmul(wide(a), wide(b)).astype(a.dtype)
+    return np.matmul(widen(a), widen(b)).astype(a.dtype)
 
 
 def _fits_f64(a: np.ndarray, b: np.ndarray) -> bool:
-    largest = [max(abs(int(wide(x).max())), abs(int(wide(x).min()))) for x in (a, b)]
+    largest = [max(abs(int(widen(x).max())), abs(int(widen(x).min()))) for x in (a, b)]
     return largest[0] * largest[1] * a.shape[-1] < 2**53
