@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.cli.models import FORMS, UsageError, parse_shape
-from graphopt.errors import GraphOptError, TargetError
+from graphopt.errors import EvaluationError, GraphOptError, TargetError
 
 if TYPE_CHECKING:  # everything heavy is imported once the command line has been understood
     from graphopt.ir import Graph
@@ -32,7 +32,7 @@ EXAMPLES = """examples:
   graphopt-dump net.onnx --stats --shape images=1x3x224x224
   graphopt-dump net.onnx --emit asm -o net.s          also tir; cuda and hls with their --target
   graphopt-dump net.onnx --emit dot | dot -Tsvg -o net.svg
-  graphopt-dump net.onnx --validate                   evaluate around every pass and compare
+  graphopt-dump net.onnx --validate --inputs in.npz   evaluate around every pass and compare
   graphopt-dump mypackage.nets:small --after capture -o small.gir
 """
 
@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help="what to compile for: x86 (this machine), cuda:sm_90, fpga:xc7z020, ... (default: x86)")
     parser.add_argument("--shape", action="append", default=[], metavar="INPUT=DxDx...",
                         help="fix the shape of an input with free dims; may be given several times")
+    parser.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, for --validate (default: random ones)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of to stdout; a .gir file saves the graph")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
     shown = parser.add_argument_group("what to show (several may be given; the graph where none is)")
@@ -93,6 +94,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--after shows the graph, --emit {args.emit} the finished program: give one of them")
     if args.output and args.output.endswith(".gir") and (args.emit not in (None, "ir") or _reports(args)):
         raise UsageError("a .gir file holds a graph and nothing else: give -o FILE.gir alone or with --after")
+    if args.inputs and not args.validate:
+        raise UsageError("--inputs are for --validate")
     try:
         args.shape = dict(parse_shape(text) for text in args.shape)
     except ValueError as e:
@@ -105,7 +108,7 @@ def _reports(args: argparse.Namespace) -> bool:
 
 def _dump(args: argparse.Namespace) -> str | Graph:
     """What was asked for: text, or the graph that is to be saved."""
-    from graphopt.cli.models import capture_model
+    from graphopt.cli.models import capture_model, read_inputs
     from graphopt.compiler import Keeps, optimise
     from graphopt.rewrite import default_passes
     from graphopt.targets import parse_target
@@ -123,7 +126,13 @@ def _dump(args: argparse.Namespace) -> str | Graph:
         print(f"graphopt-dump: {free}, and a program is compiled for each size when it occurs; to see one, "
               f"{_shape_hint(captured)}", file=sys.stderr)
     diffs = _Diffs(args.diff)
-    graph, results = optimise(captured, args.validate, passes=passes, before=[diffs.before], after=[diffs.after])
+    inputs = read_inputs(args.inputs, captured) if args.inputs else None
+    try:
+        graph, results = optimise(captured, args.validate, passes=passes, inputs=inputs,
+                                  before=[diffs.before], after=[diffs.after])
+    except EvaluationError as e:
+        raise EvaluationError(f"the model as captured cannot be evaluated: {e}", hint=None if args.inputs else
+                              "Random inputs may mean nothing to it: give --inputs FILE.npz, and --shape for free dims") from e
     if args.output and args.output.endswith(".gir"):
         return graph
 
@@ -153,10 +162,10 @@ def _dump(args: argparse.Namespace) -> str | Graph:
 
 def _shape_hint(graph: Graph) -> str:
     """How to fix the first input that has free dims."""
+    from graphopt.cli.models import input_names
     from graphopt.ir.types import TensorType, type_symbols
 
-    names = graph.input_names or [v.name or str(i) for i, v in enumerate(graph.inputs)]
-    name, t = next((n, v.type) for n, v in zip(names, graph.inputs) if type_symbols(v.type))
+    name, t = next((n, v.type) for n, v in zip(input_names(graph), graph.inputs) if type_symbols(v.type))
     shape = t.shape if isinstance(t, TensorType) and t.shape is not None else ()
     return f"give --shape {name}={'x'.join(str(d) if isinstance(d, int) else '1' for d in shape)} or the like"
 
@@ -176,8 +185,9 @@ class _Diffs:
     def after(self, name: str, graph: Graph) -> None:
         if name == self.name:
             self.runs += 1
-            texts = self.text.splitlines(True), str(graph).splitlines(True)
-            self.found += difflib.unified_diff(*texts, *(f"{when} {name} (run {self.runs})" for when in ("before", "after")))
+            run = f"{name} (run {self.runs})"
+            before, after = self.text.splitlines(True), str(graph).splitlines(True)
+            self.found += difflib.unified_diff(before, after, f"before {run}", f"after {run}")
 
     def __str__(self) -> str:
         return "".join(self.found) or f"{self.name} changed nothing\n"
@@ -229,7 +239,7 @@ def _form(graph: Graph, program: Any, form: str) -> str:
         return program.source(form).rstrip("\n") + "\n"
     from graphopt.cli.show import to_dot, to_json
 
-    return {"ir": str, "dot": to_dot, "json": to_json}[form](graph)
+    return to_dot(graph) if form == "dot" else to_json(graph) if form == "json" else str(graph)
 
 
 def _write(what: str | Graph, output: str | None) -> None:

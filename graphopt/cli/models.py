@@ -93,7 +93,7 @@ def _fixed(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     from graphopt.ir.dims import Dim
     from graphopt.ir.types import TensorType
 
-    names = graph.input_names or [v.name or str(i) for i, v in enumerate(graph.inputs)]
+    names = input_names(graph)
     symbols: dict[str, int] = {}
     for name, shape in shapes.items():
         if name not in names:
@@ -108,4 +108,31 @@ def _fixed(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     return graph.specialise(symbols) if symbols else graph
 
 
-__all__ = ["FORMS", "UsageError", "capture_model", "parse_shape"]
+def input_names(graph: Graph) -> list[str]:
+    """The source model's names of the inputs, else those of the text form."""
+    if graph.input_names:
+        return graph.input_names
+    from graphopt.ir.text import value_names
+
+    names = value_names(graph)
+    return [names[v] for v in graph.inputs]
+
+
+def read_inputs(path: str, graph: Graph) -> list[Any]:
+    """The graph's inputs from an .npz file, in order. Raises UsageError where names do not fit."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(_present(Path(path)), allow_pickle=False) as arrays:
+            given = dict(arrays)
+    except (ValueError, zipfile.BadZipFile, EOFError) as e:
+        raise UsageError(f"--inputs {path}: not an .npz file of plain arrays: {e}") from None
+    names = input_names(graph)
+    if missing := [n for n in names if n not in given]:
+        raise UsageError(f"--inputs {path}: no array for {', '.join(missing)}; it has {', '.join(given) or 'none'}")
+    return [given[n] for n in names]
+
+
+__all__ = ["FORMS", "UsageError", "capture_model", "input_names", "parse_shape", "read_inputs"]

@@ -86,9 +86,9 @@ def _dot(graph: Graph, lines: list[str], prefix: str) -> None:
         colour = next((c for trait, c in COLOURS if op.definition.has(trait)), "white")
         label = _quote(op.name, *([f"constants {', '.join(weights)}"] if weights else []), *op.loc[:1])
         lines.append(f'  {node} [label={label}, fillcolor="{colour}"];')
-        for v in op.operands:
-            if v in ids:
-                lines.append(f"  {ids[v]} -> {node} [label={_quote(str(v.type))}];")
+        for operand in op.operands:
+            if operand in ids:
+                lines.append(f"  {ids[operand]} -> {node} [label={_quote(str(operand.type))}];")
         ids.update((r, node) for r in op.results)
         for k, region in enumerate(op.regions):
             lines.append(f"  subgraph cluster_{node}_{k} {{ label={_quote(f'{op.name}: @{region.name}')};")

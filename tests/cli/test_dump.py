@@ -128,6 +128,27 @@ def test_validation_passes_on_a_sound_pipeline(dump, net):
     assert code == 0 and out.startswith("validated:")
 
 
+def test_validation_takes_inputs_from_a_file(dump, net, tmp_path):
+    np.savez(tmp_path / "in.npz", x=np.full((7, 8), np.inf, np.float32))
+    code, out, _ = dump(net, "--validate", "--inputs", tmp_path / "in.npz")
+    assert code == 0 and out.startswith("validated:")
+    np.savez(tmp_path / "in.npz", other=np.zeros(3))
+    code, _, err = dump(net, "--validate", "--inputs", tmp_path / "in.npz")
+    assert code == 2 and "no array for x; it has other" in err
+    (tmp_path / "in.npz").write_bytes(b"no archive")
+    code, _, err = dump(net, "--validate", "--inputs", tmp_path / "in.npz")
+    assert code == 2 and "not an .npz file" in err
+    assert dump(net, "--inputs", "in.npz")[0] == 2
+
+
+def test_a_model_that_refuses_random_inputs_asks_for_others(dump, tmp_path):
+    (tmp_path / "net.ir").write_text("graph @g(%x: f32[3], %i: i64[1]) -> f32[1] {\n"
+                                     "  %far = const 100 : i64[]\n  %at = add(%i, %far) : i64[1]\n"
+                                     "  %y = gather(%x, %at) {axis=0} : f32[1]\n  return %y\n}\n")
+    code, _, err = dump(tmp_path / "net.ir", "--validate")
+    assert code == 1 and "as captured cannot be evaluated: gather %y" in err and "give --inputs" in err
+
+
 def test_json_describes_every_op(dump, net):
     code, out, _ = dump(net, "--emit", "json", "--after", "capture")
     data = json.loads(out)
