@@ -16,7 +16,7 @@ from graphopt.ir.table import Trait
 from graphopt.ir.verify import verify
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.rules import Rewriter, Rule
-from graphopt.rewrite.validate import compare, first_bad_change, is_deterministic, random_inputs, rounding
+from graphopt.rewrite.validate import compare, first_bad_change, is_deterministic, random_inputs, rounding, sensitivity
 
 log = logging.getLogger("graphopt.rewrite")
 
@@ -116,11 +116,13 @@ class PassManager:
         context = context or Context()
         results = Results(context)
         inputs: Sequence[Any] = []
+        noise: list[float] = []
         expected: list[Any] | None = None
         if self.validate:
             if is_deterministic(graph):
                 inputs = list(self.inputs) if self.inputs is not None else random_inputs(graph, self.seed)
                 expected = evaluate(graph, inputs)
+                noise = sensitivity(graph, inputs, expected, self.seed)
             else:
                 log.warning("@%s draws random numbers without a seed: its passes are not validated", graph.name)
         for p in self.passes:
@@ -138,7 +140,7 @@ class PassManager:
                 except IRError as e:
                     raise RewriteError(f"left a graph that breaks a rule: {e}", where=f"pass {p.name}") from e
             if original is not None and expected is not None and changed:
-                expected = _check(p, original, graph, context, inputs, expected)
+                expected = _check(p, original, graph, context, inputs, expected, noise)
             for hook in self.after:
                 hook(p.name, graph)
         return results
@@ -158,10 +160,11 @@ def _run(p: Pass, graph: Graph, context: Context) -> bool:
         raise RewriteError(f"failed{at}: {text}", where=f"pass {p.name}") from e
 
 
-def _check(p: Pass, original: Graph, graph: Graph, context: Context, inputs: Sequence[Any], expected: list[Any]) -> list[Any]:
+def _check(p: Pass, original: Graph, graph: Graph, context: Context, inputs: Sequence[Any], expected: list[Any],
+           noise: Sequence[float]) -> list[Any]:
     """The outputs after pass `p`; raises RewriteError where they are off, naming the change that did it."""
     ulps = max(p.ulps, rounding(original))
-    mismatch = compare(expected, graph, inputs, ulps)
+    mismatch = compare(expected, graph, inputs, ulps, noise)
     if mismatch is None:
         return evaluate(graph, inputs) if ulps else expected
 
@@ -172,7 +175,7 @@ def _check(p: Pass, original: Graph, graph: Graph, context: Context, inputs: Seq
         trial, limited = original.clone(), Context(context.target, fuel=changes)
         _run(p, trial, limited)
         last = limited.last
-        return compare(expected, trial, inputs, ulps) is not None
+        return compare(expected, trial, inputs, ulps, noise) is not None
 
     number = first_bad_change(context.applied, broken)
     culprit = ""

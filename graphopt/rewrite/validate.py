@@ -55,17 +55,18 @@ def random_array(d: DType, shape: Sequence[int], rng: np.random.Generator) -> np
     return rng.integers(0, min(4, 2 ** (d.bits - 1)), shape).astype(d.numpy)
 
 
-def difference(expected: Any, got: Any, ulps: float) -> str | None:
+def difference(expected: Any, got: Any, ulps: float, noise: float = 0.0) -> str | None:
     """What differs by more than `ulps`, in words, or None.
 
-    Floats: |a - b| <= ulps · eps · max(|b|, largest finite magnitude of the tensor), NaN and infinities in the same
-    places; ulps = 0 means equal values. Other dtypes must be equal; where ulps > 0, one element in a hundred may
-    differ, since comparisons and roundings sit on the other side of a tie.
+    Floats: |a - b| <= ulps · (eps · largest finite magnitude of the tensor + noise), NaN and infinities in the same
+    places; `noise` is by how much one ulp on the inputs changes the result; ulps = 0 means equal values. Other dtypes must
+    be equal; where ulps > 0, one element in a hundred may differ, since comparisons and roundings sit on the other side
+    of a tie.
     """
     if isinstance(expected, list) or isinstance(got, list):
         if not isinstance(expected, list) or not isinstance(got, list) or len(expected) != len(got):
             return "sequences of different length"
-        found = (difference(a, b, ulps) for a, b in zip(expected, got))
+        found = (difference(a, b, ulps, noise) for a, b in zip(expected, got))
         return next((f"element {i}: {text}" for i, text in enumerate(found) if text is not None), None)
     if expected is None or got is None:
         return None if expected is got else "one is absent"
@@ -80,7 +81,7 @@ def difference(expected: Any, got: Any, ulps: float) -> str | None:
     a, b = expected.astype(np.float64), got.astype(np.float64)
     eps = float(_eps(expected.dtype))
     finite = np.abs(a[np.isfinite(a)])
-    allowance = ulps * eps * (finite.max() if finite.size else 0.0)
+    allowance = ulps * (eps * (finite.max() if finite.size else 0.0) + noise)
     with np.errstate(all="ignore"):
         same = (a == b) | (np.isnan(a) & np.isnan(b)) | (np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) <= allowance))
     if same.all():
@@ -118,13 +119,39 @@ class Mismatch:
     text: str
 
 
-def compare(expected: Sequence[Any], graph: Graph, inputs: Sequence[Any], ulps: float) -> Mismatch | None:
-    """The first output of `graph` on `inputs` that is not as expected."""
+def sensitivity(graph: Graph, inputs: Sequence[Any], expected: Sequence[Any], seed: int = 0) -> list[float]:
+    """By how much each output changes at most when every float input moves by an ulp: no rewrite can be asked to be nearer.
+
+    Sums that cancel, like that of a standardised row, have no digit of their own; this tells them from wrong ones.
+    """
+    rng = np.random.default_rng(seed)
+    moved = [_nudged(x, rng) for x in inputs]
+    out = []
+    for a, b in zip(expected, evaluate(graph, moved)):
+        if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or a.shape != b.shape or not _is_float(a.dtype):
+            out.append(0.0)
+            continue
+        with np.errstate(all="ignore"):
+            change = np.abs(a.astype(np.float64) - b.astype(np.float64))
+        out.append(float(np.max(change, where=np.isfinite(change), initial=0.0)))
+    return out
+
+
+def _nudged(x: Any, rng: np.random.Generator) -> Any:
+    if not isinstance(x, np.ndarray) or not _is_float(x.dtype):
+        return x
+    with np.errstate(all="ignore"):
+        return (x.astype(np.float64) * (1 + _eps(x.dtype) * rng.choice([-1, 1], x.shape))).astype(x.dtype)
+
+
+def compare(expected: Sequence[Any], graph: Graph, inputs: Sequence[Any], ulps: float,
+            noise: Sequence[float] = ()) -> Mismatch | None:
+    """The first output of `graph` on `inputs` that is not as expected; `noise` as `sensitivity` gives it."""
     got = evaluate(graph, inputs)
     if len(got) != len(expected):
         return Mismatch(0, f"{len(expected)} outputs became {len(got)}")
     for i, (a, b) in enumerate(zip(expected, got)):
-        text = difference(a, b, ulps)
+        text = difference(a, b, ulps, noise[i] if i < len(noise) else 0.0)
         if text is not None:
             return Mismatch(i, text)
     return None

@@ -7,10 +7,11 @@ import pytest
 from rewriting import parse
 
 from graphopt.errors import RewriteError
+from graphopt.ir import evaluate
 from graphopt.rewrite import Canonicalise, Context, DeadCode, Fold, Pass, PassManager, Snapshots, default_passes, optimise
 from graphopt.rewrite.manager import GraphPass, RulePass
 from graphopt.rewrite.rules import Rule
-from graphopt.rewrite.validate import difference, first_bad_change, random_inputs
+from graphopt.rewrite.validate import difference, first_bad_change, random_inputs, sensitivity
 
 TEXT = """graph @g(%x: f32[3], %y: f32[3]) -> (f32[3], f32[3]) {
   %a = neg(%x) : f32[3]        # loc("first")
@@ -137,6 +138,18 @@ def test_differences_in_words():
     assert difference(a, nearly, 2) is None and "[0]" in difference(a, nearly, 1)
     assert "became" in difference(a, a.astype(np.float64), 0)
     assert "1 of 2" in difference(np.array([1, 2]), np.array([1, 3]), 0)
+
+
+def test_sums_that_cancel_have_no_digit_of_their_own():
+    graph = parse("""graph @g(%x: f32[4, 5]) -> f32[4] {
+      %n = layer_norm(%x) {axis=1, eps=1e-05} : f32[4, 5]
+      %s = reduce_sum(%n) {axes=[1], keepdims=false} : f32[4]
+      return %s
+    }""")
+    (x,) = random_inputs(graph)
+    (noise,) = sensitivity(graph, [x], evaluate(graph, [x]))
+    assert 0 < noise < 1e-5
+    PassManager(default_passes(), validate=True).run(graph)
 
 
 def test_random_inputs_agree_on_symbolic_dims():
