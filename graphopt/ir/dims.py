@@ -7,7 +7,7 @@ whichever the result is. Equality is structural after normalisation, so `2*N - N
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Union
 
 from graphopt.errors import IRError
@@ -15,10 +15,10 @@ from graphopt.errors import IRError
 DimLike = Union[int, "Dim"]
 Shape = tuple[DimLike, ...]
 # An atom is a symbol's name, or (function, left, right) with function one of //, %, min, max.
-Atom = Union[str, tuple[str, DimLike, DimLike]]
+Atom = str | tuple[str, DimLike, DimLike]
 Monomial = tuple[Atom, ...]
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[[int, int], int]] = {
     "//": lambda a, b: a // b,
     "%": lambda a, b: a % b,
     "min": min,

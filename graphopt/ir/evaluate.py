@@ -36,15 +36,16 @@ def evaluate(graph: Graph, inputs: Sequence[Any], observe: Observer | None = Non
     for op in graph.ops:
         results = evaluate_op(op, [None if v is None else values[v] for v in op.operands], visible)
         for r, result in zip(op.results, results):
-            values[r] = result
+            if remaining[r]:
+                values[r] = result
             bind_symbols(r.type, result, symbols, op.where(), check=False)
             if observe is not None:
                 observe(r, result)
-        for v in op.operands:
-            if v is not None:
-                remaining[v] -= 1
-                if not remaining[v]:
-                    del values[v]
+        for used in op.operands:
+            if used is not None:
+                remaining[used] -= 1
+                if not remaining[used]:
+                    del values[used]
     return [values[v] for v in graph.outputs]
 
 

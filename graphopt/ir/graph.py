@@ -165,7 +165,8 @@ class Op:
         return f"<{self.where()}>"
 
 
-def view(definition: OpDef, operands: Sequence[Value | None], attrs: Mapping[str, Any], regions: Sequence[Graph] = ()) -> Operands:
+def view(definition: OpDef, operands: Sequence[Value | None], attrs: Mapping[str, Any],
+         regions: Sequence[Graph] = ()) -> Operands:
     def constant(i: int) -> np.ndarray | None:
         v = operands[i]
         return None if v is None else v.constant

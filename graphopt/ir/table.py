@@ -125,7 +125,8 @@ class Operands:
 
     def __init__(self, definition: OpDef, types: Sequence[Type | None], attrs: Mapping[str, Any],
                  constants: Callable[[int], np.ndarray | None], regions: Sequence[Any] = ()) -> None:
-        self._def, self.types, self.attrs, self._constants = definition, list(types), attrs, constants
+        self._def, self.attrs, self._constants = definition, attrs, constants
+        self.types: list[Any] = list(types)
         self.regions = regions
         self.bound: dict[str, DType] = {}
 

@@ -464,15 +464,18 @@ class _Parser:
 
 def _array(literal: Any, t: TensorType) -> np.ndarray:
     """The elements as written, which the dtype may round but not otherwise change."""
-    given = np.array(literal, dtype=np.float64 if t.dtype.is_float else None)
+    given = np.array(literal, dtype=np.float64 if t.dtype.is_float else object if t.dtype.is_integer else None)
     if given.shape != t.static_shape:
         raise ValueError(f"its elements have shape {list(given.shape)}")
     with np.errstate(all="ignore"):
-        array = given.astype(t.dtype.numpy)
+        wide = given.astype({"int": np.int64, "uint": np.uint64}.get(t.dtype.kind, given.dtype))
+        array = wide.astype(t.dtype.numpy)
     if t.dtype.is_float:
         fits = (np.isinf(array.astype(np.float64)) == np.isinf(given)).all()
+    elif t.dtype.is_integer:
+        fits = all(type(v) is int for v in given.flat) and (array.astype(wide.dtype) == given).all()
     else:
-        fits = given.dtype.kind in {"bool": "b", "str": "U"}.get(t.dtype.kind, "iu") and (array == given).all()
+        fits = given.dtype.kind == {"bool": "b", "str": "U"}[t.dtype.kind]
     if not fits:
         raise ValueError(f"{_print_attr(literal)} does not fit")
     return array

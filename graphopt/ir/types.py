@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Union
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -54,7 +54,7 @@ class DType:
         return self.kind in ("int", "uint")
 
 
-def _define(*rows: tuple[str, str, int, object]) -> dict[str, DType]:
+def _define(*rows: tuple[str, str, int, Any]) -> dict[str, DType]:
     return {name: DType(name, kind, bits, np.dtype(np_type)) for name, kind, bits, np_type in rows}
 
 
@@ -187,7 +187,7 @@ class OptionalType:
         return f"opt<{self.element}>"
 
 
-Type = Union[TensorType, SequenceType, OptionalType]
+Type = TensorType | SequenceType | OptionalType
 
 
 def tensor(dtype_name: str | DType, *shape: DimLike | str) -> TensorType:
