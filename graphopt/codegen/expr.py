@@ -137,6 +137,7 @@ class Expr:
 
 class Const(Expr):
     __slots__ = ("value",)
+    value: Any
 
     def __repr__(self) -> str:
         return repr(self.value)
@@ -156,6 +157,8 @@ class Var(Expr):
 
 class Load(Expr):
     __slots__ = ("buffer", "index")
+    buffer: Buffer
+    index: tuple[Expr, ...]
 
     @property
     def children(self) -> tuple[Expr, ...]:
@@ -169,6 +172,8 @@ class Apply(Expr):
     """`kind` applied to `args`; see KINDS."""
 
     __slots__ = ("args", "kind")
+    args: tuple[Expr, ...]
+    kind: str
 
     @property
     def children(self) -> tuple[Expr, ...]:
