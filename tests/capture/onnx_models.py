@@ -36,7 +36,8 @@ def captured(model: Any, **kwargs: Any) -> Graph:
     return graph
 
 
-def check(graph: Graph, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], rtol: float = 1e-5, atol: float = 1e-6) -> list[Any]:
+def check(graph: Graph, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], rtol: float = 1e-5,
+          atol: float = 1e-6) -> list[Any]:
     """Evaluate a captured graph and compare every output with onnxruntime's."""
     got = evaluate(graph, [feeds[name] for name in graph.input_names])
     for mine, expected in zip(got, run_ort(model, feeds), strict=True):

@@ -37,7 +37,8 @@ def test_if_on_an_input_is_an_op_that_its_value_settles(c: bool) -> None:
 def test_if_on_computed_data_asks_for_no_input() -> None:
     model = parse("""g (float[2, 3] x) => (float[2, 3] y) {
         s = ReduceSum<keepdims = 0>(x)  z = Constant<value_float = 0.0>()  c = Greater(s, z)
-        y = If(c) <then_branch = a () => (float[2, 3] p) { p = Neg(x) }, else_branch = b () => (float[2, 3] r) { r = Exp(x) }> }""")
+        y = If(c) <then_branch = a () => (float[2, 3] p) { p = Neg(x) },
+                   else_branch = b () => (float[2, 3] r) { r = Exp(x) }> }""")
     graph = captured(model)
     assert graph.metadata["control_inputs"] == []
     for sign in (1, -1):
@@ -86,8 +87,8 @@ def test_loop_whose_value_grows(trips: int) -> None:
 def test_loop_whose_rank_changes_is_deferred_inside() -> None:
     body = """b (int64 i, bool k, float[] v) => (bool ko, float[] vo) {
         ko = Identity(k)  axes = Constant<value_ints = [0]>()  vo = Unsqueeze(v, axes) }"""
-    model = parse("g (int64 m, float[N] x) => (float[] last) { keep = Constant<value = bool {1}>()  last = Loop(m, keep, x) <body = "
-                  + body + "> }")
+    model = parse("g (int64 m, float[N] x) => (float[] last) { keep = Constant<value = bool {1}>() "
+                  f"last = Loop(m, keep, x) <body = {body}> }}")
     for part in (model.graph.output[0], *(i for n in model.graph.node for a in n.attribute if a.HasField("g")
                                           for i in (a.g.input[2], a.g.output[1]))):
         part.type.tensor_type.ClearField("shape")
@@ -112,7 +113,8 @@ def test_scan(reverse: int, axis: int) -> None:
     model = parse(f"""g (float[2] start, float[N, 2] x) => (float[2] last, float[A, B] all) {{
         last, all = Scan(start, x) <num_scan_inputs = 1, scan_input_directions = [{reverse}], scan_output_axes = [{axis}],
                                     scan_output_directions = [{1 - reverse}],
-          body = b (float[2] s, float[2] item) => (float[2] so, float[2] out) {{ so = Add(s, item)  out = Mul(so, start) }}> }}""")
+          body = b (float[2] s, float[2] item) => (float[2] so, float[2] out) {{
+              so = Add(s, item)  out = Mul(so, start) }}> }}""")
     graph = captured(model)
     for n in (1, 4):
         check(graph, model, {"start": _f32(2), "x": _f32(n, 2)})
@@ -136,7 +138,7 @@ def test_local_functions_are_inlined_with_their_attributes() -> None:
 def test_a_function_that_calls_itself_is_refused() -> None:
     model = parse("g (float[N] x) => (float[N] y) { y = local.f(x) }",
                   functions='<opset_import: ["" : 18, "local" : 1], domain: "local"> f (x) => (y) { y = local.f(x) }')
-    with pytest.raises(CaptureError, match="calls itself|nested too deeply"):
+    with pytest.raises(CaptureError, match=r"calls itself|nested too deeply"):
         captured(model)
 
 

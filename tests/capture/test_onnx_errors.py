@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from tests.capture.onnx_models import check, parse
 RELU = "g (float[N] x) => (float[N] y) { y = Relu(x) }"
 
 
-def _model(nodes: list, initialisers: list = (), inputs: tuple = ("x",), outputs: tuple = ("y",), opset: int = 18) -> onnx.ModelProto:
+def _model(nodes: list, initialisers: Sequence[TensorProto] = (), inputs: tuple = ("x",), outputs: tuple = ("y",),
+           opset: int = 18) -> onnx.ModelProto:
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3]) for n in inputs]
     outs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3]) for n in outputs]
     return helper.make_model(helper.make_graph(nodes, "g", infos, outs, list(initialisers)),
@@ -33,8 +35,8 @@ def _refused(model: object, *parts: str, error: type = CaptureError) -> None:
 @pytest.mark.parametrize("cut", [1, 10, 40, 60])
 def test_truncated_file(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "cut.onnx"
-    data = parse("g (float[N] x) => (float[N] y) { w = Constant<value = float[4] {1, 2, 3, 4}>()  y = Relu(x) }").SerializeToString()
-    path.write_bytes(data[:-cut])
+    model = parse("g (float[N] x) => (float[N] y) { w = Constant<value = float[4] {1, 2, 3, 4}>()  y = Relu(x) }")
+    path.write_bytes(model.SerializeToString()[:-cut])
     _refused(str(path), "cut.onnx")
 
 
@@ -52,7 +54,8 @@ def test_something_else() -> None:
 
 
 def test_cycle_names_the_nodes() -> None:
-    _refused(_model([helper.make_node("Add", ["x", "b"], ["a"], name="first"), helper.make_node("Relu", ["a"], ["b"], name="second"),
+    _refused(_model([helper.make_node("Add", ["x", "b"], ["a"], name="first"),
+                     helper.make_node("Relu", ["a"], ["b"], name="second"),
                      helper.make_node("Neg", ["b"], ["y"], name="third")]), "cycle", "first", "second")
 
 
@@ -61,7 +64,8 @@ def test_a_node_that_reads_its_own_output_is_a_cycle() -> None:
 
 
 def test_unsorted_nodes_are_sorted() -> None:
-    model = _model([helper.make_node("Neg", ["b"], ["y"]), helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Exp", ["x"], ["a"])])
+    model = _model([helper.make_node("Neg", ["b"], ["y"]), helper.make_node("Relu", ["a"], ["b"]),
+                    helper.make_node("Exp", ["x"], ["a"])])
     graph = capture(model)
     assert [op.name for op in graph.ops] == ["exp", "relu", "neg"]
 
@@ -75,7 +79,8 @@ def test_dangling_output() -> None:
 
 
 def test_two_producers() -> None:
-    _refused(_model([helper.make_node("Relu", ["x"], ["y"], name="a"), helper.make_node("Neg", ["x"], ["y"], name="b")]), "twice", "'y'")
+    _refused(_model([helper.make_node("Relu", ["x"], ["y"], name="a"), helper.make_node("Neg", ["x"], ["y"], name="b")]),
+             "twice", "'y'")
 
 
 def test_wrong_operand_types() -> None:
@@ -120,7 +125,8 @@ def test_all_unsupported_operators_at_once() -> None:
 
 def test_unsupported_operators_inside_branches_and_functions() -> None:
     model = parse("""g (float[2] x, bool c) => (float[2] y) {
-        y = If(c) <then_branch = a () => (float[2] p) { p = Fancy(x) }, else_branch = b () => (float[2] r) { r = local.f(x) }> }""",
+        y = If(c) <then_branch = a () => (float[2] p) { p = Fancy(x) },
+                   else_branch = b () => (float[2] r) { r = local.f(x) }> }""",
                   functions='<opset_import: ["" : 18], domain: "local"> f (x) => (y) { y = Odd(x) }')
     with pytest.raises(UnsupportedOperators) as e:
         capture(model)
@@ -128,7 +134,7 @@ def test_unsupported_operators_inside_branches_and_functions() -> None:
 
 
 def test_unknown_names_of_inputs() -> None:
-    with pytest.raises(InputError, match="no input 'z'.*x"):
+    with pytest.raises(InputError, match=r"no input 'z'.*x"):
         capture(parse(RELU), shapes={"z": (3,)})
     with pytest.raises(InputError, match="'x'"):
         capture(parse("g (float[2] x) => (float[2] y) { y = Relu(x) }"), shapes={"x": (3,)})

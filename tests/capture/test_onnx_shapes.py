@@ -73,7 +73,10 @@ def test_reshape_keeps_the_dims_as_polynomials() -> None:
 
 
 def test_dim_params_become_identifiers_each_its_own() -> None:
-    graph = captured(parse('g (float["batch size", "batch-size", "1", min] x) => (float["batch size", b, c, d] y) { y = Relu(x) }'))
+    model = parse("g (float[a, b, c, d] x) => (float[a, b, c, d] y) { y = Relu(x) }")
+    for d, name in zip(model.graph.input[0].type.tensor_type.shape.dim, ["batch size", "batch-size", "1", "min"]):
+        d.dim_param = name
+    graph = captured(model)
     names = [str(d) for d in graph.inputs[0].type.shape]
     assert len(set(names)) == 4 and all(name.isidentifier() for name in names)
 
@@ -96,7 +99,8 @@ def test_zero_size_and_scalar_shapes() -> None:
     graph = captured(model)
     for n in (0, 1, 3):
         check(graph, model, {"x": _f32(n, 4)})
-    allow = parse("g (float[N, 4] x) => (float[A, B] y) { t = Constant<value_ints = [0, 7]>()  y = Reshape<allowzero = 1>(x, t) }")
+    allow = parse("""g (float[N, 4] x) => (float[A, B] y) {
+        t = Constant<value_ints = [0, 7]>()  y = Reshape<allowzero = 1>(x, t) }""")
     check(captured(allow), allow, {"x": _f32(0, 4)})
 
 
@@ -108,7 +112,8 @@ def test_dead_shape_arithmetic_is_gone() -> None:
 def test_data_dependent_sizes_flow_as_symbols() -> None:
     model = parse("""g (float[N] x) => (float[A, 1] y, int64[B] back) {
         i = NonZero(x)  flat = Squeeze<axes = [0]>(i)  picked = Gather(x, flat)
-        s = Shape(picked)  one = Constant<value_ints = [1]>()  t = Concat<axis = 0>(s, one)  y = Reshape(picked, t)  back = Identity(s) }""",
+        s = Shape(picked)  one = Constant<value_ints = [1]>()  t = Concat<axis = 0>(s, one)
+        y = Reshape(picked, t)  back = Identity(s) }""",
                   opset=11)
     graph = captured(model)
     assert "deferred" not in op_names(graph)

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from bench.onnx_suite import cases, run_case
 
 RANDOM = "the expected values are one draw of an unseeded generator"

@@ -134,7 +134,9 @@ def tensor_array(t: TensorProto, where: str) -> np.ndarray:
     if array.size != expected:
         raise CaptureError(f"has {array.size} elements, but its shape {list(t.dims)} needs {expected}", where=where)
     if t.data_type == TensorProto.STRING:
-        return np.array([decoded(s, where) for s in array.reshape(-1)] + [None], dtype=object)[:-1].reshape(array.shape)
+        texts = np.empty(array.size, dtype=object)
+        texts[:] = [decoded(s, where) for s in array.reshape(-1)]
+        return texts.reshape(array.shape)
     return array
 
 
@@ -203,5 +205,5 @@ def attribute_value(a: AttributeProto, where: str) -> Any:
     raise CaptureError(f"is of type {AttributeProto.AttributeType.Name(a.type)}, which is not supported", where=where)
 
 
-__all__ = ["Symbols", "attribute_value", "attributes", "decoded", "element_code", "element_dtype", "from_inferred", "from_type_proto",
-           "sparse_array", "tensor_array", "to_type_proto"]
+__all__ = ["Symbols", "attribute_value", "attributes", "decoded", "element_code", "element_dtype", "from_inferred",
+           "from_type_proto", "sparse_array", "tensor_array", "to_type_proto"]
