@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from graphopt.errors import EvaluationError
+from graphopt.ir.dims import Dim
 from graphopt.ir.evaluate import evaluate_op
 from graphopt.ir.graph import Graph, Op, Tensor
 from graphopt.ir.table import Trait
@@ -59,6 +60,8 @@ class Fold(GraphPass):
             return False
         if any(v is not None and v.constant is None for v in op.operands):
             return False
+        if any(isinstance(d, Dim) for a in op.attrs.values() if isinstance(a, tuple) for d in a):
+            return False  # the attribute is known when the program runs
         if not all(isinstance(r.type, TensorType) for r in op.results):
             return False
         if op.definition.has(Trait.DATA_DEPENDENT):

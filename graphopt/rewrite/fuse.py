@@ -204,10 +204,10 @@ class _Rows(_Policy):
         return row is not None and row[0] == group.full and group.anchor is None and self._set_axes(group, row[1])
 
     def _axis_reduction(self, group: Group, op: Op) -> bool:
-        axes, operand = _axes(op), op.operands[0]
-        if axes is None or operand is None or group.anchor is not None or len(op.operands) != 1:
+        axes = _axes(op)
+        if axes is None or group.anchor is not None or len(op.operands) != 1 or op.operands[0] is None:
             return False
-        of = static_shape(operand)
+        of = static_shape(op.operands[0])
         assert of is not None
         if group.axes is None and group.full != of:
             # An epilogue on the reduced shape so far, and nothing else: the loop nest is now that of the operand.

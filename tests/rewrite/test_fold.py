@@ -134,6 +134,14 @@ def test_what_only_looks_the_same_is_not():
     }""")
 
 
+def test_an_attribute_known_only_when_running_is_not_folded(caplog):
+    unchanged(Fold(), """graph @g(%x: f32[N, 2]) -> (f32[N, 2], i64[1]) {
+      %d = dims() {values=[3*N]} : i64[1]
+      return %x, %d
+    }""")
+    assert not caplog.records
+
+
 def test_random_numbers_are_never_merged():
     text = """graph @g() -> (f32[3], f32[3]) {
       %r = random_uniform() {shape=[3], low=0.0, high=1.0, dtype=f32, seed=1.0} : f32[3]

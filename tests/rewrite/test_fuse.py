@@ -292,3 +292,12 @@ def test_values_survive_nan_and_infinity():
       %z = sqrt(%y) : f32[4]
       return %z
     }""", inputs=[np.array([np.nan, np.inf, -np.inf, -0.0], np.float32)])
+
+
+def test_an_op_without_operands_beside_elementwise_ops_is_left_in_peace():
+    graph = rewritten(Fuse(), """graph @g(%x: f32[N, 2]) -> i64[1] {
+      %d = dims() {values=[3*N]} : i64[1]
+      %y = neg(%d) : i64[1]
+      return %y
+    }""")
+    assert "dims" in names(graph)
