@@ -18,14 +18,14 @@ from graphopt.ir.table import Operands, Trait, broadcast, op, same_shape
 def _unary(name: str, dtypes: str, doc: str, f: Callable[..., np.ndarray], attrs: str = "", result: str = "T") -> None:
     """Define `name(x; attrs)`; `f` gets a widened array, and its result is rounded to the result's dtype."""
     run = same_dtype(f) if result == "T" else lambda x, **given: np.asarray(f(widen(x), **given))
-    run.__doc__ = doc
+    run.__doc__, run.__module__ = doc, __name__
     op(f"{name}(x: T{'; ' + attrs if attrs else ''}) -> {result}", T=dtypes, shape=same_shape, traits=Trait.ELEMENTWISE)(run)
 
 
 def _binary(name: str, dtypes: str, doc: str, f: Callable[..., np.ndarray], result: str = "T", commutes: bool = False) -> None:
     """Define `name(a, b)` with broadcasting."""
     run = same_dtype(f) if result == "T" else lambda a, b: np.asarray(f(widen(a), widen(b)), bool)
-    run.__doc__ = doc
+    run.__doc__, run.__module__ = doc, __name__
     op(f"{name}(a: T, b: T) -> {result}", T=dtypes, shape=broadcast,
        traits=Trait.ELEMENTWISE | (Trait.COMMUTATIVE if commutes else Trait.NONE))(run)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,11 @@ def narrow(x: np.ndarray, to: np.dtype) -> np.ndarray:
 def same_dtype(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """`f` computed on widened operands, its result rounded once to the first operand's dtype."""
 
-    @wraps(f)
     def run(*xs: np.ndarray, **attrs: object) -> np.ndarray:
         to = np.asarray(xs[0]).dtype
         return narrow(f(*(widen(x) for x in xs), **attrs), to)
 
+    run.__doc__, run.__module__ = f.__doc__, getattr(f, "__module__", __name__)
     return run
 
 
