@@ -17,6 +17,7 @@ from graphopt.rewrite.fuse import Fuse
 from graphopt.rewrite.gathers import Gathers
 from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
 from graphopt.rewrite.recognise import Recognise
+from graphopt.rewrite.reshapes import Reshapes
 from graphopt.rewrite.simplify import Simplify
 from graphopt.rewrite.transposes import Transposes
 
@@ -27,7 +28,7 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     passes: list[Pass] = [
         Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), CommonSubexpressions(), DeadCode(),
         Recognise(), FoldNorm(), Transposes(),
-        Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Fold(),
+        Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
     ]
     return [*passes, Fuse(), DeadCode()] if fuse else passes
@@ -40,6 +41,6 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 __all__ = [
     "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Pass",
-    "PassManager", "PassResult", "Reason", "Recognise", "Results", "Simplify", "Snapshots", "Transposes", "default_passes",
-    "optimise",
+    "PassManager", "PassResult", "Reason", "Recognise", "Reshapes", "Results", "Simplify", "Snapshots", "Transposes",
+    "default_passes", "optimise",
 ]
