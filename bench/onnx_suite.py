@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 
@@ -100,8 +101,7 @@ def run_case(kind: str, case: Any, target: str, check: bool = False) -> Outcome:
             if check:
                 verify(rep.graph)
                 verify(rep.specialised)
-        graph = rep.specialised if rep.compiled is None else rep.compiled.graph
-        outcome.host = host_ops(graph)
+        outcome.host = host_ops(rep.specialised) if rep.compiled is None else [name for name, _, _ in rep.compiled.host_ops]
     except Exception as e:  # a report of every case is the purpose
         where = traceback.extract_tb(e.__traceback__)[-1]
         lines = [line.strip() for line in str(e).splitlines() if line.strip()]
@@ -110,7 +110,7 @@ def run_case(kind: str, case: Any, target: str, check: bool = False) -> Outcome:
 
 
 def host_ops(graph: Any) -> list[str]:
-    """Ops of a graph that only the evaluator runs, as far as the op table tells."""
+    """Ops of a graph that no target has kernels for, as far as the op table tells."""
     from graphopt.ir.table import Trait
     from graphopt.ir.types import TensorType
 
@@ -145,9 +145,9 @@ def main(argv: list[str] | None = None) -> int:
     _target = args.target
     if args.jobs > 1 and len(_cases) > 8:
         with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
-            outcomes = list(pool.imap(_run_index, range(len(_cases)), chunksize=16))
+            outcomes = list(tqdm(pool.imap(_run_index, range(len(_cases)), chunksize=4), total=len(_cases), disable=None))
     else:
-        outcomes = [_run_index(i) for i in range(len(_cases))]
+        outcomes = [_run_index(i) for i in tqdm(range(len(_cases)), disable=None)]
     failed = [o for o in outcomes if o.error]
     host = [o for o in outcomes if not o.error and o.host]
     if args.list:
