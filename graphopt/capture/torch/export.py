@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -100,8 +101,8 @@ def calling_convention(program: torch.export.ExportedProgram, model: Any) -> Cal
     outputs = [_leaf(s.arg) for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
     both = structure(signature.in_spec, inputs)
     args, kwargs = both.children
-    parameters = _parameters(model)
-    names = list(signature.forward_arg_names or parameters)[: len(args.children)]
+    parameters = _parameters(model, len(args.children))
+    names = list(parameters or signature.forward_arg_names or ())[: len(args.children)]
     names += [f"arg{i}" for i in range(len(names), len(args.children))]
     arguments = [*zip(names, args.children), *zip((str(k) for k in kwargs.keys), kwargs.children)]
     listed = [p for p in parameters if p not in dict(arguments)]
@@ -109,11 +110,17 @@ def calling_convention(program: torch.export.ExportedProgram, model: Any) -> Cal
     return Call(tuple(arguments), structure(signature.out_spec, outputs), tuple(order))
 
 
-def _parameters(model: Any) -> list[str]:
+def _parameters(model: Any, positional: int) -> list[str]:
+    """Names of a module's arguments, those of `*xs` as xs.0, xs.1, … as far as `positional` arguments reach."""
     if not isinstance(model, torch.nn.Module):
         return []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds]
+    out: list[str] = []
+    for p in inspect.signature(model.forward).parameters.values():
+        if p.kind is inspect.Parameter.VAR_POSITIONAL:
+            out += [f"{p.name}.{i}" for i in range(positional - len(out))]
+        elif p.kind is not inspect.Parameter.VAR_KEYWORD:
+            out.append(p.name)
+    return out
 
 
 def _leaf(argument: Any) -> Node:
@@ -135,8 +142,10 @@ def structure(spec: pytree.TreeSpec, leaves: list[Node]) -> Node:
     cls = spec.type
     if cls is tuple or cls is list:
         return Node(cls.__name__, tuple(range(len(children))), children)
-    if isinstance(cls, type) and issubclass(cls, dict) and isinstance(spec.context, list):
-        return Node("dict", tuple(spec.context), children)
+    if cls is dict or cls is OrderedDict:
+        return Node("dict", tuple(spec.context), children, cls=cls)
+    if cls is defaultdict:
+        return Node("dict", tuple(spec.context[1]), children)
     known = pytree.SUPPORTED_NODES[cls if cls in pytree.SUPPORTED_NODES else pytree.namedtuple]
     real = spec.context if known is pytree.SUPPORTED_NODES.get(pytree.namedtuple) else cls
     take = known.flatten_fn

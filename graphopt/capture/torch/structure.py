@@ -106,7 +106,7 @@ class Node:
         if self.kind == "list":
             return parts
         if self.kind == "dict":
-            return dict(zip(self.keys, parts))
+            return (self.cls or dict)(zip(self.keys, parts))
         if self.build is not None:
             return self.build(parts)
         return Record(self.name, zip((str(k) for k in self.keys), parts))

@@ -3,7 +3,7 @@
     @aten("aten.add.Tensor", "aten.add.Scalar")
     def _(c, x, other, alpha=1): ...
 
-Parameters bear the names of the operator's schema (`self` is spelled `x`), defaults are the schema's; a
+Parameters bear the names of the operator's schema (`self`, and the `a` of prims, is spelled `x`), defaults are the schema's; a
 function names only those that it needs. `c` is the Context. It returns the result, a tuple of results where
 the operator has several (None for one that is not provided), or raises Refusal.
 What has an entry is kept whole when a program is decomposed; everything else torch decomposes first.
@@ -43,11 +43,16 @@ def parameters(handler: Handler) -> frozenset[str]:
     return _PARAMETERS[handler]
 
 
+def parameter(schema_name: str) -> str:
+    """What a handler calls a schema's argument."""
+    return "x" if schema_name in ("self", "a") else schema_name
+
+
 def arguments(target: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of an OpOverload by schema name (`self` as `x`), defaults filled in."""
+    """Arguments of an OpOverload by schema name (`self`, and the `a` of prims, as `x`), defaults filled in."""
     out: dict[str, Any] = {}
     for i, a in enumerate(target._schema.arguments):
-        name = "x" if a.name == "self" else a.name
+        name = parameter(a.name)
         if i < len(args) and not a.kwarg_only:
             out[name] = args[i]
         elif a.name in kwargs:

@@ -173,7 +173,7 @@ class Translation:
     def _call(self, node: fx.Node, name: str, val: Any) -> Any:
         handler = ATEN.get(name)
         if handler is None:
-            raise Refusal
+            raise Refusal(_complex(val))
         if isinstance(node.target, torch._ops.OpOverload):
             given = arguments(node.target, node.args, dict(node.kwargs))
         else:
@@ -271,6 +271,13 @@ def _refuse_result(index: Any) -> Any:
     raise Refusal(f"result {index} is not provided")
 
 
+def _complex(val: Any) -> str:
+    """The name of a complex dtype among the results; empty where there is none."""
+    results = val if isinstance(val, (tuple, list)) else (val,)
+    found = [v.dtype for v in results if isinstance(v, torch.Tensor) and v.dtype.is_complex]
+    return str(found[0]).removeprefix("torch.") if found else ""
+
+
 def target_name(target: Any) -> str:
     """An operator's name in the table: `aten.add.Tensor`, `operator.add`, `cond`."""
     if isinstance(target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
@@ -305,10 +312,8 @@ def name_dims(program: torch.export.ExportedProgram, call: Call, dynamic_shapes:
     if dynamic_shapes is None:
         return
     declared: list[Any] = []
-    by_name = dynamic_shapes if isinstance(dynamic_shapes, dict) else \
-        dict(zip((name for name, _ in call.arguments), dynamic_shapes))
-    for name, node in call.arguments:
-        _collect(node, by_name.get(name), declared)
+    for i, (name, node) in enumerate(call.arguments):
+        _collect(node, _declared(dynamic_shapes, name, i), declared)
     nodes = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
     tensors = [nodes[s.arg.name].meta["val"] for s in program.graph_signature.input_specs
                if s.kind is InputKind.USER_INPUT and type(s.arg).__name__ == "TensorArgument"]
@@ -320,6 +325,20 @@ def name_dims(program: torch.export.ExportedProgram, call: Call, dynamic_shapes:
             name = getattr(dim, "root", dim).__name__
             if name.isidentifier() and name not in ("min", "max"):
                 symbols.known.setdefault(str(next(iter(expression.free_symbols))), Dim.symbol(name))
+
+
+def _declared(dynamic_shapes: Any, name: str, index: int) -> Any:
+    """The declaration for one argument; those of `*xs` (named xs.0, xs.1, …) and `**options` are nested."""
+    if not isinstance(dynamic_shapes, dict):
+        if index < len(dynamic_shapes) and "." not in name:
+            return dynamic_shapes[index]
+        return dynamic_shapes[-1][int(name.rsplit(".", 1)[1])] if "." in name else None
+    if name in dynamic_shapes:
+        return dynamic_shapes[name]
+    base, _, place = name.rpartition(".")
+    if base in dynamic_shapes:
+        return dynamic_shapes[base][int(place)]
+    return next((d[name] for d in dynamic_shapes.values() if isinstance(d, dict) and name in d), None)
 
 
 def _collect(node: Any, declared: Any, out: list[Any]) -> None:

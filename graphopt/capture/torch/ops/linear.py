@@ -61,6 +61,16 @@ def _(c: Context, x: Value, mat1: Any = None, mat2: Any = None, batch1: Any = No
     return c.b.add(out, c.cast(x, out.dtype))
 
 
+@aten("aten.bilinear.default")
+def _(c: Context, input1: Value, input2: Value, weight: Value, bias: Value | None = None) -> Value:
+    """y[o] = sum over i, j of x1[i] w[o, i, j] x2[j]: a product with w as [i, (o, j)], then a weighted sum over j."""
+    o, i, j = weight.shape
+    rows = _matmul(c, input1, c.reshape(c.permute(weight, (1, 0, 2)), (i, o * j)))
+    wide = c.reshape(rows, (*rows.shape[:-1], o, j))
+    out = c.b.reduce_sum(c.b.mul(wide, c.unsqueeze(input2, input2.rank - 1)), axes=(wide.rank - 1,))
+    return out if bias is None else c.b.add(out, bias)
+
+
 @aten("aten.outer.default", "aten.ger.default")
 def _(c: Context, x: Value, vec2: Value) -> Value:
     return c.b.mul(c.unsqueeze(c.cast(x, c.dtype), 1), c.unsqueeze(c.cast(vec2, c.dtype), 0))

@@ -34,7 +34,7 @@ def _(c: Context, x: Value, dims: Sequence[int]) -> Value:
     return c.permute(x, [d % x.rank for d in dims])
 
 
-@aten("aten.transpose.int", "aten.swapaxes.default", "aten.transpose_copy.int")
+@aten("aten.transpose.int", "aten.transpose_copy.int")
 def _(c: Context, x: Value, dim0: int, dim1: int) -> Value:
     return c.swap(x, axis_of(dim0, x.rank), axis_of(dim1, x.rank)) if x.rank else x
 

@@ -12,12 +12,12 @@ from graphopt.capture.torch.table import aten
 from graphopt.ir.graph import Value
 
 
-@aten("aten.softmax.int", "aten._softmax.default", "aten.special_softmax.int")
+@aten("aten.softmax.int", "aten._softmax.default")
 def _(c: Context, x: Value, dim: int) -> Value:
     return _softmax(c, "softmax", x, dim)
 
 
-@aten("aten.log_softmax.int", "aten._log_softmax.default", "aten.special_log_softmax.int")
+@aten("aten.log_softmax.int", "aten._log_softmax.default")
 def _(c: Context, x: Value, dim: int) -> Value:
     return _softmax(c, "log_softmax", x, dim)
 
