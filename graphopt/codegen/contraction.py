@@ -109,7 +109,7 @@ class _Template:
     def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, registers: int) -> None:
         self.op, self.inner, self.sources, self.name, self.style = op, inner, sources, name, style
         self.registers = registers
-        self.dtype: DType = computed(inner.result.type.dtype)
+        self.dtype: DType = computed(inner.result.dtype)
         self.lanes = max(1, style.lanes // (2 if self.dtype.bits == 64 else 1))
         self.packings: dict[int, Packing] = {}
         self.scratch: list[Buffer] = []
@@ -152,11 +152,11 @@ class _Template:
 
     def epilogue(self, index: Sequence[Expr], value: Expr) -> list[tuple[Buffer, Expr, Expr]]:
         """What to store where for result element `index` of the contraction: (buffer, offset, value)."""
-        offset = flat_index(index, self.inner.result.type.static_shape)
+        offset = flat_index(index, self.inner.result.static_shape)
         if self.op.name != "fused":
-            return [(self.sources.outputs[0], offset, value.cast(self.op.result.type.dtype))]
+            return [(self.sources.outputs[0], offset, value.cast(self.op.result.dtype))]
         inside = self.inner.result
-        value = cast(cast(value, inside.type.dtype), self.dtype)  # rounded as the op on its own would be
+        value = cast(cast(value, inside.dtype), self.dtype)  # rounded as the op on its own would be
         accessors: dict[Value, object] = {inside: lambda *i: value}
         for v, outer in self.outer.items():
             accessors[v] = self.sources.access(outer)  # type: ignore[arg-type]
@@ -212,8 +212,8 @@ class _Matmul(_Template):
     def build(self) -> Lowered | None:
         a, b = self.inner.operands
         assert a is not None and b is not None
-        self.ashape, self.bshape = a.type.static_shape, b.type.static_shape
-        out = self.inner.result.type.static_shape
+        self.ashape, self.bshape = a.static_shape, b.static_shape
+        out = self.inner.result.static_shape
         self.batch, self.m, self.n, self.k = out[:-2], out[-2], out[-1], self.ashape[-1]
         if math.prod(self.bshape[:-2]) == 1 and math.prod(self.batch) > 1 and math.prod(self.ashape[:-2]) == math.prod(self.batch):
             # One right operand for the whole batch: more rows of one matrix.
@@ -253,7 +253,7 @@ class _Matmul(_Template):
 
             def write(i: int, v: int, l: Expr, value: Expr) -> list[Stmt]:
                 row, col = m0 + i, column(v, l)
-                place = [*_unravel(row, (*self.batch, self.inner.result.type.static_shape[-2])), col] if self.rows_merged \
+                place = [*_unravel(row, (*self.batch, self.inner.result.static_shape[-2])), col] if self.rows_merged \
                     else [*index, row, col]
                 return [store(o, offset, x) for o, offset, x in self.epilogue(place, value)]
 
@@ -321,8 +321,8 @@ class _Convolution(_Template):
         assert x is not None and w is not None
         self.x, attrs = x, self.inner.attrs
         self.groups, self.stride, self.dilation = attrs["groups"], attrs["stride"], attrs["dilation"]
-        shape, wshape = x.type.static_shape, w.type.static_shape
-        out = self.inner.result.type.static_shape
+        shape, wshape = x.static_shape, w.static_shape
+        out = self.inner.result.static_shape
         spatial = len(shape) - 2
         self.batch, self.channels, self.image = shape[0], shape[1] // self.groups, shape[2:]
         self.outs, self.pixels_shape, self.window = out[1] // self.groups, out[2:], wshape[2:]
@@ -340,7 +340,7 @@ class _Convolution(_Template):
     # Few channels a group: no reuse to block for, one accumulator a lane over the padded image.
     def direct(self, w: Value) -> Lowered | None:
         pad, source = self.padded_image()
-        shape = self.inner.result.type.static_shape
+        shape = self.inner.result.static_shape
         vars = iteration(shape)
         index = [v if n != 1 else const(0, INDEX) for v, n in zip(vars, shape)]
         def term(*r: Expr) -> Expr:
@@ -348,7 +348,7 @@ class _Convolution(_Template):
             group = index[1] // self.outs
             at = [p * s + k * d for p, s, k, d in zip(index[2:], self.stride, window, self.dilation)]
             image = source(index[0], group * self.channels + c, at)
-            return image * self.element(w, flat_index([index[1], c, *window], w.type.static_shape))
+            return image * self.element(w, flat_index([index[1], c, *window], w.static_shape))
 
         total = reduce("sum", [self.channels, *self.window], term)
         if self.bias is not None:
@@ -358,7 +358,7 @@ class _Convolution(_Template):
 
     def padded_image(self) -> tuple[Stmt, Callable[[Expr, Expr, Sequence[Expr]], Expr]]:
         """Statements that make the zero-padded image, where it needs any, and access to it: (batch, channel, position)."""
-        shape = self.x.type.static_shape
+        shape = self.x.static_shape
         if self.padded == self.image:
             return seq(), lambda b, c, at: self.element(self.x, flat_index([b, c, *at], shape))
         full = (*shape[:2], *self.padded)

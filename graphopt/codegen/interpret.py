@@ -144,14 +144,14 @@ class Evaluation:
 
 def evaluate_compute(op: Op, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     """Results of `op`'s compute rule on operand arrays, every element at once."""
-    buffers = {v: Buffer(f"x{k}", v.type.dtype, v.type.static_shape) for k, v in enumerate(op.operands)
+    buffers = {v: Buffer(f"x{k}", v.dtype, v.static_shape) for k, v in enumerate(op.operands)
                if v is not None and v.op is None}
     memory = {buffers[v]: np.asarray(a) for v, a in zip(op.operands, arrays) if v in buffers}
     out = []
     for result in op.results:
-        shape = result.type.static_shape
+        shape = result.static_shape
         index = [Var(f"i{k}", INDEX, 0, max(n - 1, 0)) for k, n in enumerate(shape)]
-        d = result.type.dtype
+        d = result.dtype
         if 0 in shape:
             out.append(np.zeros(shape, d.numpy))
             continue
@@ -176,8 +176,8 @@ def evaluate_loops(op: Op, arrays: Sequence[np.ndarray | None]) -> list[np.ndarr
 def loop_kernel(op: Op) -> Kernel:
     """The kernel of an op that has a loop rule: present operands, results, then scratch memory."""
     o = OpView(op, ())
-    ins = [None if v is None else Buffer(f"x{k}", v.type.dtype, v.type.static_shape) for k, v in enumerate(op.operands)]
-    outs = [Buffer(f"y{k}", v.type.dtype, v.type.static_shape) for k, v in enumerate(op.results)]
+    ins = [None if v is None else Buffer(f"x{k}", v.dtype, v.static_shape) for k, v in enumerate(op.operands)]
+    outs = [Buffer(f"y{k}", v.dtype, v.static_shape) for k, v in enumerate(op.results)]
     scratch = [Buffer(f"s{k}", name, shape) for k, (name, shape) in enumerate(SCRATCH[op.name](o) if op.name in SCRATCH else ())]
     body = LOOPS[op.name](o, ins, outs, *([scratch] if op.name in SCRATCH else []))
     present = [b for b in ins if b is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -92,12 +93,12 @@ def lower(op: Op, name: str, style: Style, templates: Sequence[Template] = ()) -
 
 def _imperative(op: Op, name: str) -> Lowered:
     operands = arguments(op)
-    given = {v: Buffer(f"in{k}", v.type.dtype, v.type.static_shape) for k, v in enumerate(operands)}
+    given = {v: Buffer(f"in{k}", v.dtype, v.static_shape) for k, v in enumerate(operands)}
     for v in op.operands:
         if v is not None and v not in given:  # a loop rule wants buffers, scalars included
-            given[v] = Buffer(f"in{len(given)}", v.type.dtype, v.type.static_shape)
+            given[v] = Buffer(f"in{len(given)}", v.dtype, v.static_shape)
             operands.append(v)
-    outs = [Buffer(f"out{k}", r.type.dtype, r.type.static_shape) for k, r in enumerate(op.results)]
+    outs = [Buffer(f"out{k}", r.dtype, r.static_shape) for k, r in enumerate(op.results)]
     view = OpView(op, [None if v is None else (lambda *i, b=given[v]: load(b, i)) for v in op.operands])
     ins = [None if v is None else given[v] for v in op.operands]
     scratch: tuple[Buffer, ...] = ()
@@ -116,8 +117,8 @@ class Sources:
     def __init__(self, op: Op) -> None:
         self.op = op
         self.operands = arguments(op)
-        self.buffers = {v: Buffer(f"in{k}", v.type.dtype, (v.type.size,)) for k, v in enumerate(self.operands)}
-        self.outputs = [Buffer(f"out{k}", r.type.dtype, (r.type.size,)) for k, r in enumerate(op.results)]
+        self.buffers = {v: Buffer(f"in{k}", v.dtype, (math.prod(v.static_shape),)) for k, v in enumerate(self.operands)}
+        self.outputs = [Buffer(f"out{k}", r.dtype, (math.prod(r.static_shape),)) for k, r in enumerate(op.results)]
 
     def inliner(self) -> tuple[Inliner, list[Value]]:
         """An inliner over the op (or a fused op's body), and the values whose elements are the results."""
@@ -132,9 +133,9 @@ class Sources:
 
     def access(self, v: Value) -> Callable[..., Expr]:
         if inlined(v):
-            literal = const(v.constant.reshape(())[()], v.type.dtype)  # type: ignore[union-attr]
+            literal = const(v.constant.reshape(())[()], v.dtype)  # type: ignore[union-attr]
             return lambda *index: literal
-        shape, buffer = v.type.static_shape, self.buffers[v]
+        shape, buffer = v.static_shape, self.buffers[v]
         return lambda *index: load(buffer, (flat_index(index, shape),))
 
 
@@ -145,7 +146,7 @@ def _computed(op: Op, name: str, style: Style) -> Lowered:
     inliner, results = sources.inliner()
     groups: dict[tuple[int, ...], list[tuple[Buffer, Value]]] = {}
     for b, v in zip(sources.outputs, results):
-        groups.setdefault(v.type.static_shape, []).append((b, v))
+        groups.setdefault(v.static_shape, []).append((b, v))
     nests: list[Stmt] = []
     for shape, members in groups.items():
         if 0 in shape:

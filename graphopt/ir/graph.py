@@ -65,6 +65,13 @@ class Value:
         return len(self.shape)
 
     @property
+    def static_shape(self) -> tuple[int, ...]:
+        """The shape where every dim is known; IRError where it is not."""
+        if not isinstance(self.type, TensorType):
+            raise IRError(f"{self!r} is not a tensor")
+        return self.type.static_shape
+
+    @property
     def constant(self) -> np.ndarray | None:
         """The value of a constant with data, else None."""
         return self.op.attrs["value"].array if self.op is not None and self.op.name == "const" else None

@@ -46,18 +46,18 @@ class OpView:
 
     @property
     def out(self) -> tuple[int, ...]:
-        return self.op.results[self.result].type.static_shape
+        return self.op.results[self.result].static_shape
 
     @property
     def dtype(self) -> DType:
         """The result's dtype as computed: f32 for f16 and bf16."""
-        return computed(self.op.results[self.result].type.dtype)
+        return computed(self.op.results[self.result].dtype)
 
     def shape(self, name: str) -> tuple[int, ...]:
         v = self.op.operand(name)
         if v is None:
             raise CodegenError(f"operand {name} is absent", where=self.op.where())
-        return v.type.static_shape
+        return v.static_shape
 
     def operands(self) -> list[Accessor]:
         """Accessors of the variadic operand's values."""
@@ -142,8 +142,8 @@ def why_not(op: Op) -> str | None:
             continue
         if not isinstance(v.type, TensorType):
             return f"{v.type} is not a tensor"
-        if v.type.dtype.name not in COMPUTABLE:
-            return f"dtype {v.type.dtype} has no kernels"
+        if v.dtype.name not in COMPUTABLE:
+            return f"dtype {v.dtype} has no kernels"
         if not v.type.is_static:
             return f"the shape of {v.type} is not known before running"
     if op.name == "const":
@@ -184,11 +184,11 @@ class Inliner:
             array = op.attrs["value"].numpy()
             if array.size != 1:
                 raise CodegenError(f"a constant of {array.size} elements cannot be inlined", where=op.where())
-            return const(array.reshape(())[()], computed(value.type.dtype))
+            return const(array.reshape(())[()], computed(value.dtype))
         if op.name not in COMPUTE:
             raise CodegenError(f"{op.name} has no compute rule", where=op.where())
         accessors = [None if v is None else (lambda *i, v=v: self.at(v, i)) for v in op.operands]
-        return round_to(COMPUTE[op.name](OpView(op, accessors, value.index), *index), value.type.dtype, op)
+        return round_to(COMPUTE[op.name](OpView(op, accessors, value.index), *index), value.dtype, op)
 
 
 def round_to(e: Expr, d: DType, op: Op) -> Expr:
