@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -146,13 +146,19 @@ def structure(spec: pytree.TreeSpec, leaves: list[Node]) -> Node:
         return Node("dict", tuple(spec.context), children, cls=cls)
     if cls is defaultdict:
         return Node("dict", tuple(spec.context[1]), children)
-    known = pytree.SUPPORTED_NODES[cls if cls in pytree.SUPPORTED_NODES else pytree.namedtuple]
-    real = spec.context if known is pytree.SUPPORTED_NODES.get(pytree.namedtuple) else cls
-    take = known.flatten_fn
-    build = known.unflatten_fn
-    keys = _fields(build, spec.context, len(children), known)
-    return Node("object", keys, children, name=f"{real.__module__}.{real.__qualname__}", cls=real,
-                take=lambda x: take(x)[0], build=lambda parts, context=spec.context: build(parts, context))
+    registered: dict[Any, Any] = pytree.SUPPORTED_NODES
+    known = registered[cls]
+    real: Any = spec.context if cls is pytree.namedtuple else cls  # one entry serves every named tuple
+    context = spec.context
+
+    def take(x: Any) -> Sequence[Any]:
+        return known.flatten_fn(x)[0]
+
+    def build(parts: Sequence[Any]) -> Any:
+        return known.unflatten_fn(list(parts), context)
+
+    keys = _fields(known.unflatten_fn, context, len(children), known)
+    return Node("object", keys, children, name=f"{real.__module__}.{real.__qualname__}", cls=real, take=take, build=build)
 
 
 def _fields(build: Any, context: Any, count: int, known: Any) -> tuple[Any, ...]:

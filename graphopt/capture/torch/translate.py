@@ -182,7 +182,7 @@ class Translation:
         values = {k: self.argument(a) for k, a in given.items() if k in wanted}
         used = None
         if isinstance(val, (tuple, list)) and all(u.target is operator.getitem for u in node.users):
-            used = frozenset(u.args[1] for u in node.users)
+            used = frozenset(int(u.args[1]) for u in node.users)  # type: ignore[arg-type]
         loc = location(node)
         before = self.graph.last
         c = Context(self.graph, self.symbols, loc, val, used, self._inline, self._region)
@@ -227,7 +227,8 @@ class Translation:
             value.name = label
 
     def _item(self, node: fx.Node) -> Any:
-        source, index = node.args
+        source: Any = node.args[0]
+        index: Any = node.args[1]
         values = self.argument(source)
         if values is None or values[index] is None:
             return self._attempt(node, str(source.target), lambda: _refuse_result(index), node.meta.get("val"))
@@ -322,7 +323,7 @@ def name_dims(program: torch.export.ExportedProgram, call: Call, dynamic_shapes:
             expression = getattr(getattr(val.shape[axis], "node", None), "expr", None)
             if expression is None or len(expression.free_symbols) != 1 or not hasattr(dim, "__name__"):
                 continue
-            name = getattr(dim, "root", dim).__name__
+            name = str(getattr(dim, "root", dim).__name__)  # type: ignore[union-attr]
             if name.isidentifier() and name not in ("min", "max"):
                 symbols.known.setdefault(str(next(iter(expression.free_symbols))), Dim.symbol(name))
 

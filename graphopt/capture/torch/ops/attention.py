@@ -9,6 +9,7 @@ from graphopt.capture.torch.context import Context, Refusal
 from graphopt.capture.torch.table import aten
 from graphopt.ir.dims import product
 from graphopt.ir.graph import Value
+from graphopt.ir.table import broadcast_dims
 from graphopt.ir.types import BOOL
 
 
@@ -37,10 +38,15 @@ def _(c: Context, query: Value, key: Value, value: Value, attn_mask: Value | Non
     elif len(lead) > 2:
         if mask is not None:
             mask = c.expand(mask, (*lead, *mask.shape[-2:]))
-        query, key, value, mask = (v if v is None else c.reshape(v, (product(v.shape[:-3]), *v.shape[-3:]))
-                                   for v in (query, key, value, mask))
-    if key.shape[0] != query.shape[0]:
-        key, value = (c.expand(v, (query.shape[0], *v.shape[1:])) for v in (key, value))
+            mask = _four(c, mask)
+        query, key, value = (_four(c, v) for v in (query, key, value))
+    (batch,) = broadcast_dims([v.shape[:1] for v in (query, key, value)])
+    query, key, value = (c.expand(v, (batch, *v.shape[1:])) for v in (query, key, value))
     out = c.b.attention(query, key, value, mask, scale=scale, causal=is_causal)
     out = c.reshape(out, c.shape)
     return (out,) if isinstance(c.val, (tuple, list)) else out
+
+
+def _four(c: Context, v: Value) -> Value:
+    """The leading axes of a value made one, so that it has four."""
+    return c.reshape(v, (product(v.shape[:-3]), *v.shape[-3:]))

@@ -214,7 +214,7 @@ def _(c: Context, x: Value, dim: int, index: Value, src: Value, reduce: str, inc
     if reduce not in _REDUCTIONS:
         raise Refusal(f"reduce={reduce}")
     if not include_self:
-        neutral = {"sum": 0, "prod": 1}.get(reduce)
+        neutral: float | None = {"sum": 0, "prod": 1}.get(reduce)
         if neutral is None:
             if not x.dtype.is_float:
                 raise Refusal("include_self=False on integers")

@@ -231,9 +231,10 @@ def _(c: Context, x: Value, k: int, dim: int = -1, keepdim: bool = False) -> Any
 @aten("aten.median.dim")
 def _(c: Context, x: Value, dim: int, keepdim: bool = False) -> Any:
     axis = axis_of(dim, x.rank)
-    if not isinstance(x.shape[axis], int):
+    size = x.shape[axis]
+    if not isinstance(size, int):
         raise Refusal("the median of a symbolic dim")
-    return _ranked(c, x, (x.shape[axis] - 1) // 2, axis)
+    return _ranked(c, x, (size - 1) // 2, axis)
 
 
 def _ranked(c: Context, x: Value, position: int, axis: int) -> Any:

@@ -21,7 +21,7 @@ def _resize(c: Context, x: Value, factors: Sequence[float | None], mode: str, co
     sizes = [c.shape[a] for a in axes]
     if not all(f is not None for f in factors) and not is_static((*sizes, *x.shape[2:])):
         raise Refusal("a symbolic size without scale factors")
-    scales = [f if f is not None else sizes[i] / x.shape[a] for i, (f, a) in enumerate(zip(factors, axes))]
+    scales = [f if f is not None else sizes[i] / x.shape[a] for i, (f, a) in enumerate(zip(factors, axes))]  # type: ignore[operator]
     return c.b.resize(x, sizes=sizes, scales=scales, axes=axes, mode=mode, coordinates=coordinates, nearest=nearest,
                       cubic_a=cubic_a, exclude_outside=antialias, antialias=antialias, extrapolation=0.0, roi=())
 
