@@ -42,6 +42,13 @@ class Knowledge:
             found = self._fold(value)
         return found
 
+    def settled(self, value: Value) -> np.ndarray | None:
+        """The content of a value that is a plain number for all sizes, though it was computed from a shape with symbols."""
+        if self.eager or value in self._foldable or value.constant is not None:
+            return None  # constant expressions are left to the rewrites: dequantised weights must stay so
+        content = self._known.get(value)
+        return content if isinstance(content, np.ndarray) and content.dtype != object else None
+
     def learn(self, op: Op) -> None:
         """Follow a new op."""
         if self.eager:

@@ -67,6 +67,8 @@ class Scope:
         if value.constant is not None:
             assert value.op is not None
             inner = self.ctx.const(value.op.attrs["value"])
+        elif (settled := self._outer_knowledge().settled(value)) is not None:
+            inner = self.ctx.const(settled)
         else:
             inner = self.graph.add_input(value.type, value.name)
             self.session.origin[inner] = value
@@ -157,12 +159,19 @@ class Scope:
         finally:
             self.ctx.loc = outer_loc
         listed: list[Value | None] = [results] if isinstance(results, Value) else list(results)
+        self.ctx.loc = (self.prefix + place,)
+        listed = [self._settled(v) for v in listed]
+        self.ctx.loc = outer_loc
         for i, name in enumerate(proto.output):
             if name:
                 if i >= len(listed):
                     raise CaptureError(f"{proto.op_type} has {len(listed)} outputs, the node wants {len(proto.output)}",
                                        where=node.place)
                 self.define(name, listed[i], place)
+
+    def _settled(self, value: Value | None) -> Value | None:
+        content = None if value is None else self.ctx.knowledge.settled(value)
+        return value if content is None else self.ctx.const(content)
 
     def _results(self, node: Node) -> Any:
         function = self.session.function(node.proto)
