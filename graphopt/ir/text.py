@@ -17,6 +17,7 @@ takes their data from `constants=` (without it the graph has the type but no dat
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from graphopt.errors import GraphOptError, ParseError
 from graphopt.ir.dims import Dim, DimLike, parse_dim
 from graphopt.ir.graph import Graph, Op, Tensor, Value
 from graphopt.ir.table import TABLE, lookup
-from graphopt.ir.types import DTYPES, DType, Layout, OptionalType, SequenceType, TensorType, Type, dtype
+from graphopt.ir.types import DTYPES, DType, Layout, OptionalType, SequenceType, TensorType, Type, dtype, type_symbols
 
 INLINE = 8
 _NAME = re.compile(r"[A-Za-z0-9_.$/-]+")
@@ -323,6 +324,8 @@ class _Parser:
                 outputs.append(self.use(values))
         self.expect("}")
         graph.outputs = outputs
+        graph._symbols = itertools.count(max((int(s[1:]) + 1 for v in graph.values() for s in type_symbols(v.type)
+                                              if s[0] == "_" and s[1:].isdigit()), default=0))
         if [v.type for v in outputs] != declared:
             raise self.error(f"graph @{graph.name} returns {', '.join(str(v.type) for v in outputs)}, "
                              f"but declares {', '.join(map(str, declared))}")
