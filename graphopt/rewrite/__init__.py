@@ -15,6 +15,7 @@ from graphopt.rewrite.fold import Fold
 from graphopt.rewrite.fold_norm import FoldNorm
 from graphopt.rewrite.fuse import Fuse
 from graphopt.rewrite.gathers import Gathers
+from graphopt.rewrite.inline import Inline
 from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
 from graphopt.rewrite.recognise import Recognise
 from graphopt.rewrite.reshapes import Reshapes
@@ -26,7 +27,7 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     """The passes that every target begins with, in order. `target` answers `keeps(op)` (has it a kernel for this
     composite op?) and, if it likes, `row_kernel(op)`; None keeps no composite op. Without `fuse` the graph stays flat."""
     passes: list[Pass] = [
-        Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), CommonSubexpressions(), DeadCode(),
+        Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), CommonSubexpressions(), DeadCode(),
         Recognise(), FoldNorm(), Transposes(),
         Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
@@ -40,7 +41,7 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 
 __all__ = [
-    "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Pass",
-    "PassManager", "PassResult", "Reason", "Recognise", "Reshapes", "Results", "Simplify", "Snapshots", "Transposes",
+    "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Inline",
+    "Pass", "PassManager", "PassResult", "Reason", "Recognise", "Reshapes", "Results", "Simplify", "Snapshots", "Transposes",
     "default_passes", "optimise",
 ]

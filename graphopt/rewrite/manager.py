@@ -16,7 +16,7 @@ from graphopt.ir.table import Trait
 from graphopt.ir.verify import verify
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.rules import Rewriter, Rule
-from graphopt.rewrite.validate import compare, first_bad_change, is_deterministic, random_inputs, rounding, sensitivity
+from graphopt.rewrite.validate import compare, first_bad_change, is_deterministic, random_inputs, sensitivity
 
 log = logging.getLogger("graphopt.rewrite")
 
@@ -163,10 +163,9 @@ def _run(p: Pass, graph: Graph, context: Context) -> bool:
 def _check(p: Pass, original: Graph, graph: Graph, context: Context, inputs: Sequence[Any], expected: list[Any],
            noise: Sequence[float]) -> list[Any]:
     """The outputs after pass `p`; raises RewriteError where they are off, naming the change that did it."""
-    ulps = max(p.ulps, rounding(original))
-    mismatch = compare(expected, graph, inputs, ulps, noise)
+    mismatch = compare(expected, graph, inputs, p.ulps, noise)
     if mismatch is None:
-        return evaluate(graph, inputs) if ulps else expected
+        return evaluate(graph, inputs) if p.ulps else expected
 
     last = ""
 
@@ -175,7 +174,7 @@ def _check(p: Pass, original: Graph, graph: Graph, context: Context, inputs: Seq
         trial, limited = original.clone(), Context(context.target, fuel=changes)
         _run(p, trial, limited)
         last = limited.last
-        return compare(expected, trial, inputs, ulps, noise) is not None
+        return compare(expected, trial, inputs, p.ulps, noise) is not None
 
     number = first_bad_change(context.applied, broken)
     culprit = ""

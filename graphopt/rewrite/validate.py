@@ -104,13 +104,6 @@ def is_deterministic(graph: Graph) -> bool:
     return not any(op.definition.has(Trait.RANDOM) and op.attrs.get("seed") is None for op in graph.walk())
 
 
-def rounding(graph: Graph) -> float:
-    """The ulps by which the reference itself may differ between two graphs that mean the same: numpy adds up in another
-    order where an operand lies otherwise in memory. None where nothing is added up."""
-    exact = Trait.ELEMENTWISE | Trait.MOVEMENT | Trait.VIEW
-    return 0.0 if all(op.name == "const" or op.definition.has(exact) for op in graph.walk()) else 64.0
-
-
 @dataclass
 class Mismatch:
     """Output number `output` differs, by `text`."""

@@ -1,0 +1,102 @@
+"""Branches whose condition is known become part of the graph around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from graphopt.ir.dims import Dim, DimLike, substitute
+from graphopt.ir.graph import Graph, Op, Value, refine
+from graphopt.ir.types import TensorType, Type, substitute_type
+from graphopt.rewrite.context import Context
+from graphopt.rewrite.manager import GraphPass
+
+
+class Inline(GraphPass):
+    """Before: any graph. After: no `if` has a constant condition: the ops of the branch taken stand in its place. Dims that
+    only the branch knows are put where the result's type left them open."""
+
+    name = "inline"
+
+    def run_on(self, graph: Graph, context: Context) -> bool:
+        changed = False
+        learnt: dict[str, DimLike] = {}
+        for op in graph.ops:
+            if changed:
+                _retype(graph, op, learnt)
+            if op.name != "if" or op.operands[0] is None:
+                continue
+            cond = op.operands[0].constant
+            if cond is None or cond.size != 1:
+                continue
+            if not context.take("inline a branch", op):
+                break
+            branch = op.regions[0 if cond.reshape(-1)[0] else 1]
+            context.because(op, f"its condition is always {bool(cond.reshape(-1)[0])}".lower())
+            values = _inlined(graph, op, branch)
+            for old, new in zip(op.results, values):
+                _learn(old.type, new.type, learnt)
+                new.type = refine(new.type, old.type)
+            op.replace_with(values)
+            changed = True
+        return changed
+
+
+def _inlined(graph: Graph, op: Op, branch: Graph) -> list[Value]:
+    """Copies of the branch's ops before `op`; returns its outputs."""
+    inside: dict[Value, Value] = {}
+    symbols: dict[str, DimLike] = {}
+    for v, given in zip(branch.inputs, op.operands[1:]):
+        assert given is not None
+        inside[v] = given
+        _learn(v.type, given.type, symbols)
+    for inner in branch.ops:
+        for name in _invented(inner):
+            symbols[name] = graph.fresh_symbol()
+        attrs = {k: _renamed(a, symbols) for k, a in inner.attrs.items()}
+        operands = [None if v is None else inside[v] for v in inner.operands]
+        types = [substitute_type(r.type, symbols) for r in inner.results]
+        regions = [r.clone(symbols) for r in inner.regions]
+        copy = graph.add(inner.name, operands, attrs, regions=regions, loc=(*op.loc, *inner.loc), before=op, types=types)
+        for old, new in zip(inner.results, copy.results):
+            inside[old] = new
+    return [inside[v] for v in branch.outputs]
+
+
+def _invented(op: Op) -> list[str]:
+    """Symbols that this op's results introduce: dims that inference does not know."""
+    names = []
+    for result, inferred in zip(op.results, op.definition.infer(op.view())):
+        if isinstance(result.type, TensorType) and isinstance(inferred, TensorType) and result.type.shape is not None:
+            unknown = inferred.shape or (None,) * len(result.type.shape)
+            names += [str(d) for d, known in zip(result.type.shape, unknown) if known is None and isinstance(d, Dim)
+                      and str(d).isidentifier()]
+    return list(dict.fromkeys(names))
+
+
+def _learn(loose: Type, exact: Type, symbols: dict[str, DimLike]) -> None:
+    """Note what the symbols of `loose` stand for, going by `exact`."""
+    if isinstance(loose, TensorType) and isinstance(exact, TensorType) and loose.shape is not None and exact.shape is not None:
+        for d, e in zip(loose.shape, exact.shape):
+            if isinstance(d, Dim) and d != e and str(d).isidentifier():
+                symbols.setdefault(str(d), e)
+
+
+def _renamed(a: Any, symbols: Mapping[str, DimLike]) -> Any:
+    return tuple(substitute(d, symbols) for d in a) if isinstance(a, tuple) and any(isinstance(d, Dim) for d in a) else a
+
+
+def _retype(graph: Graph, op: Op, symbols: Mapping[str, DimLike]) -> None:
+    """Put what was learnt into an op further down, and infer its types anew."""
+    op.attrs = {k: _renamed(a, symbols) for k, a in op.attrs.items()}
+    if symbols:
+        op.regions = tuple(r.clone(symbols) for r in op.regions)
+    for result, inferred in zip(op.results, op.definition.infer(op.view())):
+        result.type = _filled(graph, refine(substitute_type(result.type, symbols), inferred))
+
+
+def _filled(graph: Graph, t: Type) -> Type:
+    if isinstance(t, TensorType) and t.shape is not None and any(d is None for d in t.shape):
+        return replace(t, shape=tuple(graph.fresh_symbol() if d is None else d for d in t.shape))
+    return t
