@@ -95,10 +95,10 @@ def _contraction_of(op: Op) -> tuple[Op, Sources] | None:
         inner = op
     else:
         return None
-    types = [v.type for v in inner.operands if v is not None]
-    if inner.name not in ("matmul", "conv") or types[0].dtype.name not in SUPPORTED:
+    operands = [v for v in inner.operands if v is not None]
+    if inner.name not in ("matmul", "conv") or operands[0].dtype.name not in SUPPORTED:
         return None
-    if any(0 in t.static_shape for t in (*types, inner.result.type)):
+    if any(0 in v.static_shape for v in (*operands, inner.result)):
         return None
     return inner, Sources(op)
 
@@ -215,7 +215,8 @@ class _Matmul(_Template):
         self.ashape, self.bshape = a.static_shape, b.static_shape
         out = self.inner.result.static_shape
         self.batch, self.m, self.n, self.k = out[:-2], out[-2], out[-1], self.ashape[-1]
-        if math.prod(self.bshape[:-2]) == 1 and math.prod(self.batch) > 1 and math.prod(self.ashape[:-2]) == math.prod(self.batch):
+        batch = math.prod(self.batch)
+        if math.prod(self.bshape[:-2]) == 1 and batch > 1 and math.prod(self.ashape[:-2]) == batch:
             # One right operand for the whole batch: more rows of one matrix.
             self.rows_merged = True
             self.m, batches = self.m * math.prod(self.batch), 1
@@ -267,7 +268,8 @@ class _Matmul(_Template):
         own = index[len(index) - (len(shape) - 2):] if len(shape) > 2 else ()
         if self.rows_merged:
             return const(0, INDEX)
-        return flat_index([const(0, INDEX) if n == 1 else i for i, n in zip(own, shape[:-2])], shape[:-2]) * (shape[-2] * shape[-1])
+        place = [const(0, INDEX) if n == 1 else i for i, n in zip(own, shape[:-2])]
+        return flat_index(place, shape[:-2]) * (shape[-2] * shape[-1])
 
 
 def _panel_starts(n: int, tile: Tile) -> list[int]:
@@ -391,7 +393,8 @@ class _Convolution(_Template):
         workers = min(self.style.threads, images * panels * row_tiles) if effort >= self.style.parallel_work else 1
         # Threads share panels where there are enough of them, else rows (each then makes its own copy of the panel).
         by_rows = images * panels < workers or (images * panels < 4 * workers and images * panels % workers)
-        block = depth if depth * columns * self.dtype.itemsize <= PANEL_BYTES else max(1, PANEL_BYTES // (columns * self.dtype.itemsize))
+        row = columns * self.dtype.itemsize
+        block = depth if depth * row <= PANEL_BYTES else max(1, PANEL_BYTES // row)
         blocks = -(-depth // block)
         block = -(-depth // blocks)
         if in_place:
@@ -415,7 +418,8 @@ class _Convolution(_Template):
                 lane = Var("l", INDEX, 0, columns - 1)
                 pixel = self.pixel_of(pt, lane, tile)
                 at = [p * s for p, s in zip(_unravel(pixel, self.pixels_shape), self.stride)]
-                return For(lane, const(columns, INDEX), store(table, worker * columns + lane, flat_index(at, self.padded).cast("i32")), "serial")
+                put = store(table, worker * columns + lane, flat_index(at, self.padded).cast("i32"))
+                return For(lane, const(columns, INDEX), put, "serial")
 
             def fill(first: int, count: int) -> Stmt:
                 assert panel is not None and table is not None and source is not None
@@ -424,7 +428,8 @@ class _Convolution(_Template):
                 shift = [o * d for o, d in zip(_unravel(k % window, self.window), self.dilation)]
                 plane = flat_index(shift, self.padded)
                 offset = table[worker * columns + lane].cast(INDEX)
-                value = source(b, group * self.channels + k // window, [*[const(0, INDEX)] * (len(self.padded) - 1), plane + offset])
+                zeros = [const(0, INDEX)] * (len(self.padded) - 1)
+                value = source(b, group * self.channels + k // window, [*zeros, plane + offset])
                 put = store(panel, (worker * block + q) * columns + lane, value)
                 return For(q, const(count, INDEX), For(lane, const(columns, INDEX), put, "serial"), "serial")
 
