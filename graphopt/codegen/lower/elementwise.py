@@ -17,7 +17,7 @@ def like(x: Expr, value: float) -> Const:
 
 # Unary --------------------------------------------------------------------------------------
 def _neg(x: Expr) -> Expr:
-    return like(x, 0) - x if x.dtype.kind == "uint" else -x
+    return ~x + 1 if x.dtype.kind == "uint" else -x  # TVM's simplifier takes 0 - x of an unsigned x for 0
 
 
 def _sign(x: Expr) -> Expr:
