@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.errors import InputError, TargetError
+from graphopt.errors import InputError
 from graphopt.ir.dims import Dim
 from graphopt.ir.evaluate import evaluate_op
 from graphopt.ir.graph import Graph, Value
@@ -41,8 +41,9 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
     dims that vary), an `fx.GraphModule`, an `ExportedProgram`, an ONNX `ModelProto`, bytes or path, or a
     graphopt `Graph`. `target`: `x86[:cpu]`, `cuda:sm_XY` or `fpga:part`. `threads`: how many a call may use
     (default: this process's cores). A model with symbolic dims is compiled for each concrete shape when it
-    first occurs; `max_specialisations` programs are kept. `validate` checks every pass with the reference
-    evaluator. Raises GraphOptError: UnsupportedOperators, CaptureError, TargetError, ...
+    first occurs; `max_specialisations` programs are kept; CUDA and FPGA take the shapes of `example_inputs`.
+    `validate` checks every pass with the reference evaluator.
+    Raises GraphOptError: UnsupportedOperators, CaptureError, TargetError, ...
     """
     from graphopt.capture import capture
 
@@ -50,16 +51,9 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
     graph = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
     if where.kind == "x86":
         return CompiledModel(graph, where, max_specialisations, validate)
-    if graph.symbols():
-        raise TargetError(f"{where.name} needs static shapes; the model has the symbolic dims {', '.join(graph.symbols())}",
-                          hint="Capture it with fixed shapes")
-    if where.kind == "cuda":
-        from graphopt.codegen.cuda import compile_cuda
+    from graphopt.emitted import compile_emitted
 
-        return compile_cuda(graph, where)
-    from graphopt.codegen.hls import compile_hls
-
-    return compile_hls(graph, where)
+    return compile_emitted(graph, where, example_inputs, validate)
 
 
 class Keeps:
@@ -121,7 +115,7 @@ class CompiledModel(Model):
         if kind not in ("tir", "asm"):
             raise InputError(f"no source of kind {kind!r} for {self.target.name}", hint="Use 'tir' or 'asm'")
         code = self._details().code
-        if kind == "asm" and code.from_cache:
+        if kind == "asm":  # shared objects from the cache have no text
             code = _build_code(self._details().program, self.target, use_cache=False)
         return code.tir() if kind == "tir" else code.asm()
 

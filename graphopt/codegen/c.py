@@ -140,12 +140,15 @@ class Printer:
 
     def function(self) -> str:
         k = self.kernel
-        params = []
-        for position, b in enumerate(k.params):
-            qualifier = "const " if position < k.inputs else ""
-            params.append(f"{qualifier}{STORED[b.dtype.name]}* {self.dialect.restrict} {self.name(b)}")
+        params = [("const " if position < k.inputs else "") + self.parameter(b) for position, b in enumerate(k.params)]
         self.body(k.body)
         return f"{self.dialect.function} {k.name}({', '.join(params)}) {{\n" + "\n".join(self.lines) + "\n}\n"
+
+    def parameter(self, b: Buffer) -> str:
+        return f"{self.stored_type(b)}* {self.dialect.restrict} {self.name(b)}"
+
+    def stored_type(self, b: Buffer) -> str:
+        return STORED[b.dtype.name]
 
     def body(self, s: Stmt) -> None:
         self.stmt(s)
@@ -208,7 +211,7 @@ class Printer:
         elif isinstance(s, Alloc):
             self.line("{")
             self.depth += 1
-            self.line(f"{STORED[s.buffer.dtype.name]} {self.name(s.buffer)}[{max(s.buffer.size, 1)}];")
+            self.line(f"{self.stored_type(s.buffer)} {self.name(s.buffer)}[{max(s.buffer.size, 1)}];")
             self.stmt(s.body)
             self.forget(s.buffer)
             self.depth -= 1
@@ -292,7 +295,7 @@ class Printer:
     def value(self, e: Expr) -> str:
         """The expression's text, without the brackets around a whole operator expression."""
         text = self.operand(e)
-        return text[1:-1] if isinstance(e, Apply) and id(e) not in self.memo and _bracketed(text) else text
+        return _stripped(text) if isinstance(e, Apply) else text
 
     def operand(self, e: Expr) -> str:
         """The expression's text, in brackets where it is an operator expression."""
@@ -309,9 +312,13 @@ class Printer:
             if e.buffer not in self.names:
                 raise CodegenError(f"buffer {e.buffer.name} is not a parameter", where=self.kernel.name)
             text = f"{self.name(e.buffer)}[{self.value(self.flat_index(e.buffer, e.index))}]"
-            return f"({text} != 0)" if e.dtype.kind == "bool" else text
+            return self.loaded(text, e.dtype)
         assert isinstance(e, Apply)
         return self.apply(e)
+
+    def loaded(self, text: str, d: DType) -> str:
+        """A value from its stored form."""
+        return f"({text} != 0)" if d.kind == "bool" else text
 
     def literal(self, e: Const) -> str:
         d, v = e.dtype, e.value
@@ -363,7 +370,7 @@ class Printer:
                 return f"({a[0]} {_LOGICAL[kind]} {a[1]})"
         if of.is_float or of is INDEX:
             if kind in _OPERATOR:
-                return f"({a[0]} {_OPERATOR[kind]} {a[1]})"
+                return f"({self.term(e.args[0], a[0], kind, True)} {_OPERATOR[kind]} {self.term(e.args[1], a[1], kind, False)})"
             if kind == "neg":
                 return f"(-{a[0]})"
             if kind == "fma":
@@ -371,12 +378,20 @@ class Printer:
             if of is INDEX and kind == "abs":
                 return f"({a[0]} < 0 ? -{a[0]} : {a[0]})"
             if of.name in ("f32", "f64") and kind in _FUNCTION:
-                return f"{_FUNCTION[kind]}{'f' if of.name == 'f32' else ''}({', '.join(self.value(x) for x in e.args)})"
+                return f"{_FUNCTION[kind]}{'f' if of.name == 'f32' else ''}({', '.join(map(_stripped, a))})"
         elif of.is_integer:
             text = self.integer(kind, of, a)
             if text is not None:
                 return text
         raise CodegenError(f"no C++ for {kind} of {of}", where=self.kernel.name)
+
+    def term(self, e: Expr, text: str, kind: str, left: bool) -> str:
+        """The operand `text` of a `kind`, without brackets where C's precedence and association say the same."""
+        if id(e) in self.memo or not isinstance(e, Apply) or e.kind not in _OPERATOR or not _bracketed(text):
+            return text
+        binds_tighter = e.kind in ("mul", "div") and kind in ("add", "sub")
+        same_level = (e.kind in ("mul", "div")) == (kind in ("mul", "div"))
+        return text[1:-1] if binds_tighter or (left and same_level) else text
 
     @staticmethod
     def integer(kind: str, d: DType, a: Sequence[str]) -> str | None:
@@ -404,21 +419,20 @@ class Printer:
 
     def extremum_or_floor(self, e: Apply) -> str:
         of = e.args[0].dtype
-        a, b = (self.value(x) for x in e.args)
         if of.name in BITS or (e.kind in ("floordiv", "floormod") and (of.is_float or of.kind == "bool")):
             raise CodegenError(f"no C++ for {e.kind} of {of}", where=self.kernel.name)
         if e.kind in ("floordiv", "floormod") and (of.kind == "uint" or (of is INDEX and bounds(e.args[0])[0] >= 0)):
-            x, y = (self.operand(v) for v in e.args)
-            return f"({x} {'/' if e.kind == 'floordiv' else '%'} {y})"
-        return f"go_{e.kind}<{self.type_of(of)}>({a}, {b})" if not of.is_float else f"go_{e.kind}({a}, {b})"
+            a, b = (self.operand(v) for v in e.args)
+            return f"({a} {'/' if e.kind == 'floordiv' else '%'} {b})"
+        a, b = (self.value(x) for x in e.args)
+        return f"go_{e.kind}({a}, {b})" if of.is_float else f"go_{e.kind}<{self.type_of(of)}>({a}, {b})"
 
     def cast(self, x: Expr, d: DType) -> str:
         source = x.dtype
-        text = self.operand(x)
         if source.name in BITS:
             wide = f"go_from_{source.name}({self.value(x)})"
             return wide if d.name == "f32" else self.converted(wide, "f32", d)
-        return self.converted(text, source.name, d)
+        return self.converted(self.operand(x), source.name, d)
 
     def converted(self, text: str, source: str, d: DType) -> str:
         if d.name == "bf16":
@@ -428,6 +442,10 @@ class Printer:
         if d.kind == "bool":
             return f"({text} != 0)"
         return f"({self.type_of(d)}){text}"
+
+
+def _stripped(text: str) -> str:
+    return text[1:-1] if _bracketed(text) else text
 
 
 def _bracketed(text: str) -> bool:
