@@ -7,6 +7,7 @@ from graphopt.capture.onnx.ops import (  # noqa: F401
     einsum,
     elementwise,
     indexing,
+    ml,
     movement,
     norm,
     pool,

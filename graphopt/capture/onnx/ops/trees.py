@@ -108,7 +108,7 @@ def tree_ensemble(b: Context, n: Node) -> Results:
         forest.no[nodes[-1]] = leaves[no] if n.attr("nodes_falseleafs")[i] else inner[no]
     forest.roots = [inner[r] for r in n.attr("tree_roots")]
     total = _aggregated(b, forest.leaves(b, n[0]), ("AVERAGE", "SUM", "MIN", "MAX")[n.attr("aggregate_function", 1)])
-    return _post(b, n, total, ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")[n.attr("post_transform", 0)])
+    return post_transformed(b, n, total, ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")[n.attr("post_transform", 0)])
 
 
 def _members(values: object) -> list[float]:
@@ -127,7 +127,7 @@ def tree_ensemble_regressor(b: Context, n: Node) -> Results:
     total = _aggregated(b, forest.leaves(b, b.to(n[0], "f32")), n.attr("aggregate_function", "SUM"))
     base = n.attr("base_values", None)
     total = total if base is None else b.add(total, b.const(np.array(base), total.dtype))
-    return _post(b, n, total, n.attr("post_transform", "NONE"))
+    return post_transformed(b, n, total, n.attr("post_transform", "NONE"))
 
 
 def _old_forest(n: Node, prefix: str, targets: int) -> Forest:
@@ -152,7 +152,7 @@ def _old_forest(n: Node, prefix: str, targets: int) -> Forest:
     return forest
 
 
-def _post(b: Context, n: Node, scores: Value, how: str) -> Value:
+def post_transformed(b: Context, n: Node, scores: Value, how: str) -> Value:
     if how in ("NONE", ""):
         return scores
     if how == "LOGISTIC":
