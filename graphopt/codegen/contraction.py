@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, cast, clamp, const, minimum, reduce, select
-from graphopt.codegen.kernels import Lowered, Packing, Sources
+from graphopt.codegen.kernels import Lowered, Packing, Sources, Template
 from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, loop, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.schedule import Output, Style, flat_index, iteration, schedule
@@ -65,7 +65,7 @@ def choose_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
     return best[1]
 
 
-def template(registers: int) -> Callable[[Op, str, Style], Lowered | None]:
+def template(registers: int) -> Template:
     """The template for a machine with so many vector registers."""
 
     def match(op: Op, name: str, style: Style) -> Lowered | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
 import numpy as np
@@ -559,7 +559,7 @@ def rebuild(e: Expr, children: Sequence[Expr]) -> Expr:
     return e
 
 
-def substitute(e: Expr, replacements: dict[Expr, Expr]) -> Expr:
+def substitute(e: Expr, replacements: Mapping[Any, Expr]) -> Expr:
     """Replace whole nodes (variables, loads, reductions), sharing kept."""
     memo: dict[int, Expr] = {id(k): v for k, v in replacements.items()}
 

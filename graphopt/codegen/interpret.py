@@ -62,7 +62,7 @@ APPLY: dict[str, Callable[..., Any]] = {
     "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "erf": _erf, "pow": np.power, "atan2": np.arctan2,
     "select": np.where, "isnan": np.isnan,
 }
-REDUCE: dict[str, Callable[..., Any]] = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum,
+REDUCE: dict[str, np.ufunc] = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum,
                                          "any": np.logical_or, "all": np.logical_and}
 
 
@@ -170,7 +170,7 @@ def evaluate_compute(op: Op, arrays: Sequence[np.ndarray | None]) -> list[np.nda
 
 def evaluate_loops(op: Op, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     """Results of `op`'s loop rule on operand arrays."""
-    return run_kernel(loop_kernel(op), [a for v, a in zip(op.operands, arrays) if v is not None])
+    return run_kernel(loop_kernel(op), [a for v, a in zip(op.operands, arrays) if v is not None and a is not None])
 
 
 def loop_kernel(op: Op) -> Kernel:

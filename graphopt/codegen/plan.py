@@ -7,6 +7,7 @@ running. Views share their operand's memory and cost nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -105,8 +106,10 @@ def _round(n: int) -> int:
     return -(-n // ALIGN) * ALIGN
 
 
-def nbytes(t: TensorType) -> int:
-    return int(t.size) * t.dtype.itemsize
+def nbytes(v: Value | Tensor) -> int:
+    """Bytes of what has a static shape."""
+    assert isinstance(v.type, TensorType)
+    return math.prod(v.type.static_shape) * v.type.dtype.itemsize
 
 
 class _Planner:
@@ -172,7 +175,7 @@ class _Planner:
             if not isinstance(v.type, TensorType) or not v.type.is_static or root.op is None or root in self.fixed \
                     or root.constant is not None or not _is_static(root):
                 continue
-            if offset == 0 and nbytes(root.type) == nbytes(v.type):
+            if offset == 0 and nbytes(root) == nbytes(v):
                 self.fixed[root] = Slot("output", k)
 
     def needs_copy(self, v: Value, k: int, roots: dict[Value, tuple[Value, int]]) -> bool:
@@ -202,7 +205,7 @@ class _Planner:
             if root in self.fixed or root.constant is not None or not _is_static(root):
                 return
             if root not in self.blocks:
-                self.blocks[root] = [step, step, nbytes(root.type)]
+                self.blocks[root] = [step, step, nbytes(root)]
             self.blocks[root][1] = step
 
         for step, (op, low, _) in enumerate(pending):
@@ -272,7 +275,7 @@ class _Planner:
         tensor = v.op.attrs["value"]  # type: ignore[union-attr]
         key = (id(tensor), packing.key if packing else "")
         if key not in self.weights:
-            size = packing.size if packing else nbytes(tensor.type)
+            size = packing.size if packing else nbytes(tensor)
             w = Weight(tensor, packing, self.program.weights_size, size)
             self.weights[key] = w
             self.program.weights.append(w)
@@ -308,7 +311,9 @@ def _view_offset(op: Op) -> int | None:
 
 def _slice_offset(op: Op) -> int | None:
     """A slice is a view where it is contiguous: only size-1 axes lie outside the one that is cut."""
-    shape, out = op.operands[0].shape, op.results[0].shape  # type: ignore[union-attr]
+    source = op.operands[0]
+    assert source is not None
+    shape, out = source.static_shape, op.results[0].static_shape
     if 0 in out or any(s != 1 for s in op.attrs["steps"]):
         return None
     starts = dict(zip(op.attrs["axes"], op.attrs["starts"]))
@@ -323,7 +328,7 @@ def _slice_offset(op: Op) -> int | None:
             offset += start * stride
             cut = True
         stride *= n
-    return offset * op.results[0].type.dtype.itemsize
+    return offset * op.results[0].dtype.itemsize
 
 
 __all__ = ["ALIGN", "Call", "Host", "Program", "Slot", "Weight", "inlined", "plan"]

@@ -160,12 +160,14 @@ class _Nest:
             taken += 1
         if count >= style.threads:
             p = Var("p", INDEX, 0, count - 1)
-            index, decode = p, {}
+            index: Expr = p
+            decode: dict[Var, Expr] = {}
             for v, extent in reversed(outer[:taken]):
                 decode[v] = index % extent if v is not outer[0][0] else index
                 index = index // extent
             bound = frozenset((p,))
-            body = self.level(outer[taken:], inner, n, [substitute(v, decode) for v in values], bound, substitute(self.offset, decode))
+            *values, offset = (substitute(v, decode) for v in (*values, self.offset))
+            body = self.level(outer[taken:], inner, n, values, bound, offset)
             return For(p, const(count, INDEX), body, "parallel")
         lanes = max(style.lanes, 1)
         blocks = min(style.threads * 4, n // (lanes * 16))
@@ -178,10 +180,12 @@ class _Nest:
         start = minimum(p * size, n - size)
         shifted = Var(inner.name, INDEX, 0, size - 1)
         move = {inner: start + shifted}
-        body = self.level(outer, shifted, size, [substitute(v, move) for v in values], frozenset((p,)), substitute(self.offset, move))
+        *values, offset = (substitute(v, move) for v in (*values, self.offset))
+        body = self.level(outer, shifted, size, values, frozenset((p,)), offset)
         return For(p, const(blocks, INDEX), body, "parallel")
 
-    def level(self, outer: list[tuple[Var, int]], inner: Var, n: int, values: list[Expr], bound: frozenset[Var], offset: Expr) -> Stmt:
+    def level(self, outer: list[tuple[Var, int]], inner: Var, n: int, values: list[Expr], bound: frozenset[Var],
+              offset: Expr) -> Stmt:
         def then(values: list[Expr]) -> Stmt:
             if outer:
                 (v, extent), *rest = outer
@@ -199,7 +203,8 @@ class _Nest:
             if end > first:
                 part = Var(inner.name, INDEX, 0, end - first - 1)
                 moved = {inner: part + first if end - first > 1 else const(first, INDEX)}
-                parts.append(self.row(part, end - first, [substitute(v, moved) for v in values], bound, substitute(offset, moved)))
+                *there, place = (substitute(v, moved) for v in (*values, offset))
+                parts.append(self.row(part, end - first, there, bound, place))
         return seq(*parts)
 
     def row(self, inner: Var, n: int, values: list[Expr], bound: frozenset[Var], offset: Expr) -> Stmt:
@@ -240,8 +245,8 @@ class _Nest:
             acc = Buffer(f"acc{next(self.names)}", r.dtype, (width,), "local")
             buffers.append(acc)
             init = For(lane, const(width, INDEX), store(acc, lane, identity_of(r.kind, r.dtype)), "vector")
-            body = substitute(r.body, replaced)
-            step = For(lane, const(width, INDEX), store(acc, lane, combine(r.kind, acc[lane], body)), "vector")
+            element = substitute(r.body, replaced)
+            step = For(lane, const(width, INDEX), store(acc, lane, combine(r.kind, acc[lane], element)), "vector")
             parts += [init, _serial(r, step)]
             replaced[r] = acc[lane]
         final = [substitute(v, replaced) for v in values]
@@ -255,7 +260,8 @@ class _Nest:
         """Compute every Reduce whose free variables are bound, innermost first, then go on with the rest."""
         memo: dict[int, frozenset[Var]] = {}
         for r in _all_reduces(values):
-            if free_vars(r, memo) <= bound and not any(isinstance(c, Reduce) and free_vars(c, memo) <= bound for c in postorder(r.body)):
+            inside = (c for c in postorder(r.body) if isinstance(c, Reduce))
+            if free_vars(r, memo) <= bound and not any(free_vars(c, memo) <= bound for c in inside):
                 acc = Buffer(f"acc{next(self.names)}", r.dtype, (1,), "local")
                 rest = [substitute(v, {r: acc[0]}) for v in values]
                 return Alloc(acc, seq(self.reduction(r, acc, bound), self.hoist(rest, bound, then)))
@@ -340,7 +346,8 @@ def _fold(kind: str, partial: Buffer, width: int, acc: Buffer) -> list[Stmt]:
     while width > 1:
         half = width // 2
         lane = Var("l", INDEX, 0, half - 1)
-        parts.append(For(lane, const(half, INDEX), store(partial, lane, combine(kind, partial[lane], partial[lane + half])), "vector"))
+        folded = combine(kind, partial[lane], partial[lane + half])
+        parts.append(For(lane, const(half, INDEX), store(partial, lane, folded), "vector"))
         width = half
     parts.append(store(acc, 0, combine(kind, acc[0], partial[0])))
     return parts

@@ -70,8 +70,8 @@ def avg_pool(o: OpView, *i: Expr) -> Expr:
     count: Expr = const(1, ZERO.dtype)
     starts = _positions(o, at, [ZERO] * spatial)
     for start, n, k, d, begin, end in zip(starts, sizes, o.kernel, o.dilation, o.pad[:spatial], o.pad[spatial:]):
-        padded = (-begin, n + end) if o.count_include_pad else (0, n)
-        count = count * _taps(start, *padded, k, d)
+        low, high = (-begin, n + end) if o.count_include_pad else (0, n)
+        count = count * _taps(start, low, high, k, d)
     return total / cast(binary("max", count, 1), total.dtype)  # a window without elements gives 0
 
 

@@ -150,7 +150,7 @@ def _gru_cell(s: _Layer, b: Expr, t: Expr) -> Stmt:
     line, n = s.line(b), s.hidden
 
     def unit(j: Expr) -> Stmt:
-        recurrent = s.gates_h[line, 2 * n + j]
+        recurrent: Expr = s.gates_h[line, 2 * n + j]
         if s.o.linear_before_reset:
             recurrent = f(s.gate(b, 1, j)) * recurrent
         new = g(s.gates_x[line, 2 * n + j] + recurrent)
@@ -172,9 +172,11 @@ CELLS: dict[str, Callable[[_Layer, Expr, Expr], Stmt]] = {"lstm": _lstm_cell, "g
 
 def _clipped(name: str, alpha: float, beta: float, clip: float | None) -> Callable[[Expr], Expr]:
     f = ACTIVATIONS[name]
-    if clip is None:
-        return lambda x: f(x, alpha, beta)
-    return lambda x: f(minimum(maximum(x, -clip), clip), alpha, beta)
+
+    def activation(x: Expr) -> Expr:
+        return f(x if clip is None else minimum(maximum(x, -clip), clip), alpha, beta)
+
+    return activation
 
 
 def _lines(s: _Layer, reverse: bool) -> Stmt:
@@ -185,7 +187,8 @@ def _lines(s: _Layer, reverse: bool) -> Stmt:
 
     def initial(name: str, into: Buffer, b: Expr) -> Stmt:
         given = s.operands.get(name)
-        return loop(n, lambda j: write(into, [s.line(b), j], const(0, s.dtype) if given is None else read(given, d, b, j)), name="j")
+        state = lambda j: const(0, s.dtype) if given is None else read(given, d, b, j)
+        return loop(n, lambda j: write(into, [s.line(b), j], state(j)), name="j")
 
     def at_time(b: Expr, k: Expr) -> Stmt:
         t = steps - 1 - k if reverse else k
@@ -195,11 +198,14 @@ def _lines(s: _Layer, reverse: bool) -> Stmt:
         silent = loop(n, lambda j: write(s.outs[0], [t, d, b, j], const(0, s.dtype)), name="j")
         return If(t < cast(lengths[b], INDEX), step, silent)
 
+    def last(b: Expr, state: Buffer, y: Buffer) -> Stmt:
+        return loop(n, lambda j: write(y, [d, b, j], state[s.line(b), j]), name="j")
+
     def sequence(b: Expr) -> Stmt:
         states = [(s.h, s.outs[1]), *([(s.extra, s.outs[2])] if is_lstm else [])]
         return seq(initial("h0", s.h, b), *([initial("c0", s.extra, b)] if is_lstm else []),
                    loop(steps, lambda k: at_time(b, k), name="t"),
-                   *(loop(n, lambda j, a=a, y=y: write(y, [d, b, j], a[s.line(b), j]), name="j") for a, y in states))
+                   *(last(b, state, y) for state, y in states))
 
     work = steps * GATES[s.o.op.name] * n * (width + n)
     return loop(batch, sequence, "parallel" if work >= PARALLEL_FROM else "serial", name="b")
@@ -208,14 +214,16 @@ def _lines(s: _Layer, reverse: bool) -> Stmt:
 @loops("lstm", "gru", "rnn", scratch=_scratch)
 def recurrent(o: OpView, ins: Sequence[Buffer | None], outs: Sequence[Buffer], scratch: Sequence[Buffer]) -> Stmt:
     operands = {p.name: b for p, b in zip(o.op.definition.operands, ins) if b is not None}
-    wt, rt = scratch[:2]
+    wt, rt, gates_x, gates_h, h, extra = scratch
     default = DEFAULTS[o.op.name]
     directions = DIRECTIONS[o.direction]
     named = resolve_activations(o.activations, o.alphas, o.betas, default, len(directions))
-    functions = [_clipped(*a, o.clip) for a in named]
+    # The clip bounds the inputs of the gates, not the cell that an lstm's third activation sees.
+    functions = [_clipped(*a, o.clip if k % len(default) < 2 else None) for k, a in enumerate(named)]
     body: list[Stmt] = [_transposed(operands["w"], wt), _transposed(operands["r"], rt)]
     for d, reverse in enumerate(directions):
-        layer = _Layer(o, operands, outs, *scratch, d, functions[d * len(default):(d + 1) * len(default)])
+        own = functions[d * len(default):(d + 1) * len(default)]
+        layer = _Layer(o, operands, outs, wt, rt, gates_x, gates_h, h, extra, d, own)
         body.append(_lines(layer, reverse))
     return seq(*body)
 

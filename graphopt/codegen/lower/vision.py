@@ -318,8 +318,8 @@ def roi_align(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
                                                    lambda fy, fx: bins(left, top, tall, broad, fy, fx, image)))
 
         def bins(left: Expr, top: Expr, tall: Expr, broad: Expr, fy: Expr, fx: Expr, image: Expr) -> Stmt:
-            return nest((x.shape[1], rows, columns), lambda c, p, q: one(c, p, q, (top, tall, fy, rows, height),
-                                                                         (left, broad, fx, columns, width), image, r), ("c", "p", "q"))
+            down, across = (top, tall, fy, rows, height), (left, broad, fx, columns, width)
+            return nest((x.shape[1], rows, columns), lambda c, p, q: one(c, p, q, down, across, image, r), ("c", "p", "q"))
 
         return _lets([("left", edge(r, 0)), ("top", edge(r, 1)), ("right", edge(r, 2)), ("bottom", edge(r, 3)),
                       ("image", wrapped(batch_indices[r], images))], corners)
@@ -335,7 +335,7 @@ def roi_align(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
             def sample(yy: Expr, xx: Expr) -> Stmt:
                 terms = [cast(read(x, image, c, iy, ix), F64) * (wy * wx)
                          for iy, wy in _bilinear(yy, height) for ix, wx in _bilinear(xx, width)]
-                new = acc[0]
+                new: Expr = acc[0]
                 for t in terms:
                     new = new + t if o.mode == "avg" else maximum(new, t)
                 return write(acc, [0], new)

@@ -87,11 +87,15 @@ def _compile(mod: Any, target: X86, key: str | None) -> Any:
 
 
 def _lowering(machine: Any) -> Any:
-    """The passes that our kernels need, and no others: they come scheduled, flat and without blocks."""
+    """The passes that our kernels need, and no others: they come scheduled, flat and without blocks.
+
+    Without LowerTVMBuiltin local buffers stay on the stack, where LLVM promotes them to registers; the pass would
+    turn them into allocations at run time.
+    """
     t = tirx.transform
     return tvm.ir.transform.Sequential([
-        t.BindTarget(machine.with_host(machine)), t.VectorizeLoop(True), t.StmtSimplify(), t.VerifyMemory(), t.AnnotateEntryFunc(),
-        t.SplitHostDevice(), t.MakePackedAPI(), t.LowerTVMBuiltin(), t.LowerIntrin()])
+        t.BindTarget(machine.with_host(machine)), t.VectorizeLoop(True), t.StmtSimplify(), t.VerifyMemory(),
+        t.AnnotateEntryFunc(), t.SplitHostDevice(), t.MakePackedAPI(), t.LowerIntrin()])
 
 
 def ir_module(program: Program, calls: list[list[Call]], names: list[str]) -> Any:
