@@ -45,6 +45,16 @@ def test_if_on_computed_data_asks_for_no_input() -> None:
         check(graph, model, {"x": np.abs(_f32(2, 3)) * np.float32(sign)})
 
 
+def test_if_on_a_float_input_asks_for_no_input() -> None:
+    """A threshold may differ at every call: specialising on it would compile anew each time."""
+    model = parse("""g (float[2] x, float t) => (float[2] y) {
+        z = Constant<value_float = 0.5>()  c = Greater(t, z)
+        y = If(c) <then_branch = a () => (float[2] p) { p = Neg(x) }, else_branch = b () => (float[2] r) { r = Exp(x) }> }""")
+    graph = captured(model)
+    assert graph.metadata["control_inputs"] == []
+    check(graph, model, {"x": _f32(2), "t": np.array(0.7, np.float32)})
+
+
 def test_nested_ifs_capture_from_two_levels_up() -> None:
     model = parse("""g (float[N, 3] x, bool c, bool d) => (float[A, 3] y) {
         h = Sigmoid(x)

@@ -32,6 +32,7 @@ class Session:
     knowledge: Knowledge = field(default_factory=Knowledge)
     symbols: Symbols = field(default_factory=Symbols)
     unresolved: list[Value] = field(default_factory=list)
+    conditions: list[Value] = field(default_factory=list)
     origin: dict[Value, Value] = field(default_factory=dict)  # a region's input to the outer value it stands for
     deferred: int = 0
 
@@ -40,21 +41,21 @@ class Session:
         return self.functions.get((domain, node.op_type, node.overload)) or self.functions.get((domain, node.op_type, ""))
 
     def control_inputs(self, graph: Graph) -> list[str]:
-        """Names of the inputs whose values would settle the unresolved control operands.
+        """Names of the inputs whose values would settle the unresolved control operands and the conditions.
 
-        Operands that depend on large or high-rank inputs are left out: those are data, and specialising on
-        data would compile anew at every call.
+        What depends on large or high-rank inputs is left out, and conditions on floats: those are data, and
+        specialising on data would compile anew at every call.
         """
         names = dict(zip(graph.inputs, graph.input_names))
         found: set[Value] = set()
-        for operand in self.unresolved:
+        for operand, is_condition in [(v, False) for v in self.unresolved] + [(v, True) for v in self.conditions]:
             inputs = self._inputs_of(operand)
-            if inputs is not None and all(v in names and _is_control(v) for v in inputs):
+            if all(v in names and _is_control(v) and not (is_condition and v.dtype.is_float) for v in inputs):
                 found |= inputs
         return [names[v] for v in graph.inputs if v in found]
 
-    def _inputs_of(self, value: Value) -> set[Value] | None:
-        """Graph inputs whose contents `value` depends on (not only their shapes); None where it depends on a loop's state."""
+    def _inputs_of(self, value: Value) -> set[Value]:
+        """Inputs whose contents `value` depends on (not only their shapes): the graph's, and those of a loop's body."""
         found: set[Value] = set()
         seen: set[Value] = set()
         stack = [value]

@@ -26,7 +26,7 @@ def if_(b: Context, n: Node) -> Results:
     if isinstance(condition, np.ndarray) and condition.size == 1 and not isinstance(condition.reshape(-1)[0], Dim):
         taken = branches[0] if condition.reshape(-1)[0] else branches[1]
         return captured(n.scope.inline(), taken)
-    n.scope.session.unresolved.append(n[0])
+    n.scope.session.conditions.append(n[0])
     scopes: list[Scope] = []
     seeds: list[Value] = []
     for name, graph in zip(("then", "else"), branches):
