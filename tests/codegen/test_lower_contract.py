@@ -45,8 +45,10 @@ def test_conv(case: dict, of: str, biased: bool) -> None:
 
 @pytest.mark.parametrize("case", [
     {"x": (2, 3, 5), "w": (3, 2, 3), "stride": [2], "pad": [1, 0], "dilation": [1], "output_padding": [1]},
-    {"x": (1, 4, 3, 5), "w": (4, 3, 3, 2), "stride": [2, 3], "pad": [1, 0, 0, 1], "dilation": [2, 1], "output_padding": [0, 1], "groups": 2},
-    {"x": (1, 2, 2, 3, 2), "w": (2, 1, 2, 2, 2), "stride": [1, 2, 2], "pad": [0] * 6, "dilation": [1, 1, 1], "output_padding": [0, 0, 1]},
+    {"x": (1, 4, 3, 5), "w": (4, 3, 3, 2), "stride": [2, 3], "pad": [1, 0, 0, 1], "dilation": [2, 1], "output_padding": [0, 1],
+     "groups": 2},
+    {"x": (1, 2, 2, 3, 2), "w": (2, 1, 2, 2, 2), "stride": [1, 2, 2], "pad": [0] * 6, "dilation": [1, 1, 1],
+     "output_padding": [0, 0, 1]},
     {"x": (1, 1, 3), "w": (1, 1, 2), "stride": [1], "pad": [-1, -2], "dilation": [1], "output_padding": [0]},
 ], ids=lambda c: "x".join(map(str, c["x"])))
 @pytest.mark.parametrize("of", ["f32", "bf16"])
@@ -71,7 +73,8 @@ def test_deform_conv(groups: int, offset_groups: int, masked: bool) -> None:
 @pytest.mark.parametrize("of", ["f32", "i32"])
 def test_col2im(of: str) -> None:
     rng = np.random.default_rng(6)
-    check("col2im", [random(rng, of, 2, 3 * 6, 3 * 4)], image=[7, 5], block=[3, 2], stride=[2, 1], pad=[0, 0, 0, 0], dilation=[1, 1])
+    check("col2im", [random(rng, of, 2, 3 * 6, 3 * 4)], image=[7, 5], block=[3, 2], stride=[2, 1], pad=[0, 0, 0, 0],
+          dilation=[1, 1])
     check("col2im", [random(rng, of, 1, 2 * 2, 4)], image=[5], block=[2], stride=[2], pad=[1, 2], dilation=[1])
     check("col2im", [random(rng, of, 1, 1 * 4, 3 * 3)], image=[5, 5], block=[2, 2], stride=[2, 2], pad=[1, 1, 1, 1],
           dilation=[2, 2])

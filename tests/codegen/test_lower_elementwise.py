@@ -11,14 +11,15 @@ from graphopt.ir.table import TABLE, Trait
 from graphopt.ir.types import DTYPES
 
 DTYPE_NAMES = ["f32", "f16", "bf16", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool"]
-SPECIAL_CASES = {"cast", "bitcast", "where", "requantize"}
-PLAIN = [(name, of) for name, d in TABLE.items() if d.has(Trait.ELEMENTWISE) and name not in SPECIAL_CASES and len(d.operands) in (1, 2)
-         and {p.type for p in d.operands} == {"T"} for of in DTYPE_NAMES if of in d.constraints["T"]]
+SPECIAL_CASES = {"cast", "bitcast", "where"}
+PLAIN = [(name, of) for name, d in TABLE.items() for of in DTYPE_NAMES
+         if d.has(Trait.ELEMENTWISE) and name not in SPECIAL_CASES and d.operands
+         and {p.type for p in d.operands} == {"T"} and of in d.constraints["T"]]
 
 
 @pytest.mark.parametrize("name,of", PLAIN)
 def test_op(name: str, of: str) -> None:
-    rng = np.random.default_rng(abs(hash(name)) % 1000)
+    rng = np.random.default_rng(len(name))
     integer_counts = name in ("shift_left", "shift_right", "pow") and DTYPES[of].is_integer
     if len(TABLE[name].operands) == 1:
         attrs = {} if name != "celu" else {"alpha": 0.7}
@@ -35,7 +36,7 @@ def test_op(name: str, of: str) -> None:
     if name == "pow" and of == "f16":
         a, b = random(rng, of, 3, 1, 17), random(rng, of, 5, 17)
     check(name, [a, b])
-    check(name, [random(rng, of, 4), random(rng, of)] if not integer_counts else [random(rng, of, 4), random(rng, of, low=0, high=2)])
+    check(name, [random(rng, of, 4), random(rng, of, low=0, high=2) if integer_counts else random(rng, of)])
     check(name, [random(rng, of, 0, 3), random(rng, of, 1)])
 
 
@@ -89,8 +90,8 @@ def test_cast_rounds_once_to_narrow_floats() -> None:
         check("cast", [x], to=to)
 
 
-@pytest.mark.parametrize("of,to", [("f32", "i32"), ("i32", "f32"), ("f16", "u16"), ("u16", "bf16"), ("i64", "f64"), ("i8", "u8"), ("f16", "bf16"),
-                                   ("bool", "u8")])
+@pytest.mark.parametrize("of,to", [("f32", "i32"), ("i32", "f32"), ("f16", "u16"), ("u16", "bf16"), ("i64", "f64"), ("i8", "u8"),
+                                   ("f16", "bf16"), ("bool", "u8")])
 def test_bitcast(of: str, to: str) -> None:
     check("bitcast", [random(np.random.default_rng(8), of, 3, 5)], to=to)
 

@@ -18,8 +18,9 @@ def test_copies_are_exact_in_every_dtype(of: str) -> None:
     check("pad", [x], pads=[1, 0, 2, 0, 1, 3])
 
 
-@pytest.mark.parametrize("before,after", [((3, 4), (12,)), ((12,), (2, 3, 2)), ((1, 6, 1), (6,)), ((4, 6), (8, 3)), ((6, 1, 4), (3, 8)),
-                                          ((1,), ()), ((), (1, 1)), ((0, 3), (5, 0)), ((2, 3, 4), (2, 12)), ((2, 12), (2, 3, 4))])
+@pytest.mark.parametrize("before,after", [
+    ((3, 4), (12,)), ((12,), (2, 3, 2)), ((1, 6, 1), (6,)), ((4, 6), (8, 3)), ((6, 1, 4), (3, 8)), ((1,), ()), ((), (1, 1)),
+    ((0, 3), (5, 0)), ((2, 3, 4), (2, 12)), ((2, 12), (2, 3, 4))])
 def test_reshape(before: tuple[int, ...], after: tuple[int, ...]) -> None:
     check("reshape", [random(RNG, "f32", *before)], shape=after)
 

@@ -13,8 +13,8 @@ GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 STEPS, BATCH, WIDTH, HIDDEN = 3, 2, 3, 5
 
 
-def run(name: str, of: str = "f32", direction: str = "forward", biased: bool = True, lengths: list[int] | None = None, states: bool = True,
-        peepholes: bool = False, steps: int = STEPS, **attrs: Any) -> None:
+def run(name: str, of: str = "f32", direction: str = "forward", biased: bool = True, lengths: list[int] | None = None,
+        states: bool = True, peepholes: bool = False, steps: int = STEPS, **attrs: Any) -> None:
     directions = 2 if direction == "bidirectional" else 1
     g = GATES[name]
 
@@ -58,11 +58,12 @@ def test_gru_resets_after_the_product() -> None:
     run("gru", linear_before_reset=True, biased=False, clip=0.2, direction="reverse")
 
 
-@pytest.mark.parametrize("activation", ["Relu", "Tanh", "Sigmoid", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu",
-                                        "Softsign", "Softplus"])
+@pytest.mark.parametrize("activation", ["Relu", "Tanh", "Sigmoid", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh",
+                                        "HardSigmoid", "Elu", "Softsign", "Softplus"])
 def test_activations(activation: str) -> None:
     run("rnn", activations=[activation], alphas=[0.7], betas=[0.4], steps=2)
 
 
 def test_activations_differ_by_direction() -> None:
-    run("gru", direction="bidirectional", activations=["HardSigmoid", "Relu", "Sigmoid", "LeakyRelu"], alphas=[0.3, 0.1], betas=[0.6])
+    activations = ["HardSigmoid", "Relu", "Sigmoid", "LeakyRelu"]
+    run("gru", direction="bidirectional", activations=activations, alphas=[0.3, 0.1], betas=[0.6])

@@ -13,7 +13,8 @@ NUMBERS = ["f32", "f16", "bf16", "f64", "i8", "i32", "i64", "u8", "u64"]
 @pytest.mark.parametrize("of", NUMBERS)
 @pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "prod"])
 def test_reductions(name: str, of: str) -> None:
-    for shape, axes in (((3, 4, 5), [1]), ((3, 4, 5), [0, 2]), ((2, 3), [0, 1]), ((2, 1), [1]), ((2, 3), []), ((2, 0), [1]), ((0, 2), [1])):
+    for shape, axes in (((3, 4, 5), [1]), ((3, 4, 5), [0, 2]), ((2, 3), [0, 1]), ((2, 1), [1]), ((2, 3), []), ((2, 0), [1]),
+                        ((0, 2), [1])):
         for keep in (False, True):
             check(f"reduce_{name}", [random(RNG, of, *shape, low=-1.2, high=1.2)], axes=axes, keepdims=keep)
 

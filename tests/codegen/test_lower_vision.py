@@ -12,7 +12,8 @@ RNG = np.random.default_rng(81)
 COORDINATES = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric"]
 
 
-def resize(x: np.ndarray, sizes: list[int], scales: list[float] | None = None, axes: tuple[int, ...] = (2, 3), **attrs: Any) -> None:
+def resize(x: np.ndarray, sizes: list[int], scales: list[float] | None = None, axes: tuple[int, ...] = (2, 3),
+           **attrs: Any) -> None:
     check("resize", [x], sizes=sizes, scales=scales or [], axes=axes, **attrs)
 
 
@@ -20,7 +21,8 @@ def resize(x: np.ndarray, sizes: list[int], scales: list[float] | None = None, a
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 def test_resize(coordinates: str, mode: str) -> None:
     x = random(RNG, "f32", 1, 2, 4, 5)
-    for sizes, scales in (([8, 10], None), ([7, 3], None), ([1, 1], None), ([6, 7], [1.5, 1.4]), ([2, 2], [0.6, 0.4]), ([12, 20], [3.0, 4.0])):
+    for sizes, scales in (([8, 10], None), ([7, 3], None), ([1, 1], None), ([6, 7], [1.5, 1.4]), ([2, 2], [0.6, 0.4]),
+                          ([12, 20], [3.0, 4.0])):
         resize(x, sizes, scales, mode=mode, coordinates=coordinates)
 
 
@@ -59,7 +61,8 @@ def test_grid_sample(mode: str, padding: str, align_corners: bool) -> None:
     attrs = {"mode": mode, "padding": padding, "align_corners": align_corners}
     check("grid_sample", [random(RNG, "f32", 2, 3, 5, 4), grid], 1e-4, **attrs)
     check("grid_sample", [random(RNG, "f16", 2, 1, 1, 6), grid], 1e-2, **attrs)
-    check("grid_sample", [random(RNG, "f64", 1, 2, 3, 4, 2), random(RNG, "f64", 1, 2, 1, 3, 3, low=-1.2, high=1.2)], 1e-9, **attrs)
+    volume = random(RNG, "f64", 1, 2, 3, 4, 2)
+    check("grid_sample", [volume, random(RNG, "f64", 1, 2, 1, 3, 3, low=-1.2, high=1.2)], 1e-9, **attrs)
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
