@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,8 @@ class CompiledModel(Model):
     def _details(self) -> Compiled:
         latest = self._only or self._programs.latest
         if latest is None:
-            raise InputError("the model has symbolic dims and has not been called yet", hint="Call it once with inputs of the wanted shape")
+            raise InputError("the model has symbolic dims and has not been called yet",
+                             hint="Call it once with inputs of the wanted shape")
         return latest.details
 
     @property
@@ -166,8 +168,8 @@ class CompiledModel(Model):
             if step.op.name == "fused":
                 operations = sum(o.definition.cost(o.view(), [r.type for r in o.results])[0] for o in step.op.regions[0].ops)
             kernel = getattr(step, "kernel", None)
-            rows.append({"kernel": kernel.name if kernel else f"host {step.op.name}", "op": step.op.name, "seconds": float(np.median(times)),
-                         "operations": operations, "bytes": moved, "loc": list(step.op.loc)})
+            rows.append({"kernel": kernel.name if kernel else f"host {step.op.name}", "op": step.op.name,
+                         "seconds": float(np.median(times)), "operations": operations, "bytes": moved, "loc": list(step.op.loc)})
         return rows
 
     def explain(self) -> str:
@@ -176,8 +178,10 @@ class CompiledModel(Model):
         lines = [f"target {self.target.name}, {self.target.threads} threads, {self.target.lanes} f32 lanes",
                  str(d.results), "",
                  f"{s['calls']} kernel calls ({s['kernels']} different kernels), {s['host_ops']} host ops",
-                 f"arena {s['arena_bytes']} bytes (no plan needs less than {s['arena_lower_bound_bytes']}), weights {s['weights_bytes']} bytes",
-                 "seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in d.seconds.items()) + (" (code from the cache)" if s["from_cache"] else "")]
+                 f"arena {s['arena_bytes']} bytes (no plan needs less than {s['arena_lower_bound_bytes']})",
+                 f"weights {s['weights_bytes']} bytes",
+                 "seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in d.seconds.items()),
+                 "code from the cache on disk" if s["from_cache"] else "code made now"]
         lines += [f"host op {name} at {loc or '?'}: {why}" for name, loc, why in self.host_ops]
         return "\n".join(lines)
 
@@ -185,7 +189,8 @@ class CompiledModel(Model):
         return f"CompiledModel({', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}; {self.target.name})"
 
 
-def specialise(graph: Graph, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> Graph:
+def specialise(graph: Graph, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]],
+               values: Mapping[str, np.ndarray]) -> Graph:
     """The graph with every input shape fixed, and those input values that shape the program."""
     if not graph.symbols() and not values:
         return graph
@@ -246,7 +251,7 @@ def link(compiled: Compiled, each: Any = None) -> Executable:
             steps.append(next(functions))
         else:
             op = part.op
-            steps.append(HostStep(lambda args, op=op: evaluate_op(op, args),
+            steps.append(HostStep(partial(evaluate_op, op),
                                   tuple(None if s is None else _place(s, v) for s, v in zip(part.args, op.operands)),
                                   tuple(_place(s, r) for s, r in zip(part.results, op.results)), op.name, part.why))
     outputs = []

@@ -42,6 +42,7 @@ class _Emitter:
         self.index_type = "int64" if large else "int32"
         self.buffers: dict[Buffer, tirx.Buffer] = {}
         self.vars: dict[Var, Any] = {}
+        self.lane: tuple[Any, int] | None = None  # the vector loop that we are in: its variable and extent
 
     def function(self) -> tirx.PrimFunc:
         handles, declared = [], []
@@ -52,8 +53,6 @@ class _Emitter:
             handles.append(handle)
             declared.append(tirx.DeclBuffer(buffer, data=handle))
         body = tirx.SeqStmt([*declared, self.stmt(self.kernel.body), tirx.Return(tirx.const(0, "int32"))])
-        for key, value in (("device_type", 1), ("device_id", 0)):
-            body = tirx.AttrStmt("default", key, tirx.const(value, "int32"), body)
         function = tirx.PrimFunc(handles, body, ret_type=STATUS)
         return function.with_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
 
@@ -91,7 +90,13 @@ class _Emitter:
         self.vars[s.var] = var
         extent = self.value(s.extent)
         one = isinstance(s.extent, Const) and s.extent.value == 1  # a vector of one lane is no vector
-        return tirx.For(var, tirx.const(0, self.index_type), extent, _FOR["serial" if one else s.kind], self.stmt(s.body))
+        if s.kind == "vector" and not one:
+            assert isinstance(s.extent, Const) and self.lane is None
+            self.lane = (var, s.extent.value)
+        body = self.stmt(s.body)
+        if s.kind == "vector":
+            self.lane = None
+        return tirx.For(var, tirx.const(0, self.index_type), extent, _FOR["serial" if one else s.kind], body)
 
     def unrolled(self, s: For, k: int) -> Any:
         self.vars[s.var] = tirx.const(k, self.index_type)
@@ -114,11 +119,21 @@ class _Emitter:
                 raise CodegenError("a reduction was not scheduled", where=self.kernel.name)
             if uses.get(id(node), 0) > 1 and node.dtype is not INDEX and not isinstance(node, (Const, Var)) and \
                     not (isinstance(node, Load) and node.buffer.scope == "local"):
-                var = tirx.Var(f"t{len(binds)}", self.type_of(node.dtype))
-                binds.append(tirx.Bind(var, self.value(node)))
-                self.memo[id(node)] = var
+                before, self.memo[id(node)] = self.hold(f"t{len(binds) // 2}", node.dtype, self.value(node))
+                binds += before
         done = then(*exprs)
         return tirx.SeqStmt([*binds, done]) if binds else done
+
+    def hold(self, name: str, d: DType, value: Any) -> tuple[list[Any], Any]:
+        """Keep a data value in a local of its own: statements before, and the load.
+
+        A TIR Bind would do, but TVM's analyzer inlines bound values into each other, exponentially in their nesting.
+        """
+        index, count = self.lane or (tirx.const(0, self.index_type), 1)
+        buffer = tirx.decl_buffer((count,), "uint8" if d.kind == "bool" else self.type_of(d), name, scope="local")
+        loaded = tirx.BufferLoad(buffer, [index])
+        statements = [tirx.AllocBuffer(buffer), tirx.BufferStore(buffer, self.stored(value, d), [index])]
+        return statements, tirx.NE(loaded, tirx.const(0, "uint8")) if d.kind == "bool" else loaded
 
     # Expressions
     def type_of(self, d: DType) -> str:
@@ -187,7 +202,7 @@ class _Emitter:
             case "fma":
                 return tirx.Add(tirx.Mul(args[0], args[1]), args[2])
             case "isnan":
-                return _is_nan(args[0], e.args[0].dtype)
+                return _is_nan(args[0])
             case "and":
                 return tirx.And(*args) if is_bool else tirx.bitwise_and(*args)
             case "or":
@@ -195,7 +210,7 @@ class _Emitter:
             case "xor":
                 return tirx.NE(*(tirx.Cast("uint8", a) for a in args)) if is_bool else tirx.bitwise_xor(*args)
             case "not":
-                return tirx.Not(args[0]) if is_bool else tirx.bitwise_not(args[0])
+                return _not(args[0]) if is_bool else tirx.bitwise_not(args[0])
             case "eq" | "ne" if is_bool:
                 node = tirx.EQ if e.kind == "eq" else tirx.NE
                 return node(*(tirx.Cast("uint8", a) for a in args))
@@ -227,7 +242,7 @@ class _Emitter:
         x, y = self.value(a), self.value(b)
         if isinstance(b, Const) and not math.isnan(b.value):
             return tirx.Select(test(y, x), y, x)
-        return tirx.Select(_is_nan(x, a.dtype), x, tirx.Select(test(x, y), x, y))
+        return tirx.Select(_is_nan(x), x, tirx.Select(test(x, y), x, y))
 
     def cast(self, x: Expr, d: DType) -> Any:
         value = self.value(x)
@@ -261,15 +276,17 @@ def _to_bf16(value: Any) -> Any:
     odd = tirx.bitwise_and(tirx.shift_right(bits, u(16)), u(1))
     rounded = tirx.shift_right(tirx.Add(tirx.Add(bits, u(0x7FFF)), odd), u(16))
     quiet = tirx.bitwise_or(tirx.shift_right(bits, u(16)), u(0x40))
-    return tirx.Cast("uint16", tirx.Select(_is_nan(value, F32), quiet, rounded))
+    return tirx.Cast("uint16", tirx.Select(_is_nan(value), quiet, rounded))
 
 
-def _is_nan(x: Any, d: DType) -> Any:
-    """By its bits: TVM's simplifier takes x != x, and the negation of any comparison, for what they are among numbers."""
-    kind, magnitude, infinity = {"f32": ("uint32", 0x7FFFFFFF, 0x7F800000),
-                                 "f64": ("uint64", 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)}[d.name]
-    bits = tirx.bitwise_and(tirx.reinterpret(kind, x), tirx.const(magnitude, kind))
-    return tirx.GT(bits, tirx.const(infinity, kind))
+def _not(x: Any) -> Any:
+    """As a byte compared: TVM's simplifier turns Not(a < b) into b <= a, which NaN contradicts."""
+    return tirx.EQ(tirx.Cast("uint8", x), tirx.const(0, "uint8"))
+
+
+def _is_nan(x: Any) -> Any:
+    """TVM folds `x != x` to false; its own isnan becomes one unordered comparison."""
+    return tirx.isnan(x)
 
 
 _NODES = {"add": tirx.Add, "sub": tirx.Sub, "mul": tirx.Mul, "lt": tirx.LT, "le": tirx.LE, "div": tirx.Div,
