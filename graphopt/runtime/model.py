@@ -97,7 +97,8 @@ class Model:
                  ranges: Mapping[str, tuple[int | None, int | None]] | None = None) -> None:
         self.inputs, self.outputs, self._programs = list(inputs), list(outputs), programs
         self._structure, self._control, self._ranges = structure, tuple(control_inputs), dict(ranges or {})
-        self._static = not control_inputs and all(s.shape is not None and all(isinstance(d, int) for d in s.shape) for s in inputs)
+        fixed = (s.shape is not None and all(isinstance(d, int) for d in s.shape) for s in inputs)
+        self._static = not control_inputs and all(fixed)
         self._only: Specialisation | None = None
 
     # Calling ----------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ class X86(Target):
             import difflib
 
             near = difflib.get_close_matches(cpu, list(map(str, known)), 3)
-            raise TargetError(f"unknown x86 CPU {cpu!r}", hint=f"Did you mean {' or '.join(near)}?" if near else "Use LLVM's -mcpu names")
+            hint = f"Did you mean {' or '.join(near)}?" if near else "Use LLVM's -mcpu names"
+            raise TargetError(f"unknown x86 CPU {cpu!r}", hint=hint)
         if threads is not None and threads < 1:
             raise TargetError(f"threads must be at least 1, got {threads}")
         name = cpu or str(native)

@@ -12,7 +12,9 @@ SAYS = {
     "compile_onnx": ["input  images: f32[batch, 1, 8, 8]", "probabilities = float32[1, 10], from"],
     "dynamic_batch": ["input: ['batch', '16']", "batch 64: as PyTorch", "a wrong shape is refused"],
     "write_a_rewrite": ["-  %back = neg(%z)", "[scale-later] matmul %y (project): scale the product"],
-    "unsupported_operator": ["2 unsupported operator(s)", "com.example.Sparkle (2x): at block1/sparkle, block2/sparkle", "com.example.Twist (1x)", "add them to the capture tables"],
+    "unsupported_operator": [
+        "2 unsupported operator(s)", "com.example.Sparkle (2x): at block1/sparkle, block2/sparkle",
+        "com.example.Twist (1x)", "add them to the capture tables"],
 }
 NEEDS_TORCH = {"compile_pytorch", "dynamic_batch"}
 
