@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from graphopt.errors import GraphOptError, IRError, RewriteError
+from graphopt.errors import EvaluationError, GraphOptError, IRError, RewriteError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
 from graphopt.ir.table import Trait
@@ -121,8 +121,7 @@ class PassManager:
         if self.validate:
             if is_deterministic(graph):
                 inputs = list(self.inputs) if self.inputs is not None else random_inputs(graph, self.seed)
-                expected = evaluate(graph, inputs)
-                noise = sensitivity(graph, inputs, expected, self.seed)
+                expected, noise = _reference(graph, inputs, self.seed)
             else:
                 log.warning("@%s draws random numbers without a seed: its passes are not validated", graph.name)
         for p in self.passes:
@@ -144,6 +143,16 @@ class PassManager:
             for hook in self.after:
                 hook(p.name, graph)
         return results
+
+
+def _reference(graph: Graph, inputs: Sequence[Any], seed: int) -> tuple[list[Any], list[float]]:
+    """The outputs that every pass must keep, and how sensitive they are."""
+    try:
+        expected = evaluate(graph, inputs)
+        return expected, sensitivity(graph, inputs, expected, seed)
+    except EvaluationError as e:
+        raise RewriteError(f"the graph cannot be evaluated before any pass: {e}", where="validation",
+                           hint="Give inputs= that the model accepts") from e
 
 
 def _count(graph: Graph) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from graphopt.errors import RewriteError
+from graphopt.errors import EvaluationError, RewriteError
 from graphopt.ir.dims import DimLike, substitute
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
@@ -140,7 +140,10 @@ def _nudged(x: Any, rng: np.random.Generator) -> Any:
 def compare(expected: Sequence[Any], graph: Graph, inputs: Sequence[Any], ulps: float,
             noise: Sequence[float] = ()) -> Mismatch | None:
     """The first output of `graph` on `inputs` that is not as expected; `noise` as `sensitivity` gives it."""
-    got = evaluate(graph, inputs)
+    try:
+        got = evaluate(graph, inputs)
+    except EvaluationError as e:
+        return Mismatch(0, f"can no longer be evaluated: {e}")
     if len(got) != len(expected):
         return Mismatch(0, f"{len(expected)} outputs became {len(got)}")
     for i, (a, b) in enumerate(zip(expected, got)):

@@ -92,6 +92,26 @@ def test_validation_uses_the_given_inputs():
         PassManager([ForNegative()], validate=True, inputs=[np.array([1, -2, 3], np.float32)]).run(parse(text))
 
 
+def test_a_pass_after_which_nothing_runs_is_named():
+    class OutOfRange(GraphPass):
+        name = "shift"
+
+        def run_on(self, graph, context):
+            for op in graph.ops:
+                if op.name == "gather" and context.take("shift", op):
+                    op.set_operand(1, graph.constant(np.array([9, 9]), before=op))
+            return True
+
+    text = """graph @g(%x: f32[3], %i: i64[2]) -> f32[2] {
+      %y = gather(%x, %i) {axis=0} : f32[2]
+      return %y
+    }"""
+    with pytest.raises(RewriteError, match=r"pass shift.*can no longer be evaluated.*change 1 of 1: shift, at gather"):
+        PassManager([OutOfRange()], validate=True).run(parse(text))
+    with pytest.raises(RewriteError, match="cannot be evaluated before any pass"):
+        PassManager([OutOfRange()], validate=True, inputs=[np.ones(3, np.float32), np.array([7, 7])]).run(parse(text))
+
+
 def test_random_numbers_are_not_validated_but_said(caplog):
     text = """graph @g() -> f32[3] {
       %r = random_normal() {shape=[3], mean=0.0, scale=1.0, dtype=f32} : f32[3]
