@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.cli.models import FORMS, UsageError, parse_shape
-from graphopt.errors import EvaluationError, GraphOptError, TargetError
+from graphopt.errors import GraphOptError, RewriteError, TargetError
 
 if TYPE_CHECKING:  # everything heavy is imported once the command line has been understood
     from graphopt.ir import Graph
@@ -130,9 +130,10 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     try:
         graph, results = optimise(captured, args.validate, passes=passes, inputs=inputs,
                                   before=[diffs.before], after=[diffs.after])
-    except EvaluationError as e:
-        raise EvaluationError(f"the model as captured cannot be evaluated: {e}", hint=None if args.inputs else
-                              "Random inputs may mean nothing to it: give --inputs FILE.npz, and --shape for free dims") from e
+    except RewriteError as e:
+        if e.where != "validation":  # the model as captured could not be evaluated
+            raise
+        raise RewriteError(e.what, where=e.where, hint="Give --inputs FILE.npz that it accepts, and --shape for free dims") from e
     if args.output and args.output.endswith(".gir"):
         return graph
 

@@ -146,7 +146,7 @@ def test_a_model_that_refuses_random_inputs_asks_for_others(dump, tmp_path):
                                      "  %far = const 100 : i64[]\n  %at = add(%i, %far) : i64[1]\n"
                                      "  %y = gather(%x, %at) {axis=0} : f32[1]\n  return %y\n}\n")
     code, _, err = dump(tmp_path / "net.ir", "--validate")
-    assert code == 1 and "as captured cannot be evaluated: gather %y" in err and "give --inputs" in err
+    assert code == 1 and "cannot be evaluated before any pass: gather %y" in err and "Give --inputs" in err
 
 
 def test_json_describes_every_op(dump, net):
