@@ -119,7 +119,7 @@ def _copy_field(out: Any, name: str, value: Any) -> None:
     target = getattr(out, name)
     if hasattr(target, "MergeFrom"):
         target.MergeFrom(value)
-    else:
+    elif not isinstance(value, bytes):  # bytes here are text that is not UTF-8: documentation at most
         setattr(out, name, value)
 
 
