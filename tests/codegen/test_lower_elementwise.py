@@ -90,6 +90,11 @@ def test_cast_rounds_once_to_narrow_floats() -> None:
         check("cast", [x], to=to)
 
 
+@pytest.mark.parametrize("of", ["f32", "f16", "bf16", "f64"])
+def test_nan_is_true(of: str) -> None:
+    check("cast", [np.array([np.nan, 0, -0.0, np.inf, 1e-7]).astype(DTYPES[of].numpy)], to="bool")
+
+
 @pytest.mark.parametrize("of,to", [("f32", "i32"), ("i32", "f32"), ("f16", "u16"), ("u16", "bf16"), ("i64", "f64"), ("i8", "u8"),
                                    ("f16", "bf16"), ("bool", "u8")])
 def test_bitcast(of: str, to: str) -> None:

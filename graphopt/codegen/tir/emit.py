@@ -217,7 +217,7 @@ class _Emitter:
             case "eq":
                 return tirx.EQ(*args)
             case "ne":
-                return tirx.NE(*args)
+                return _not(tirx.EQ(*args)) if e.args[0].dtype.is_float else tirx.NE(*args)
             case "shl":
                 return tirx.shift_left(*args)
             case "shr":
@@ -254,7 +254,8 @@ class _Emitter:
                 value = tirx.Cast("float32", value)
             return _to_bf16(value)
         if d.kind == "bool":
-            return tirx.NE(value, tirx.const(0, self.type_of(x.dtype)))
+            zero = tirx.const(0, self.type_of(x.dtype))
+            return _not(tirx.EQ(value, zero)) if x.dtype.is_float else tirx.NE(value, zero)
         if x.dtype.kind == "bool":
             value = tirx.Select(value, tirx.const(1, "uint8"), tirx.const(0, "uint8"))
         return tirx.Cast(self.type_of(d), value)
@@ -280,7 +281,7 @@ def _to_bf16(value: Any) -> Any:
 
 
 def _not(x: Any) -> Any:
-    """As a byte compared: TVM's simplifier turns Not(a < b) into b <= a, which NaN contradicts."""
+    """As a byte compared: TVM's simplifier turns Not(a < b) into b <= a, and its a != b is ordered; NaN contradicts both."""
     return tirx.EQ(tirx.Cast("uint8", x), tirx.const(0, "uint8"))
 
 
