@@ -12,6 +12,7 @@ from graphopt.ir.graph import Graph, Op, Value, refine
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.pattern import Absent, AnyValue, Bound, Call, Constant, Match, Node, Number, match, parse_pattern
 
+FEW = 64  # values with more uses are not searched below after each change, or one such value would make the work quadratic
 Replacement = Callable[[Match], Value | Sequence[Value] | None]
 
 
@@ -128,6 +129,7 @@ class Rewriter:
         added = list(_between(before, root))
         for old, new in zip(root.results, values, strict=True):
             new.type = refine(new.type, old.type)
+        moved = [user for r in root.results for user in r.users]
         touched = [v for v in root.operands if v is not None]
         root.replace_with(values)
         touched += erase_dead(v.op for v in touched if v.op is not None)
@@ -135,18 +137,24 @@ class Rewriter:
             self._enqueue(op)
             if self.changed is not None:
                 self.changed(op)
-        near: dict[Op, None] = {}
-        frontier = [*values, *(v for v in touched if len(v.uses) <= 8)]
-        for _ in range(self.depth):
-            users = [u for v in frontier for u in v.users if u not in near and u.graph is self.graph]
-            near.update(dict.fromkeys(users))
-            frontier = [r for u in users for r in u.results]
-        for op in near:
-            self._enqueue(op)
-        for v in touched:
+        for v in touched:  # they lost a use: a pattern that wants to be their only one may match now
+            if len(v.uses) <= FEW:
+                moved += v.users
             if v.op is not None and v.op.graph is self.graph:
                 self._enqueue(v.op)
+        self._enqueue_below(moved)
         return True
+
+    def _enqueue_below(self, ops: Sequence[Op]) -> None:
+        """Enqueue ops, and those that a pattern could reach them from."""
+        near: dict[Op, None] = {}
+        frontier = list(ops)
+        for _ in range(self.depth):
+            frontier = [op for op in dict.fromkeys(frontier) if op not in near and op.graph is self.graph]
+            near.update(dict.fromkeys(frontier))
+            frontier = [user for op in frontier for r in op.results if len(r.uses) <= FEW for user in r.users]
+        for op in near:
+            self._enqueue(op)
 
     def _discard(self, before: Op | None, root: Op) -> None:
         for op in reversed(list(_between(before, root))):

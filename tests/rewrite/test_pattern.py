@@ -181,6 +181,14 @@ def test_a_rule_that_changes_the_type_is_a_bug_and_says_where():
         rewrite(graph, [Rule("drop", "reshape(%x)", "%x")])
 
 
+def test_a_value_with_ten_thousand_uses():
+    graph = Graph("star")
+    x = graph.add_input(tensor("f32", 3), "x")
+    graph.outputs = [graph.add("sin", [graph.add("identity", [x]).result]).result for _ in range(10_000)]
+    rewrite(graph, [Rule("identity", "identity(%x)", "%x"), Rule("silu", "mul(%x, sigmoid(%x))", "silu(%x)")])
+    assert len(graph) == 10_000 and len(x.uses) == 10_000
+
+
 def test_ten_thousand_ops():
     graph = Graph("chain")
     value = graph.add_input(tensor("f32", 3), "x")
