@@ -20,16 +20,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, cast, clamp, const, minimum, reduce, select
+from graphopt.codegen import math as vector_math
+from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, cast, clamp, const, minimum, reduce, select
 from graphopt.codegen.kernels import Lowered, Packing, Sources, Template
-from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, loop, seq, store
+from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, Store, loop, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
-from graphopt.codegen.schedule import Output, Style, flat_index, iteration, schedule
+from graphopt.codegen.schedule import Output, Style, flat_index, iteration, schedule, work
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
 from graphopt.ir.types import DType
 
 SUPPORTED = ("f32", "f64", "f16", "bf16", "i32", "i64")
+HEAVY = 6  # scalar operations of an epilogue above which it is not unrolled with the block
 PANEL_BYTES = 1 << 18  # of a packed panel: a quarter of the L2 cache
 
 
@@ -165,29 +167,39 @@ class _Template:
         return [(b, offset, inliner.at(v, index).cast(b.dtype)) for b, v in zip(self.sources.outputs, outs)]
 
     def tile(self, tile: Tile, depth: int, a: Callable[[int, Expr], Expr], b: Callable[[int, Expr, Expr], Expr],
-             write: Callable[[int, int, Expr, Expr], list[Stmt]], start: Callable[[int, int, Expr], Expr] | None = None,
-             partial: int | None = None) -> Stmt:
+             write: Callable[[ExprLike, ExprLike, Expr, Expr], list[Stmt]],
+             start: Callable[[int, int, Expr], Expr] | None = None, partial: int | None = None) -> Stmt:
         """The register block. `a(row, k)` is a scalar, `b(vector, k, lane)` a lane; `write(row, vector, lane, value)`
-        stores one; `start` gives what to add to (default zero). `partial`: valid lanes of the last vector."""
+        stores one; `start` gives what to add to (default zero). `partial`: valid lanes of a single vector."""
         width = tile.lanes
-        acc = Buffer("acc", self.dtype, (tile.rows * tile.vectors * width,), "local")
+        size = tile.rows * tile.vectors * width
+        acc = Buffer("acc", self.dtype, (size,), "local")
 
-        def each(f: Callable[[int, int, Expr], list[Stmt]], storing: bool = False) -> Stmt:
-            parts: list[Stmt] = []
-            for i in range(tile.rows):
-                for v in range(tile.vectors):
-                    count = partial if storing and partial is not None and v == tile.vectors - 1 else width
-                    lane = Var("l", INDEX, 0, count - 1)
-                    kind = "vector" if count == width else "serial"
-                    parts += [For(lane, const(count, INDEX), s, kind) for s in f(i, v, lane)]
-            return seq(*parts)
+        def lanes(body: Callable[[Expr], Sequence[Stmt]], count: int = width) -> Stmt:
+            lane = Var("l", INDEX, 0, count - 1)
+            kind = "vector" if count == width else "serial"
+            return seq(*(For(lane, const(count, INDEX), s, kind) for s in body(lane)))
 
-        at = lambda i, v, l: l + (i * tile.vectors + v) * width
+        def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
+            return seq(*(lanes(lambda l, i=i, v=v: f(i, v, l), count) for i in range(tile.rows) for v in range(tile.vectors)))
+
+        at = lambda i, v, l: (i * tile.vectors + v) * width + l
         zero = const(0, self.dtype)
         first = each(lambda i, v, l: [store(acc, at(i, v, l), start(i, v, l) if start else zero)])
         k = Var("k", INDEX, 0, depth - 1)
         step = each(lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + a(i, k) * b(v, k, l))])
-        last = each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), storing=True)
+        sample = write(0, 0, Var("l", INDEX, 0, width - 1), Var("x", self.dtype))
+        count = width if partial is None else partial
+        effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
+        if tile.rows * tile.vectors == 1 or effort <= HEAVY:
+            last = each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)
+        else:
+            # A long epilogue is written once, as a loop; the block goes through memory, since registers have no index.
+            block = Buffer("block", self.dtype, (size,), "local")
+            spill = each(lambda i, v, l: [store(block, at(i, v, l), acc[at(i, v, l)])])
+            finish = loop(tile.rows, lambda i: loop(tile.vectors, lambda v: lanes(
+                lambda l: write(i, v, l, block[at(i, v, l)]), count), "serial", "v"), "serial", "i")
+            last = Alloc(block, seq(spill, finish))
         return Alloc(acc, seq(first, For(k, const(depth, INDEX), step, "serial"), last))
 
     def shared(self, tasks: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
@@ -252,7 +264,7 @@ class _Matmul(_Template):
             def in_place(v: int, k: Expr, l: Expr) -> Expr:
                 return self.element(b, bbase + k * self.n + column(v, l))
 
-            def write(i: int, v: int, l: Expr, value: Expr) -> list[Stmt]:
+            def write(i: ExprLike, v: ExprLike, l: Expr, value: Expr) -> list[Stmt]:
                 row, col = m0 + i, column(v, l)
                 place = [*_unravel(row, (*self.batch, self.inner.result.static_shape[-2])), col] if self.rows_merged \
                     else [*index, row, col]
@@ -279,12 +291,12 @@ def _panel_starts(n: int, tile: Tile) -> list[int]:
     return [min(p * tile.columns, n - tile.columns) for p in range(-(-n // tile.columns))]
 
 
-def _column(panel: Expr, v: int, n: int, tile: Tile) -> Expr:
+def _column(panel: Expr, v: ExprLike, n: int, tile: Tile) -> Expr:
     """First column of vector v of a panel."""
     if n < tile.lanes:
         return const(0, INDEX)
     if n <= tile.columns:
-        return const(min(v * tile.lanes, n - tile.lanes), INDEX)
+        return minimum(as_expr(v) * tile.lanes, n - tile.lanes)
     return minimum(panel * tile.columns, n - tile.columns) + v * tile.lanes
 
 
@@ -450,8 +462,8 @@ class _Convolution(_Template):
                         assert panel is not None
                         return panel[(worker * block + k) * columns + v * tile.lanes + l]
 
-                    def partial_sum(i: int, v: int, l: Expr) -> Expr:
-                        return ((worker * row_tiles + mt) * rows + i) * columns + v * tile.lanes + l
+                    def partial_sum(i: ExprLike, v: ExprLike, l: Expr) -> Expr:
+                        return ((worker * row_tiles + mt) * rows + i) * columns + as_expr(v) * tile.lanes + l
 
                     def start(i: int, v: int, l: Expr) -> Expr:
                         if not is_first:
@@ -460,7 +472,7 @@ class _Convolution(_Template):
                         channel = group * self.outs + m0 + i
                         return self.element(self.bias, channel) if self.bias is not None else const(0, self.dtype)
 
-                    def write(i: int, v: int, l: Expr, value: Expr) -> list[Stmt]:
+                    def write(i: ExprLike, v: ExprLike, l: Expr, value: Expr) -> list[Stmt]:
                         if not is_last:
                             assert sums is not None
                             return [store(sums, partial_sum(i, v, l), value)]
