@@ -24,6 +24,12 @@ def _weight(m: Match, data: np.ndarray, like: Value, what: str) -> Value:
     return m.build.const(Tensor(np.ascontiguousarray(data.astype(m.result.dtype.numpy)), name))
 
 
+def _fits(m: Match, *arrays: np.ndarray | None) -> bool:
+    """Are all the numbers finite in the root's dtype?"""
+    with np.errstate(all="ignore"):
+        return all(a is None or bool(np.isfinite(a.astype(m.result.dtype.numpy).astype(np.float64)).all()) for a in arrays)
+
+
 def _is_float(m: Match) -> bool:
     return bool(m.result.dtype.is_float)
 
@@ -65,11 +71,14 @@ def _scale_conv(m: Match) -> Value | None:
     factor, op = _by_channel(m, 1), m.y.op
     assert op is not None
     bias = op.operands[2] if len(op.operands) > 2 else None
-    if factor is None or (bias is not None and bias.constant is None) or not np.isfinite(factor).all():
+    if factor is None or (bias is not None and bias.constant is None):
         return None
-    w = _weight(m, _scaled_weights(m, factor), m.w, "scaled")
-    scaled = None if bias is None else _weight(m, _wide(bias.constant) * factor, bias, "scaled")  # type: ignore[arg-type]
-    return m.build.op(op.name, [m.x, w, scaled], op.attrs).result
+    w = _scaled_weights(m, factor)
+    b = None if bias is None else _wide(bias.constant) * factor  # type: ignore[arg-type]
+    if not _fits(m, w, b):
+        return None
+    scaled = None if bias is None or b is None else _weight(m, b, bias, "scaled")
+    return m.build.op(op.name, [m.x, _weight(m, w, m.w, "scaled"), scaled], op.attrs).result
 
 
 def _shift_conv(m: Match) -> Value | None:
@@ -80,6 +89,8 @@ def _shift_conv(m: Match) -> Value | None:
     if shift is None or (bias is not None and bias.constant is None):
         return None
     total = shift if bias is None else _wide(bias.constant) + shift  # type: ignore[arg-type]
+    if not _fits(m, total):
+        return None
     new = _weight(m, total, m.values["c"] if bias is None else bias, "shifted")
     return m.build.op(op.name, [m.x, m.w, new], op.attrs).result
 
@@ -87,9 +98,10 @@ def _shift_conv(m: Match) -> Value | None:
 def _scale_matmul(m: Match) -> Value | None:
     """mul(matmul(x, w), c) is matmul(x, w c)."""
     factor = _by_channel(m, m.result.rank - 1)
-    if factor is None or not np.isfinite(factor).all():
+    if factor is None:
         return None
-    return m.build.matmul(m.x, _weight(m, _wide(m.array("w")) * factor, m.w, "scaled"))
+    w = _wide(m.array("w")) * factor
+    return m.build.matmul(m.x, _weight(m, w, m.w, "scaled")) if _fits(m, w) else None
 
 
 def _scaled_input(m: Match) -> Value | None:
@@ -99,10 +111,13 @@ def _scaled_input(m: Match) -> Value | None:
     if shape is None or known_shape(m.y) != shape or op.attrs["groups"] != 1 or c.ndim > len(shape):
         return None
     full = (1,) * (len(shape) - c.ndim) + c.shape
-    if any(n != 1 for i, n in enumerate(full) if i != 1) or not np.isfinite(_wide(c)).all():
+    if any(n != 1 for i, n in enumerate(full) if i != 1):
         return None
     factor = np.broadcast_to(_wide(c).reshape(full[1]), (w.shape[1],)).reshape(1, -1, *(1,) * (w.ndim - 2))
-    return m.build.op(op.name, [m.x, _weight(m, _wide(w) * factor, m.w, "scaled"), *op.operands[2:]], op.attrs).result
+    scaled = _wide(w) * factor
+    if not _fits(m, scaled):
+        return None
+    return m.build.op(op.name, [m.x, _weight(m, scaled, m.w, "scaled"), *op.operands[2:]], op.attrs).result
 
 
 def _shifted_input(m: Match) -> Value | None:
@@ -118,6 +133,8 @@ def _shifted_input(m: Match) -> Value | None:
     per_input = np.broadcast_to(_wide(c).reshape(full[1]), (w.shape[1],))
     share = np.einsum("oi,i->o", _wide(w).reshape(*w.shape[:2], -1).sum(-1), per_input)
     total = share if bias is None else _wide(bias.constant) + share  # type: ignore[arg-type]
+    if not _fits(m, total):
+        return None
     return m.build.op(op.name, [m.x, m.w, _weight(m, total, m.w if bias is None else bias, "shifted")], op.attrs).result
 
 

@@ -62,6 +62,19 @@ def _split_of_concat(m: Match) -> Sequence[Value] | None:
     return parts if tuple(p.shape[axis] for p in parts) == m.root.attrs["sizes"] else None
 
 
+def _concat_of_transposes(m: Match) -> Value | None:
+    """Parts that were all transposed alike, each for this only, are joined first and transposed once."""
+    parts = m.root.variadic()
+    producers = [v.op for v in parts]
+    if len(set(parts)) < 2 or any(op is None or op.name != "transpose" or v.users != [m.root] for op, v in zip(producers, parts)):
+        return None
+    perm = producers[0].attrs["perm"]  # type: ignore[union-attr]
+    sources = [op.operands[0] for op in producers if op is not None and op.attrs["perm"] == perm]
+    if len(sources) < len(parts):
+        return None
+    return m.build.transpose(m.build.concat(*sources, axis=perm[m.root.attrs["axis"]]), perm=perm)
+
+
 RULES = [
     *(r for r in CANONICAL if r.node.names[0] in ("transpose", "reshape", "cast", "expand")),
     Rule("transposes around a reshape of ones", "transpose(%y=reshape!(transpose!(%x) {perm=?p})) {perm=?q}", _transposed_back),
@@ -70,6 +83,7 @@ RULES = [
          "{axes=?axes, keepdims=?keepdims}", _reduced_axes, ulps=2),  # another order of the sum
     Rule("product of transposes, transposed",
          "transpose(matmul!(transpose(%a) {perm=?p}, transpose(%b) {perm=?r})) {perm=?q}", _matmul_of_transposes, ulps=2),
+    Rule("concat of transposes", "concat(...)", _concat_of_transposes),
     Rule("split of a concat", "split(%parts=concat(...))", _split_of_concat),
 ]
 

@@ -99,6 +99,18 @@ def test_a_constant_that_varies_in_space_stays():
     }""", constants={"w": weights(3, 2, 3)})
 
 
+def test_weights_that_would_overflow_stay():
+    text = """graph @g(%x: f16[3, 2]) -> f16[3, 2] {{
+      %w = const [[1000.0, 2.0], [3.0, 4.0]] : f16[2, 2]
+      %c = const {c} : f16[]
+      %y = matmul(%x, %w) : f16[3, 2]
+      %z = mul(%y, %c) : f16[3, 2]
+      return %z
+    }}"""
+    assert names(rewritten(FoldNorm(), text.format(c="100.0"))) == ["matmul", "mul"]
+    assert names(rewritten(FoldNorm(), text.format(c="0.25"))) == ["matmul"]
+
+
 def test_integers_are_left_alone():
     unchanged(FoldNorm(), """graph @g(%x: i32[1, 2, 5]) -> i32[1, 3, 3] {
       %w = const @w : i32[3, 2, 3]

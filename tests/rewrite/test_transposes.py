@@ -111,6 +111,28 @@ def test_around_axes_of_one():
     assert names(graph) == ["transpose", "reshape"]
 
 
+def test_parts_that_are_transposed_alike_are_joined_first():
+    check(Transposes(), """
+    graph @g(%x: f32[2, 3, 5], %y: f32[2, 4, 5]) -> f32[5, 2, 7] {
+      %a = transpose(%x) {perm=[2, 0, 1]} : f32[5, 2, 3]
+      %b = transpose(%y) {perm=[2, 0, 1]} : f32[5, 2, 4]
+      %d = concat(%a, %b) {axis=2} : f32[5, 2, 7]
+      return %d
+    }""", """
+    graph @g(%x: f32[2, 3, 5], %y: f32[2, 4, 5]) -> f32[5, 2, 7] {
+      %a = concat(%x, %y) {axis=1} : f32[2, 7, 5]
+      %d = transpose(%a) {perm=[2, 0, 1]} : f32[5, 2, 7]
+      return %d
+    }""")
+    unchanged(Transposes(), """
+    graph @g(%x: f32[3, 3, 3], %y: f32[3, 3, 3]) -> f32[3, 3, 6] {
+      %a = transpose(%x) {perm=[2, 0, 1]} : f32[3, 3, 3]
+      %b = transpose(%y) {perm=[1, 2, 0]} : f32[3, 3, 3]
+      %d = concat(%a, %b) {axis=2} : f32[3, 3, 6]
+      return %d
+    }""")
+
+
 def test_split_undoes_concat():
     check(Transposes(), """graph @g(%x: f32[2, 3], %y: f32[2, 4]) -> (f32[2, 3], f32[2, 4]) {
       %a = concat(%x, %y) {axis=1} : f32[2, 7]
