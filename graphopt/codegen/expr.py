@@ -211,7 +211,8 @@ def const(value: Any, of: DType | str) -> Const:
     if d.kind == "bool":
         value = bool(value)
     elif d.kind == "float":
-        value = float(np.asarray(value).astype(d.numpy))
+        with np.errstate(over="ignore"):
+            value = float(np.asarray(value).astype(d.numpy))
     else:
         value = int(np.asarray(int(value)).astype(d.numpy)) if d is not INDEX else int(value)
     key = ("const", d, repr(value))
@@ -410,8 +411,8 @@ def _sum(terms: Iterable[tuple[Expr, int]]) -> Expr:
     for f, c in terms:
         total.setdefault(id(f), [f, 0])[1] += c
     one = const(1, INDEX)
-    constant = total.pop(id(one), [one, 0])[1]
     _rejoin(total)
+    constant = total.pop(id(one), [one, 0])[1]
     out: Expr | None = None
     for f, c in total.values():
         if c == 0:
@@ -463,7 +464,7 @@ def _index_binary(kind: str, x: Expr, y: Expr) -> Expr:
         if kind in ("floordiv", "floormod", "div") and b == 0:
             raise CodegenError("index division by zero")
         value = {"add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "floordiv": lambda: a // b,
-                 "div": lambda: int(a / b), "floormod": lambda: a % b, "min": lambda: min(a, b), "max": lambda: max(a, b),
+                 "div": lambda: abs(a) // abs(b) * (1 if a * b >= 0 else -1), "floormod": lambda: a % b, "min": lambda: min(a, b), "max": lambda: max(a, b),
                  "eq": lambda: a == b, "ne": lambda: a != b, "lt": lambda: a < b, "le": lambda: a <= b}[kind]()
         return const(value, BOOL if kind in COMPARISONS else INDEX)
     if kind == "add":
