@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from graphopt.codegen.expr import INDEX, Buffer, Expr, call, cast, clamp, const, maximum, minimum, reduce, select
+from graphopt.codegen.expr import INDEX, Buffer, Const, Expr, call, cast, clamp, const, maximum, minimum, reduce, select
 from graphopt.codegen.loops import If, Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import all_of, inside, read, wrapped, write
 from graphopt.codegen.lower.elementwise import convert
@@ -132,11 +132,24 @@ def _lcm(*fractions: Fraction) -> int:
     return max(f.denominator for f in fractions)  # powers of two
 
 
+def _cubic_near(d: Expr, a: float) -> Expr:
+    return ((a + 2) * d - (a + 3)) * (d * d) + 1
+
+
+def _cubic_far(d: Expr, a: float) -> Expr:
+    return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+
 def _keys_cubic(d: Expr, a: float) -> Expr:
     """Keys' cubic convolution kernel at a non-negative distance."""
-    near = ((a + 2) * d - (a + 3)) * (d * d) + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return select(d <= 1, near, select(d < 2, far, 0))
+    return select(d <= 1, _cubic_near(d, a), select(d < 2, _cubic_far(d, a), 0))
+
+
+def _weights(part: Expr, mode: str, a: float) -> list[Expr]:
+    """The weights of the neighbours of a coordinate `part` beyond one of them: two linear ones, or Keys' four."""
+    if mode == "linear":
+        return [1 - part, part]
+    return [_cubic_far(part + 1, a), _cubic_near(part, a), _cubic_near(1 - part, a), _cubic_far(2 - part, a)]
 
 
 def _interpolated(o: OpView, axis: _Axis, i: Expr, element: Callable[[Expr], Expr], work: DType) -> Expr:
@@ -146,11 +159,16 @@ def _interpolated(o: OpView, axis: _Axis, i: Expr, element: Callable[[Expr], Exp
     first = int(np.floor(-reach / axis.shrink)) + 1 if axis.shrink else 1 - reach
     count = 2 - first - first
 
+    fixed = _weights(part, o.mode, o.cubic_a)
+
     def weight(k: Expr) -> Expr:
         offset = k + first
-        d = call("abs", cast(offset, work) - part)
-        d = d * axis.shrink if axis.shrink != 1 else d
-        w = maximum(1 - d, 0) if o.mode == "linear" else _keys_cubic(d, o.cubic_a)
+        if axis.shrink == 1:
+            assert isinstance(k, Const)
+            w = fixed[k.value]
+        else:
+            d = call("abs", cast(offset, work) - part) * axis.shrink
+            w = maximum(1 - d, 0) if o.mode == "linear" else _keys_cubic(d, o.cubic_a)
         return select(inside(low + offset, axis.size), w, 0) if o.exclude_outside else w
 
     def term(k: Expr) -> Expr:
@@ -230,7 +248,7 @@ def _grid_taps(o: OpView, g: Expr, size: int, work: DType) -> list[Tap]:
         low = call("floor", at)
         part = cast(at - low, work)
         places = [_padded(low + k, size, o.padding, o.align_corners) for k in (-1, 0, 1, 2)]
-        weights = [_keys_cubic(d, -0.75) for d in (part + 1, part, 1 - part, 2 - part)]
+        weights = _weights(part, "cubic", -0.75)
     else:
         at = _padded(at, size, o.padding, o.align_corners)
         if o.mode == "nearest":
@@ -238,7 +256,7 @@ def _grid_taps(o: OpView, g: Expr, size: int, work: DType) -> list[Tap]:
         else:
             low = call("floor", at)
             part = cast(at - low, work)
-            places, weights = [low, low + 1], [1 - part, part]
+            places, weights = [low, low + 1], _weights(part, "linear", 0)
     return [(clamp(cast(p, INDEX), 0, size - 1), w, (p >= 0) & (p <= size - 1)) for p, w in zip(places, weights)]
 
 
