@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt.cli.models import FORMS, UsageError, parse_shape
+from graphopt.cli.models import FORMS, UsageError, parse_shape, parse_value
 from graphopt.errors import GraphOptError, RewriteError, TargetError
 
 if TYPE_CHECKING:  # everything heavy is imported once the command line has been understood
@@ -47,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
                         help="what to compile for: x86 (this machine), cuda:sm_90, fpga:xc7z020, ... (default: x86)")
     parser.add_argument("--shape", action="append", default=[], metavar="INPUT=DxDx...",
                         help="fix the shape of an input with free dims; may be given several times")
+    parser.add_argument("--value", action="append", default=[], metavar="INPUT=N,...",
+                        help="bind an input whose value shapes the program (axes, sizes, a sampling rate)")
     parser.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, for --validate (default: random ones)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of to stdout; a .gir file saves the graph")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
@@ -100,6 +102,10 @@ def _check(args: argparse.Namespace) -> None:
         args.shape = dict(parse_shape(text) for text in args.shape)
     except ValueError as e:
         raise UsageError(f"--shape {e}: write INPUT=1x3x224x224") from None
+    try:
+        args.value = dict(parse_value(text) for text in args.value)
+    except ValueError as e:
+        raise UsageError(f"--value {e}: write INPUT=3 or INPUT=3,4") from None
 
 
 def _reports(args: argparse.Namespace) -> bool:
@@ -108,7 +114,7 @@ def _reports(args: argparse.Namespace) -> bool:
 
 def _dump(args: argparse.Namespace) -> str | Graph:
     """What was asked for: text, or the graph that is to be saved."""
-    from graphopt.cli.models import capture_model, read_inputs
+    from graphopt.cli.models import bind_values, capture_model, read_inputs
     from graphopt.compiler import Keeps, optimise
     from graphopt.rewrite import default_passes
     from graphopt.targets import parse_target
@@ -118,13 +124,12 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     except TargetError as e:
         raise UsageError(f"--target {args.target}: {e}") from None
     passes = _until(default_passes(Keeps()), args.after, args.diff)
-    captured = capture_model(args.model, args.shape)
-    if captured.symbols() and args.after != CAPTURE:
-        free = f"{', '.join(captured.symbols())} is free"
+    captured = bind_values(capture_model(args.model, args.shape), args.shape, args.value)
+    free = _free(captured)
+    if free and args.after != CAPTURE:
         if args.emit in CODE:
-            raise UsageError(f"--emit {args.emit}: code is made for fixed shapes, and {free}; {_shape_hint(captured)}")
-        print(f"graphopt-dump: {free}, and a program is compiled for each size when it occurs; to see one, "
-              f"{_shape_hint(captured)}", file=sys.stderr)
+            raise UsageError(f"--emit {args.emit}: code is made for fixed shapes; {free}")
+        print(f"graphopt-dump: a program is compiled for each size when it occurs; to see one: {free}", file=sys.stderr)
     diffs = _Diffs(args.diff)
     inputs = read_inputs(args.inputs, captured) if args.inputs else None
     try:
@@ -150,7 +155,7 @@ def _dump(args: argparse.Namespace) -> str | Graph:
         changed = sum(p.changed for p in results.passes)
         sections.append(f"validated: {changed} of {len(results.passes)} passes changed the graph, none of them its results\n")
     program = None
-    if args.emit in CODE or (args.stats and not args.after and not captured.symbols()):
+    if args.emit in CODE or (args.stats and not args.after and not free):
         from graphopt.compiler import compile as compile_graph
 
         program = compile_graph(captured, target=target)
@@ -161,14 +166,19 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     return "\n".join(sections)
 
 
-def _shape_hint(graph: Graph) -> str:
-    """How to fix the first input that has free dims."""
+def _free(graph: Graph) -> str:
+    """What the shapes of the graph still depend on, and how to settle it; empty where nothing is open."""
     from graphopt.cli.models import input_names
     from graphopt.ir.types import TensorType, type_symbols
 
-    name, t = next((n, v.type) for n, v in zip(input_names(graph), graph.inputs) if type_symbols(v.type))
-    shape = t.shape if isinstance(t, TensorType) and t.shape is not None else ()
-    return f"give --shape {name}={'x'.join(str(d) if isinstance(d, int) else '1' for d in shape)} or the like"
+    said = []
+    for name, v in zip(input_names(graph), graph.inputs):
+        if symbols := sorted(type_symbols(v.type)):
+            shape = v.type.shape if isinstance(v.type, TensorType) and v.type.shape is not None else ()
+            sizes = "x".join(str(d) if isinstance(d, int) else "1" for d in shape)
+            said.append(f"{', '.join(symbols)} is free, give --shape {name}={sizes} or the like")
+    said += [f"the value of {name} shapes it, give --value {name}=..." for name in graph.metadata.get("control_inputs", ())]
+    return "; ".join(said)
 
 
 class _Diffs:

@@ -34,6 +34,18 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(d) for d in dims.replace(",", "x").split("x")) if dims else ()
 
 
+def parse_value(text: str) -> tuple[str, float | list[float]]:
+    """`rate=16000` as ("rate", 16000), `axes=0,1` as ("axes", [0, 1]), `axes=0,` as a list of one. Raises ValueError."""
+    name, equals, numbers = text.rpartition("=")
+    if not equals or not name:
+        raise ValueError(text)
+    try:
+        values = [float(n) if set(n) & set(".en") else int(n) for n in numbers.removesuffix(",").split(",")]
+    except ValueError:
+        raise ValueError(text) from None
+    return name, values if "," in numbers else values[0]
+
+
 def capture_model(spec: str, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     """The graph of the model that `spec` names, with the inputs named in `shapes` fixed to those shapes."""
     path = Path(spec)
@@ -108,6 +120,24 @@ def _fixed(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     return graph.specialise(symbols) if symbols else graph
 
 
+def bind_values(graph: Graph, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]) -> Graph:
+    """The graph with those input values known that shape the program."""
+    if not values:
+        return graph
+    import numpy as np
+
+    from graphopt.ir.types import TensorType
+
+    shaping = graph.metadata.get("control_inputs", ())
+    arrays = {}
+    for name, value in values.items():
+        if name not in shaping:
+            raise UsageError(f"--value {name}: {'only ' + ', '.join(shaping) if shaping else 'no input'} shapes this program")
+        t = graph.inputs[input_names(graph).index(name)].type
+        arrays[name] = np.asarray(value, t.dtype.numpy if isinstance(t, TensorType) else None)
+    return graph.metadata["recapture"](shapes, arrays)
+
+
 def input_names(graph: Graph) -> list[str]:
     """The source model's names of the inputs, else those of the text form."""
     if graph.input_names:
@@ -135,4 +165,4 @@ def read_inputs(path: str, graph: Graph) -> list[Any]:
     return [given[n] for n in names]
 
 
-__all__ = ["FORMS", "UsageError", "capture_model", "input_names", "parse_shape", "read_inputs"]
+__all__ = ["FORMS", "UsageError", "bind_values", "capture_model", "input_names", "parse_shape", "parse_value", "read_inputs"]

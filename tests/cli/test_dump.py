@@ -297,12 +297,28 @@ def test_generated_code_is_printed(dump, net):
 
 def test_code_for_free_dims_asks_for_shapes(dump, net):
     code, out, err = dump(net, "--emit", "asm")
-    assert (code, out) == (2, "") and "N is free; give --shape x=1x8" in err
+    assert (code, out) == (2, "") and "N is free, give --shape x=1x8" in err
 
 
 def test_free_dims_are_mentioned_beside_the_graph(dump, net):
     code, out, err = dump(net)
     assert code == 0 and out.startswith("graph @net") and "give --shape x=1x8" in err
+
+
+def test_a_value_that_shapes_the_program_is_asked_for_and_bound(dump, tmp_path):
+    from onnx import TensorProto, helper, save
+
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph([helper.make_node("Tile", ["x", "times"], ["y"], name="repeat")], "g",
+                              [tensor("x", TensorProto.FLOAT, [3]), tensor("times", TensorProto.INT64, [1])],
+                              [tensor("y", TensorProto.FLOAT, ["n"])])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "net.onnx")
+    code, _, err = dump(tmp_path / "net.onnx", "--emit", "tir")
+    assert code == 2 and "the value of times shapes it, give --value times=..." in err
+    code, out, err = dump(tmp_path / "net.onnx", "--value", "times=2,")
+    assert (code, err) == (0, "") and "f32[6]" in out
+    for wrong in ("x=1", "times", "times=a"):
+        assert dump(tmp_path / "net.onnx", "--value", wrong)[0] == 2
 
 
 def test_code_of_another_target_is_refused(dump, net):
