@@ -464,7 +464,8 @@ def _index_binary(kind: str, x: Expr, y: Expr) -> Expr:
         if kind in ("floordiv", "floormod", "div") and b == 0:
             raise CodegenError("index division by zero")
         value = {"add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "floordiv": lambda: a // b,
-                 "div": lambda: abs(a) // abs(b) * (1 if a * b >= 0 else -1), "floormod": lambda: a % b, "min": lambda: min(a, b), "max": lambda: max(a, b),
+                 "div": lambda: abs(a) // abs(b) * (1 if a * b >= 0 else -1), "floormod": lambda: a % b,
+                 "min": lambda: min(a, b), "max": lambda: max(a, b),
                  "eq": lambda: a == b, "ne": lambda: a != b, "lt": lambda: a < b, "le": lambda: a <= b}[kind]()
         return const(value, BOOL if kind in COMPARISONS else INDEX)
     if kind == "add":
