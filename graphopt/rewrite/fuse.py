@@ -96,6 +96,10 @@ class Fuse(GraphPass):
         groups = [g for g in _grow(order, kernel, _Epilogues()) if g.anchor is not None]
         taken = {op for g in groups for op in g.ops}
         groups += _grow([op for op in order if op not in taken], kernel, _Rows(_row_values(order, kernel), row_kernel))
+        member = {op: g for g in groups for op in g.ops}
+        for group in groups:
+            if text := _kept_apart(group.root, member):
+                context.because(group.root, text)
         changed = False
         position = {op: i for i, op in enumerate(order)}
         for group in sorted(groups, key=lambda g: position[g.root]):
@@ -319,6 +323,17 @@ def _build(group: Group, context: Context) -> None:
     root.replace_with(fused.results)
     for op in group.ops[1:]:
         op.erase()
+
+
+def _kept_apart(root: Op, member: dict[Op, Group]) -> str | None:
+    """Why the result of a group is stored, where it might have gone into the kernel of its users; None where it could not."""
+    users = root.results[0].users
+    kernels = dict.fromkeys(member[u].root if u in member else u for u in users)
+    if not any(u in member for u in users):
+        return None
+    if len(kernels) > 1:
+        return f"stored: {len(kernels)} kernels read it ({', '.join(u.name for u in list(kernels)[:4])}), and it is computed once"
+    return f"stored: the kernel of {users[0].name} cannot compute it on the way (another shape, an anchor of its own, or no room)"
 
 
 def _reason(group: Group, members: list[Op]) -> str:

@@ -286,6 +286,21 @@ def test_reasons_are_kept():
     assert "fused (exp, neg)" in str(reason)
 
 
+def test_what_is_kept_apart_has_a_reason_too():
+    graph = parse_graph("""graph @g(%x: f32[3], %y: f32[8, 3]) -> (f32[3], f32[3], f32[8, 3]) {
+      %a = exp(%x) : f32[3]
+      %b = neg(%a) : f32[3]
+      %c = abs(%a) : f32[3]
+      %e = exp(%x) : f32[3]
+      %d = add(%y, %e) : f32[8, 3]
+      return %b, %c, %d
+    }""")
+    context = Context()
+    PassManager([Fuse()]).run(graph, context)
+    assert ["2 kernels read it (neg, abs)" in r.text for r in context.why("a")] == [True]
+    assert ["cannot compute it on the way" in r.text for r in context.why("e")] == [True]
+
+
 def test_values_survive_nan_and_infinity():
     rewritten(Fuse(), """graph @g(%x: f32[4]) -> f32[4] {
       %y = maximum(%x, %x) : f32[4]
