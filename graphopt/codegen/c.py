@@ -378,12 +378,18 @@ class Printer:
             if of is INDEX and kind == "abs":
                 return f"({a[0]} < 0 ? -{a[0]} : {a[0]})"
             if of.name in ("f32", "f64") and kind in _FUNCTION:
-                return f"{_FUNCTION[kind]}{'f' if of.name == 'f32' else ''}({', '.join(map(_stripped, a))})"
+                return f"{self.function_name(e)}({', '.join(map(_stripped, a))})"
         elif of.is_integer:
             text = self.integer(kind, of, a)
             if text is not None:
                 return text
         raise CodegenError(f"no C++ for {kind} of {of}", where=self.kernel.name)
+
+    def function_name(self, e: Apply) -> str:
+        """The C library's function of the dtype for a node of `kind`."""
+        if e.kind not in _FUNCTION:
+            raise CodegenError(f"no C++ for {e.kind} of {e.args[0].dtype}", where=self.kernel.name)
+        return f"{_FUNCTION[e.kind]}{'f' if e.args[0].dtype.name == 'f32' else ''}"
 
     def term(self, e: Expr, text: str, kind: str, left: bool) -> str:
         """The operand `text` of a `kind`, without brackets where C's precedence and association say the same."""
