@@ -35,6 +35,10 @@ def test_scatter(of: str, reduction: str) -> None:
     check("scatter_nd", [x, pairs[:0], random(RNG, of, 0, 2)], reduction=reduction)
 
 
+def test_scatter_into_a_scalar() -> None:
+    check("scatter_nd", [np.float32(1), np.zeros((2, 0), np.int64), np.array([5, 7], np.float32)], reduction="add")
+
+
 def test_many_narrow_updates_round_once() -> None:
     x = np.zeros(1, np.float16)
     check("scatter_elements", [x, np.zeros(300, np.int64), np.full(300, 0.1, np.float16)], 1e-3, axis=0, reduction="add")

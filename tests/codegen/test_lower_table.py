@@ -7,8 +7,8 @@ import pytest
 from lowering import make
 
 from graphopt.codegen.expr import INDEX, Buffer, Var, const, load, reduce, select
-from graphopt.codegen.interpret import Evaluation, run_kernel
-from graphopt.codegen.loops import Kernel, loop, seq, store
+from graphopt.codegen.interpret import Evaluation, loop_kernel, run_kernel
+from graphopt.codegen.loops import For, Kernel, loop, seq, statements, store
 from graphopt.codegen.lower.registry import COMPUTE, LOOPS, why_not
 from graphopt.errors import CodegenError
 from graphopt.ir.table import TABLE, Trait
@@ -80,3 +80,11 @@ def test_nested_reductions() -> None:
     data = np.random.default_rng(0).random((3, 4), np.float32)
     got = Evaluation({i: np.arange(3)}, {x: data}, 1)(e).reshape(-1)
     np.testing.assert_allclose(got, (data - data.sum(0)).max(1), rtol=1e-6)
+
+
+def test_much_work_is_shared_among_threads() -> None:
+    kinds = []
+    for rows in (2, 4096):
+        kernel = loop_kernel(make("cumsum", [np.zeros((rows, 64), np.float32)], axis=1))
+        kinds.append({s.kind for s in statements(kernel.body) if isinstance(s, For)})
+    assert kinds == [{"serial"}, {"serial", "parallel"}]

@@ -20,11 +20,12 @@ from graphopt.codegen.expr import (
     const,
     select,
 )
-from graphopt.codegen.loops import Stmt, store
+from graphopt.codegen.loops import Stmt, loop, nest, store
 from graphopt.codegen.lower.registry import computed
 from graphopt.ir.types import BOOL, DType
 
 ZERO = const(0, INDEX)
+PARALLEL_FROM = 1 << 16  # scalar operations from which independent lines are shared among threads
 TRUE = const(True, BOOL)
 
 
@@ -96,6 +97,14 @@ def read(buffer: Buffer, *index: ExprLike) -> Expr:
     """An element in the dtype that arithmetic on it happens in."""
     element = buffer[tuple(index)]
     return cast(element, computed(element.dtype))
+
+
+def lines(shape: Sequence[int], body: Callable[..., Stmt], work: int) -> Stmt:
+    """`body` at every index of `shape`, in any order; `work` is about how many scalar operations all of it takes."""
+    count = math.prod(shape)
+    if work < PARALLEL_FROM or count < 2:
+        return nest(shape, body)
+    return loop(count, lambda p: body(*split_index(p, shape)), "parallel", name="p")
 
 
 def write(buffer: Buffer, index: Sequence[ExprLike], value: Expr) -> Stmt:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from graphopt.codegen.expr import INDEX, Buffer, Expr, binary, cast, clamp, const, maximum, minimum, select
 from graphopt.codegen.loops import If, Seq, Stmt, alloc, let, loop, nest, seq
-from graphopt.codegen.lower.common import is_nan, read, wrapped, write
+from graphopt.codegen.lower.common import is_nan, lines, read, wrapped, write
 from graphopt.codegen.lower.registry import WIDENED, OpView, compute, loops
 from graphopt.ir.types import I32, I64
 
@@ -52,7 +52,14 @@ _COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
 
 
 def _copy(source: Buffer, target: Buffer) -> Stmt:
-    return nest(source.shape, lambda *i: write(target, i, read(source, *i)))
+    if not source.shape:
+        return write(target, (), read(source))
+    *outer, n = source.shape
+
+    def row(*i: Expr) -> Stmt:
+        return loop(n, lambda j: write(target, (*i, j), read(source, *i, j)), name="j")
+
+    return lines(outer, row, source.size)
 
 
 def _scatter(o: OpView, x: Buffer, y: Buffer, scratch: Sequence[Buffer], update: Callable[[Callable[..., Stmt]], Stmt]) -> Stmt:
@@ -135,7 +142,8 @@ def top_k(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], scratch: Seq
             return _by_merging(o, x, values, indices, at, scratch)
         return _by_insertion(o, x, values, indices, at)
 
-    return nest(others, line)
+    # A merge sort has one scratch line for all.
+    return nest(others, line) if scratch else lines(others, line, 4 * x.size)
 
 
 At = Callable[[Expr], tuple[Expr, ...]]

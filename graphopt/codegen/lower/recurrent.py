@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 from graphopt.codegen.expr import INDEX, Buffer, Expr, call, cast, const, maximum, minimum, select
 from graphopt.codegen.loops import If, Stmt, let, loop, nest, seq
-from graphopt.codegen.lower.common import read, write
+from graphopt.codegen.lower.common import PARALLEL_FROM, read, write
 from graphopt.codegen.lower.registry import OpView, computed, loops
 from graphopt.ir.ops.recurrent import DIRECTIONS, resolve_activations
 from graphopt.ir.types import DType
-
-PARALLEL_FROM = 1 << 16  # multiply-adds below which a line is not worth a thread
 
 
 def _sigmoid(x: Expr) -> Expr:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from graphopt.codegen.expr import Buffer, Expr, cast, combine, const, identity_of, reduce, select
-from graphopt.codegen.loops import Stmt, alloc, loop, nest, seq
-from graphopt.codegen.lower.common import ZERO, is_nan, read, write
+from graphopt.codegen.loops import Stmt, alloc, loop, seq
+from graphopt.codegen.lower.common import ZERO, is_nan, lines, read, write
 from graphopt.codegen.lower.registry import OpView, compute, computed, loops
 from graphopt.ir.types import I32, I64, U64
 
@@ -101,4 +101,4 @@ def running(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
 
         return alloc("total", d, (1,), body)
 
-    return nest([*shape[:axis], *shape[axis + 1:]], line)
+    return lines([*shape[:axis], *shape[axis + 1:]], line, 2 * x.size)
