@@ -121,15 +121,29 @@ def _main(program: Program, calls: list[Call], name: str, kernels: dict[str, Any
         base = spaces[s.space, s.index]
         return base if s.offset == 0 else tirx.handle_add_byte_offset(base, tirx.const(s.offset, "int64"))
 
-    body = [tirx.Evaluate(ir.Call(kernels[c.kernel.name], [pointer(s) for s in c.args], ret_ty=STATUS)) for c in calls]
+    body: list[Any] = []
+    for c in calls:
+        if body:
+            body.append(_barrier(spaces["arena", 0]))
+        body.append(tirx.Evaluate(ir.Call(kernels[c.kernel.name], [pointer(s) for s in c.args], ret_ty=STATUS)))
     main = tirx.PrimFunc(list(spaces.values()), body[0] if len(body) == 1 else tirx.SeqStmt(body))
     return main.with_attr("global_symbol", name)
+
+
+def _barrier(pointer: Any) -> Any:
+    """Keep loads and stores of different kernels in order once LLVM has inlined them into main.
+
+    TVM tags every buffer variable of a noalias function as memory of its own (TBAA). That holds within a kernel, but
+    what one kernel writes the next one reads under another name. `llvm.clear_cache` may touch any memory as far
+    as LLVM knows, and is no instruction on x86.
+    """
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.clear_cache", pointer, pointer))
 
 
 def _digest(program: Program, calls: list[list[Call]], target: X86) -> str:
     """Everything that the machine code depends on, hashed: kernels, calls, target, and this compiler itself."""
     h = hashlib.sha256()
-    for text in (_compiler_digest(), tvm.__version__, target.name, str(target.threads), str(parameters(program)), *program.keys):
+    for text in (_compiler_digest(), tvm.__version__, target.name, str(target.llvm_target()), str(parameters(program)), *program.keys):
         h.update(text.encode() + b"\0")
     for stretch in calls:
         h.update(b"|".join(f"{c.kernel.name}{[(s.space, s.index, s.offset) for s in c.args]}".encode() for c in stretch) + b"\0")
