@@ -34,7 +34,12 @@ def build(name: str) -> Example:
 
 
 def settle(module: nn.Module) -> nn.Module:
-    """Random but sane batch statistics: untouched ones (0 and 1) would make every batch norm nearly an identity."""
+    """Weights that hide nothing: fresh batch statistics (0 and 1), zero biases, zero heads and tiny layer scales would let
+    whole branches vanish from the result, and errors with them."""
+    with torch.no_grad():
+        for p in module.parameters():
+            if p.numel() and p.is_floating_point() and p.abs().max() < 1e-3:
+                nn.init.normal_(p, 0, 0.1 if p.ndim < 2 else p[0].numel() ** -0.5)
     for m in module.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None:
             nn.init.normal_(m.running_mean, 0, 0.1)
