@@ -143,7 +143,8 @@ def _barrier(pointer: Any) -> Any:
 def _digest(program: Program, calls: list[list[Call]], target: X86) -> str:
     """Everything that the machine code depends on, hashed: kernels, calls, target, and this compiler itself."""
     h = hashlib.sha256()
-    for text in (_compiler_digest(), tvm.__version__, target.name, str(target.llvm_target()), str(parameters(program)), *program.keys):
+    machine = f"{target.name} {target.llvm_target()}"
+    for text in (_compiler_digest(), tvm.__version__, machine, str(parameters(program)), *program.keys):
         h.update(text.encode() + b"\0")
     for stretch in calls:
         h.update(b"|".join(f"{c.kernel.name}{[(s.space, s.index, s.offset) for s in c.args]}".encode() for c in stretch) + b"\0")
