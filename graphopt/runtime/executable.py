@@ -105,6 +105,8 @@ class Executable:
         if p.space == "input" and (p.shape is None or not isinstance(inputs[p.index], np.ndarray)):
             return inputs[p.index]
         base = {"input": inputs, "output": outputs}.get(p.space)
+        if base is not None and p.dtype == np.object_:  # strings have no bytes to view
+            return base[p.index].reshape(p.shape)
         memory = base[p.index].reshape(-1).view(np.uint8) if base is not None else self.weights if p.space == "weights" else arena
         assert p.shape is not None and p.dtype is not None
         size = int(np.prod(p.shape)) * p.dtype.itemsize
