@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from graphopt.codegen.expr import (
     INDEX,
     Buffer,
-    Const,
     Expr,
     ExprLike,
     as_expr,
@@ -85,11 +84,6 @@ def choose(index: Expr, values: Sequence[ExprLike], like: DType) -> Expr:
 def is_nan(x: Expr) -> Expr:
     """isnan of a float, false of anything else."""
     return call("isnan", x) if x.dtype.is_float else const(False, BOOL)
-
-
-def value_of(e: Expr) -> float | int | bool | None:
-    """The value of a constant expression, else None."""
-    return e.value if isinstance(e, Const) else None
 
 
 # Within loop rules -------------------------------------------------------------------------------
