@@ -295,6 +295,12 @@ def test_generated_code_is_printed(dump, net):
     assert code == 0 and ".text" in out
 
 
+@pytest.mark.parametrize("target, form, has", [("cuda:sm_90", "cuda", "__global__"), ("fpga:xc7z020", "hls", "#pragma HLS")])
+def test_source_for_other_machines_is_printed(dump, target, form, has):
+    code, out, _ = dump(ROOT / "demo" / "digits.onnx", "--shape", "images=1x1x8x8", "--target", target, "--emit", form)
+    assert code == 0 and has in out
+
+
 def test_code_for_free_dims_asks_for_shapes(dump, net):
     code, out, err = dump(net, "--emit", "asm")
     assert (code, out) == (2, "") and "N is free, give --shape x=1x8" in err
