@@ -7,6 +7,8 @@ it: an entry is written beside and renamed, and a damaged one is removed and bui
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
 import shutil
@@ -18,6 +20,7 @@ from typing import Any
 
 log = logging.getLogger("graphopt")
 LIMIT_BYTES = 2 << 30
+DIGEST_BYTES = 32
 
 
 def folder() -> Path | None:
@@ -45,13 +48,17 @@ def load(key: str) -> Any | None:
     if path is None or not path.exists():
         return None
     try:
+        if not _whole(path):
+            raise ValueError("its digest does not match its contents")
         module = tvm.runtime.load_module(str(path))
-        os.utime(path)
-        return module
     except Exception as e:
         log.warning("removing the damaged cache entry %s: %s", path, e)
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that cannot be written, or another process was first
+            path.unlink(missing_ok=True)
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return module
 
 
 def store(key: str, module: Any) -> Any | None:
@@ -70,6 +77,7 @@ def store(key: str, module: Any) -> Any | None:
             if linked.returncode:
                 log.warning("%s could not link compiled code: %s", linker, linked.stderr.strip())
                 return None
+            _sign(library)
             os.replace(library, where / f"{key}.so")
         _trim(where)
         return tvm.runtime.load_module(str(where / f"{key}.so"))
@@ -78,11 +86,27 @@ def store(key: str, module: Any) -> Any | None:
         return None
 
 
+def _sign(library: Path) -> None:
+    """Append the SHA-256 of the contents; what follows its sections means nothing to a shared object."""
+    with library.open("r+b") as f:
+        f.write(hashlib.file_digest(f, "sha256").digest())
+
+
+def _whole(library: Path) -> bool:
+    """Whether the file is as it was written: mapping a truncated one would end the process."""
+    contents = library.read_bytes()
+    return hashlib.sha256(contents[:-DIGEST_BYTES]).digest() == contents[-DIGEST_BYTES:]
+
+
 def _trim(where: Path) -> None:
     """Drop the least recently used entries beyond LIMIT_BYTES."""
-    entries = sorted(((p.stat().st_mtime, p.stat().st_size, p) for p in where.glob("*.so")), reverse=True)
+    entries = []
+    for path in where.glob("*.so"):
+        with contextlib.suppress(FileNotFoundError):  # another process trims too
+            status = path.stat()
+            entries.append((status.st_mtime, status.st_size, path))
     total = 0
-    for _, size, path in entries:
+    for _, size, path in sorted(entries, reverse=True):
         total += size
         if total > LIMIT_BYTES:
             path.unlink(missing_ok=True)
