@@ -58,13 +58,19 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
 
 
 class Keeps:
-    """What the passes ask of a target: which composite ops it has kernels for."""
+    """What the passes ask of a target: which composite ops it has kernels for, and of which kind."""
 
     def keeps(self, op: Any) -> bool:
         from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
         from graphopt.codegen.lower.registry import why_not
 
         return why_not(op) is None
+
+    def row_kernel(self, op: Any) -> bool:
+        """Softmax, the norms and their like are computed row by row, with what is elementwise around them."""
+        from graphopt.ir.table import Trait
+
+        return op.definition.has(Trait.COMPOSITE) and op.definition.has(Trait.REDUCTION) and self.keeps(op)
 
 
 def optimise(graph: Graph, validate: bool = False, target: Any = None, **hooks: Any) -> tuple[Graph, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from graphopt.codegen.expr import INDEX, Buffer, Expr, const, load
 from graphopt.codegen.loops import Kernel, Stmt, seq
-from graphopt.codegen.lower.registry import COMPUTE, LOOPS, SCRATCH, Inliner, OpView
+from graphopt.codegen.lower.registry import COMPUTE, CUTS, LOOPS, SCRATCH, Inliner, OpView
 from graphopt.codegen.schedule import Output, Style, flat_index, iteration, schedule
 from graphopt.errors import CodegenError
 from graphopt.ir.graph import Op, Value
@@ -139,6 +139,20 @@ class Sources:
         return lambda *index: load(buffer, (flat_index(index, shape),))
 
 
+def _pieces(op: Op, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The boxes (start, extent) that the result is computed in: one, unless the op's rule is cut along an axis."""
+    if op.name not in CUTS:
+        return [((0,) * len(shape), shape)]
+    axis, sizes = CUTS[op.name](op)
+    boxes, first = [], 0
+    for n in sizes:
+        if n:
+            start = tuple(first if d == axis else 0 for d in range(len(shape)))
+            boxes.append((start, tuple(n if d == axis else m for d, m in enumerate(shape))))
+        first += n
+    return boxes
+
+
 def _computed(op: Op, name: str, style: Style) -> Lowered:
     if op.name != "fused" and op.name not in COMPUTE:
         raise CodegenError("has no lowering", where=op.where())
@@ -151,8 +165,10 @@ def _computed(op: Op, name: str, style: Style) -> Lowered:
     for shape, members in groups.items():
         if 0 in shape:
             continue
-        vars = iteration(shape)
-        index = [v if n != 1 else const(0, INDEX) for v, n in zip(vars, shape)]
-        nests.append(schedule(vars, shape, [Output(b, inliner.at(v, index)) for b, v in members], style))
+        for start, extent in _pieces(op, shape):
+            vars = iteration(extent)
+            index = [v + first if n != 1 else const(first, INDEX) for v, first, n in zip(vars, start, extent)]
+            outputs = [Output(b, inliner.at(v, index)) for b, v in members]
+            nests.append(schedule(vars, extent, outputs, style, flat_index(index, shape)))
     params = (*sources.buffers.values(), *sources.outputs)
     return Lowered(Kernel(name, params, seq(*nests), len(sources.buffers), len(sources.outputs)), tuple(sources.operands))

@@ -67,13 +67,13 @@ def flat_index(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
     return offset
 
 
-def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output], style: Style) -> Stmt:
-    """The loop nest that stores each output's value at every point of `shape`."""
+def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output], style: Style, place: Expr | None = None) -> Stmt:
+    """The loop nest that stores each output at every point of `shape`, at offset `place` (default: row-major)."""
     if math.prod(shape) == 0:
         return Seq(())
     used = [(v, n) for v, n in zip(vars, shape) if n != 1]
-    offset = flat_index([v if n != 1 else const(0, INDEX) for v, n in zip(vars, shape)], shape)
-    ones = {v: const(0, INDEX) for v, n in zip(vars, shape) if n == 1}
+    ones: dict[Expr, Expr] = {v: const(0, INDEX) for v, n in zip(vars, shape) if n == 1}
+    offset = substitute(flat_index(vars, shape) if place is None else place, ones)
     values = [substitute(o.value, ones) if ones else o.value for o in outputs]
     axes, replaced = merge([v for v, _ in used], [n for _, n in used], [*values, offset])
     *values, offset = replaced

@@ -30,6 +30,7 @@ from graphopt.ir.types import F32, DType, TensorType
 
 Accessor = Callable[..., Expr]
 COMPUTE: dict[str, Callable[..., Expr]] = {}
+CUTS: dict[str, Callable[[Op], tuple[int, list[int]]]] = {}
 LOOPS: dict[str, Callable[..., Stmt]] = {}
 SCRATCH: dict[str, Callable[[OpView], list[tuple[str, tuple[int, ...]]]]] = {}
 WIDENED = ("f16", "bf16")  # stored narrow, computed in f32
@@ -93,13 +94,19 @@ class OpView:
         return out
 
 
-def compute(*names: str) -> Callable[[Callable[..., Expr]], Callable[..., Expr]]:
-    """Register a compute rule `f(o, *index) -> Expr` for ops."""
+def compute(*names: str, cuts: Callable[[Op], tuple[int, list[int]]] | None = None) -> Callable[..., Any]:
+    """Register a compute rule `f(o, *index) -> Expr` for ops.
+
+    `cuts(op)` names an axis of the result and the sizes of stretches along it between which the rule's conditions
+    change: each stretch gets a loop nest of its own, in which they fold away.
+    """
 
     def add(f: Callable[..., Expr]) -> Callable[..., Expr]:
         for name in names:
             _check(name, COMPUTE, LOOPS)
             COMPUTE[name] = f
+            if cuts is not None:
+                CUTS[name] = cuts
         return f
 
     return add
@@ -200,4 +207,4 @@ def round_to(e: Expr, d: DType, op: Op) -> Expr:
     return e
 
 
-__all__ = ["COMPUTE", "LOOPS", "SCRATCH", "Accessor", "Inliner", "OpView", "compute", "computed", "loops", "why_not"]
+__all__ = ["COMPUTE", "CUTS", "LOOPS", "SCRATCH", "Accessor", "Inliner", "OpView", "compute", "computed", "loops", "why_not"]
