@@ -46,13 +46,8 @@ class X86(Target):
         return X86("x86", f"x86:{name}", name, _features(name), threads or len(os.sched_getaffinity(0)))
 
     def llvm_target(self) -> dict[str, object]:
-        """TVM's target description.
-
-        TVM marks loads and stores with types named after their buffers. Our kernels are inlined into one `main`, where
-        one kernel's `out0` and the next one's `in1` are the same bytes of the arena, so LLVM must not believe them.
-        """
-        return {"kind": "llvm", "mcpu": self.cpu, "mtriple": "x86_64-linux-gnu", "num-cores": self.threads,
-                "cl-opt": ["-enable-tbaa:bool=0"]}
+        """TVM's target description."""
+        return {"kind": "llvm", "mcpu": self.cpu, "mtriple": "x86_64-linux-gnu", "num-cores": self.threads}
 
     def missing(self) -> list[str]:
         """Vector features that code for this CPU may use and this machine lacks."""
