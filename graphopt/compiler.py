@@ -12,7 +12,7 @@ import numpy as np
 
 from graphopt.errors import InputError
 from graphopt.ir.dims import Dim
-from graphopt.ir.evaluate import evaluate_op
+from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType, Type
 from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned
@@ -257,7 +257,7 @@ def link(compiled: Compiled, each: Any = None) -> Executable:
             steps.append(next(functions))
         else:
             op = part.op
-            steps.append(HostStep(partial(evaluate_op, op),
+            steps.append(HostStep(partial(_evaluate, op),
                                   tuple(None if s is None else _place(s, v) for s, v in zip(part.args, op.operands)),
                                   tuple(_place(s, r) for s, r in zip(part.results, op.results)), op.name, part.why))
     outputs = []
@@ -269,6 +269,14 @@ def link(compiled: Compiled, each: Any = None) -> Executable:
         shape, dt = (v.type.static_shape, v.type.dtype.numpy) if static else (None, None)  # type: ignore[union-attr]
         outputs.append(OutputSpec(shape, dt, host))
     return Executable(steps, outputs, _weights(compiled, program), program.arena_size)
+
+
+def _evaluate(op: Any, arguments: list[Any], dims: dict[str, int]) -> list[Any]:
+    """An op's results by the reference evaluator; dims that they show are known to later ones."""
+    results = evaluate_op(op, arguments, dims)
+    for r, value in zip(op.results, results):
+        bind_symbols(r.type, value, dims, op.where(), check=False)
+    return results
 
 
 def _weights(compiled: Compiled, program: Any) -> np.ndarray:

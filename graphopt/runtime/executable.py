@@ -37,9 +37,12 @@ class Place:
 
 @dataclass(frozen=True)
 class HostStep:
-    """A step that numpy code runs between kernels."""
+    """A step that numpy code runs between kernels: `run(arguments, dims)`.
 
-    run: Callable[[list[Any]], list[Any]]
+    `dims` are the sizes that only this call knows; a step reads them and adds those that its results show.
+    """
+
+    run: Callable[[list[Any], dict[str, int]], list[Any]]
     args: tuple[Place | None, ...]
     results: tuple[Place, ...]
     name: str
@@ -77,24 +80,27 @@ class Executable:
         pointers = [Pointer(address(a)) if isinstance(a, np.ndarray) else Pointer(None) for a in (*inputs, *outputs)]
         pointers += [self._weights_pointer, Pointer(address(arena))]
         host: dict[int, Any] = {}
+        dims: dict[str, int] = {}
         try:
             for k, step in enumerate(self.steps):
                 if isinstance(step, HostStep):
-                    self._host(step, inputs, outputs, arena, host)
+                    self._host(step, inputs, outputs, arena, host, dims)
                 else:
                     step(*pointers)
                 if observe is not None:
                     observe(k)
         finally:
             self._arenas.append(arena)
-        return [self._read(o.host, inputs, outputs, arena, host) if o.host is not None else y
+        foreign = [x for x in inputs if isinstance(x, np.ndarray)] + [self.weights]
+        return [_apart(self._read(o.host, inputs, outputs, arena, host), foreign) if o.host is not None else y
                 for o, y in zip(self.outputs, outputs)]
 
-    def _host(self, step: HostStep, inputs: Sequence[Any], outputs: list[Any], arena: np.ndarray, host: dict[int, Any]) -> None:
+    def _host(self, step: HostStep, inputs: Sequence[Any], outputs: list[Any], arena: np.ndarray, host: dict[int, Any],
+              dims: dict[str, int]) -> None:
         args = [None if p is None else self._read(p, inputs, outputs, arena, host) for p in step.args]
-        for place, value in zip(step.results, step.run(args), strict=True):
+        for place, value in zip(step.results, step.run(args, dims), strict=True):
             if place.space == "host":
-                host[place.index] = value
+                host[place.index] = _apart(value, [arena])  # what it views there may be overwritten before it is read
             else:
                 target = self._read(place, inputs, outputs, arena, host)
                 np.copyto(target, np.asarray(value).reshape(target.shape))
@@ -111,3 +117,12 @@ class Executable:
         assert p.shape is not None and p.dtype is not None
         size = int(np.prod(p.shape)) * p.dtype.itemsize
         return memory[p.offset:p.offset + size].view(p.dtype).reshape(p.shape)
+
+
+def _apart(value: Any, memories: Sequence[np.ndarray]) -> Any:
+    """The value (a list: all in it) as arrays of their own where they may lie in one of these memories."""
+    if isinstance(value, list):
+        return [_apart(v, memories) for v in value]
+    if isinstance(value, np.ndarray) and any(np.may_share_memory(value, m) for m in memories):
+        return value.copy()
+    return value
