@@ -33,7 +33,7 @@ def export(model: Any, example_inputs: Any, dynamic_shapes: Any) -> torch.export
         try:
             return program.run_decompositions(table)
         except Exception as e:
-            raise CaptureError(f"torch could not decompose the program: {_first_line(e)}") from e
+            raise CaptureError(f"torch could not decompose the program: {_reason(e)}") from e
 
 
 def _trace(model: torch.nn.Module, example_inputs: Any, dynamic_shapes: Any) -> torch.export.ExportedProgram:
@@ -51,7 +51,7 @@ def _trace(model: torch.nn.Module, example_inputs: Any, dynamic_shapes: Any) -> 
         except GraphOptError:
             raise
         except Exception as e:
-            raise CaptureError(f"torch.export could not trace the model: {_first_line(e)}", where=type(model).__name__,
+            raise CaptureError(f"torch.export could not trace the model: {_reason(e)}", where=type(model).__name__,
                                hint="torch.export.export(model, args) shows the whole reason") from e
 
 
@@ -87,9 +87,11 @@ def _without_fused_modules() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _first_line(e: Exception) -> str:
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    return f"{type(e).__name__}: {lines[0] if lines else ''}"
+def _reason(e: Exception) -> str:
+    """torch's message without its advertisements: the first lines tell what and which dim."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip() and "TORCH_LOGS" not in line] or \
+        [line.strip() for line in str(e).splitlines()]
+    return f"{type(e).__name__}: {' '.join(lines[:3])[:500]}"
 
 
 # The calling convention -----------------------------------------------------------------------
