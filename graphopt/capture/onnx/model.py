@@ -16,7 +16,7 @@ from graphopt.capture.onnx.session import Session, check_supported, opset_versio
 from graphopt.capture.onnx.table import domain_of
 from graphopt.capture.onnx.types import from_type_proto
 from graphopt.errors import CaptureError, InputError
-from graphopt.ir.graph import Graph, Tensor, Value
+from graphopt.ir.graph import Graph, Tensor
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType, Type
 
@@ -137,8 +137,4 @@ def _identifier(name: str) -> str:
     return text or "main"
 
 
-def inputs_of(graph: Graph) -> dict[str, Value]:
-    return dict(zip(graph.input_names, graph.inputs))
-
-
-__all__ = ["capture_onnx", "inputs_of", "remove_dead"]
+__all__ = ["capture_onnx", "remove_dead"]

@@ -10,7 +10,7 @@ Operators that are functions in ONNX's own schemas need no entry; they are expan
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphopt.ir.graph import Value
 
@@ -58,4 +58,4 @@ def domain_of(name: str) -> str:
     return "" if name == "ai.onnx" else name
 
 
-__all__ = ["Any", "Defer", "Entry", "Expand", "Results", "domain_of", "entry", "find"]
+__all__ = ["Defer", "Entry", "Expand", "Results", "domain_of", "entry", "find"]
