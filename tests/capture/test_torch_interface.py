@@ -235,6 +235,14 @@ def test_dynamic_layers():
             same(run(graph, x), net(x))
 
 
+def test_resizing_to_a_symbolic_size():
+    height = Dim("height", min=4, max=99)
+    f = Of(lambda x: nn.functional.interpolate(nn.functional.avg_pool2d(x, 2), size=x.shape[2:], mode="bilinear")).eval()
+    graph = capture_torch(f, (torch.randn(1, 2, 8, 6),), {"xs": ({2: height},)})
+    x = torch.randn(1, 2, 11, 6)
+    same(run(graph, x), f(x))
+
+
 def test_dynamic_attention_and_recurrence():
     length = Dim("length", min=2, max=99)
     encoder = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True).eval()

@@ -19,9 +19,9 @@ def _resize(c: Context, x: Value, factors: Sequence[float | None], mode: str, co
     """The IR's resize over the spatial axes; `factors` are the user's scales, None where torch derives them from the sizes."""
     axes = range(2, x.rank)
     sizes = [c.shape[a] for a in axes]
-    if not all(f is not None for f in factors) and not is_static((*sizes, *x.shape[2:])):
-        raise Refusal("a symbolic size without scale factors")
-    scales = [f if f is not None else sizes[i] / x.shape[a] for i, (f, a) in enumerate(zip(factors, axes))]  # type: ignore[operator]
+    if any(f is None for f in factors) and any(f is not None for f in factors):
+        raise Refusal("a scale factor for some axes only")
+    scales = [f for f in factors if f is not None]
     return c.b.resize(x, sizes=sizes, scales=scales, axes=axes, mode=mode, coordinates=coordinates, nearest=nearest,
                       cubic_a=cubic_a, exclude_outside=antialias, antialias=antialias, extrapolation=0.0, roi=())
 
