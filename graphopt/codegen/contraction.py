@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -181,7 +182,7 @@ class _Template:
             return seq(*(For(lane, const(count, INDEX), s, kind) for s in body(lane)))
 
         def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
-            return seq(*(lanes(lambda l, i=i, v=v: f(i, v, l), count) for i in range(tile.rows) for v in range(tile.vectors)))
+            return seq(*(lanes(partial(f, i, v), count) for i in range(tile.rows) for v in range(tile.vectors)))
 
         at = lambda i, v, l: (i * tile.vectors + v) * width + l
         zero = const(0, self.dtype)

@@ -67,7 +67,8 @@ def flat_index(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
     return offset
 
 
-def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output], style: Style, place: Expr | None = None) -> Stmt:
+def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output], style: Style,
+             place: Expr | None = None) -> Stmt:
     """The loop nest that stores each output at every point of `shape`, at offset `place` (default: row-major)."""
     if math.prod(shape) == 0:
         return Seq(())

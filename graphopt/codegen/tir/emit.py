@@ -113,7 +113,7 @@ class _Emitter:
         for node in order:
             for child in node.children:
                 uses[id(child)] = uses.get(id(child), 0) + _copies(node)
-        binds = []
+        binds: list[Any] = []
         for node in order:
             if isinstance(node, Reduce):
                 raise CodegenError("a reduction was not scheduled", where=self.kernel.name)
