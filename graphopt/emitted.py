@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ from graphopt.targets.fpga import Fpga
 
 
 class EmittedModel(Model):
-    """A program as source for `target`. It does not run where it was compiled, except on the host's C++ compiler:
-    `emulated()` gives a model that does. `graph` is the optimised graph, `save` writes everything to a folder."""
+    """A program as source for `target`. It does not run where it was compiled; its kind's `emulated()` gives a model that
+    does, built by the host's C++ compiler. `graph` is the optimised graph, `save` writes everything to a folder."""
 
     forms: tuple[str, ...] = ()  # what `source` gives, the default first
 
@@ -48,18 +48,14 @@ class EmittedModel(Model):
         raise TargetError(f"a model compiled for {self.target.name} does not run in this process",
                           hint="Use save(folder) and run it on its machine, or emulated() to run it on the host, slowly")
 
-    def emulated(self, **options: Any) -> Model:
-        """The same program on the host, built with its C++ compiler."""
+    def _on_host(self, function: Callable[..., Any]) -> Model:
+        """A model that runs `function`, which takes pointers to inputs, outputs, weights and arena."""
         model = Model(self.inputs, self.outputs, Specialisations(self._cannot_run, 1), structure=self._structure)
         outputs = [OutputSpec(t.static_shape, t.dtype.numpy) for space, _, t in self._interface if space == "output"]
         weights = self._plan.pack_weights(aligned)
-        run = Executable([self._host_function(**options)], outputs, weights, self._plan.arena_size)
+        run = Executable([function], outputs, weights, self._plan.arena_size)
         model._only = Specialisation(run, self)
         return model
-
-    def _host_function(self, **options: Any) -> Any:
-        """Something called with pointers to inputs, outputs, weights and arena."""
-        raise NotImplementedError
 
     def _form(self, kind: str | None) -> str:
         if kind is not None and kind not in self.forms:
@@ -144,15 +140,12 @@ class CudaModel(EmittedModel):
 
     def emulated(self, reverse: bool = False) -> Model:
         """The same kernels on the host, one thread after the other; with `reverse`, the last thread first."""
-        return super().emulated(reverse=reverse)
-
-    def _host_function(self, reverse: bool = False) -> Any:
         from graphopt.codegen.cuda import HEADER
         from graphopt.codegen.host_cc import FLAGS, load
 
         flags = (*FLAGS, "-DGRAPHOPT_EMULATE", "-w", "-x", "c++", *(["-DGRAPHOPT_REVERSE"] if reverse else []))
         library = load({"kernels.cu": self._text, "emulation.h": HEADER}, "kernels.cu", flags)
-        return lambda *pointers: library.graphopt_run(*pointers, None)
+        return self._on_host(lambda *pointers: library.graphopt_run(*pointers, None))
 
 
 class FpgaModel(EmittedModel):
@@ -204,10 +197,7 @@ class FpgaModel(EmittedModel):
 
     def emulated(self, number: str = "float") -> Model:
         """The design on the host, built with its C++ compiler (fixed point: with the ap_types headers of hls4ml)."""
-        return super().emulated(number=number)
-
-    def _host_function(self, number: str = "float") -> Any:
-        return self._design(number).host_function()
+        return self._on_host(self._design(number).host_function())
 
 
 def _random_array(rng: np.random.Generator, t: TensorType) -> np.ndarray:

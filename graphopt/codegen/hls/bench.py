@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,10 @@ from graphopt.targets.fpga import Fpga
 
 Port = tuple[str, int, TensorType]
 PER_LINE = 12
+
+
+def count(t: TensorType) -> int:
+    return math.prod(t.static_shape)
 
 
 def initialiser(array: np.ndarray) -> str:
@@ -34,7 +39,7 @@ def _literal(v: np.generic) -> str:
     if np.isnan(v):
         return "NAN"
     if np.isinf(v):
-        return "INFINITY" if v > 0 else "-INFINITY"
+        return "-INFINITY" if np.signbit(v) else "INFINITY"
     text = str(v) if any(c in str(v) for c in ".e") else f"{v}.0"
     return f"{text}f" if v.dtype == np.float32 else text
 
@@ -48,14 +53,14 @@ def test_bench(top: str, ports: Sequence[Port], samples: Sequence[Sequence[np.nd
     for values, group in ((samples, ins), (expected, outs)):
         for space, k, t in group:
             rows = ",\n".join(initialiser(np.asarray(v[k])) for v in values)
-            size = max(int(t.size), 1)
+            size = max(count(t), 1)
             data.append(f"static const {STORED[t.dtype.name]} {space}{k}_data[][{size}] = {{\n{rows}\n}};")
     for space, k, t in outs:
-        body.append(f"    static {STORED[t.dtype.name]} {space}{k}[{max(int(t.size), 1)}];")
+        body.append(f"    static {STORED[t.dtype.name]} {space}{k}[{max(count(t), 1)}];")
     body.append(f"    {top}({', '.join([f'input{k}_data[s]' for _, k, _ in ins] + [f'output{k}' for _, k, _ in outs])});")
     for _, k, t in outs:
         real = f"go_from_{t.dtype.name}" if t.dtype.name in BITS else "(double)"
-        body.append(f"    for (int i = 0; i < {int(t.size)}; ++i)\n"
+        body.append(f"    for (int i = 0; i < {count(t)}; ++i)\n"
                     f"      check({k}, s, i, {real}(output{k}[i]), {real}(output{k}_data[s][i]));")
     bench = f"""\
 // Runs the design on the samples of stimulus.h and compares with the reference evaluator's results. Exits with 1 where an
@@ -142,4 +147,4 @@ clean:
 """
 
 
-__all__ = ["config", "initialiser", "makefile", "tcl", "test_bench"]
+__all__ = ["config", "count", "initialiser", "makefile", "tcl", "test_bench"]

@@ -79,7 +79,7 @@ class Design:
 
     # Text
     def signature(self) -> str:
-        ports = [f"{'const ' if space == 'input' else ''}{STORED[t.dtype.name]} {space}{k}[{max(int(t.size), 1)}]"
+        ports = [f"{'const ' if space == 'input' else ''}{STORED[t.dtype.name]} {space}{k}[{max(bench.count(t), 1)}]"
                  for space, k, t in self.ports]
         return f"void {self.name}({', '.join(ports)})"
 
@@ -112,17 +112,18 @@ class Design:
             parts += [f"// {users}", self.kernel(kernel)]
         parts += [f"{self.signature()} {{"]
         for n, (space, k, t) in enumerate(self.ports):
-            parts.append(f"#pragma HLS INTERFACE m_axi port={space}{k} offset=slave bundle=gmem{n} depth={max(int(t.size), 1)}")
+            depth = max(bench.count(t), 1)
+            parts.append(f"#pragma HLS INTERFACE m_axi port={space}{k} offset=slave bundle=gmem{n} depth={depth}")
         parts.append("#pragma HLS INTERFACE s_axilite port=return")
         for space, k, t in self.ports:
-            parts.append(f"  static {self.held(t.dtype)} {space}{k}_held[{max(int(t.size), 1)}];")
+            parts.append(f"  static {self.held(t.dtype)} {space}{k}_held[{max(bench.count(t), 1)}];")
         for (at, d), size in self.arrays.items():
             parts.append(f"  static {self.held(d)} a{at}_{d}[{size}];")
-        parts += [self.copy(f"{s}{k}_held", f"{s}{k}", t.dtype, int(t.size), True) for s, k, t in self.ports if s == "input"]
+        parts += [self.copy(f"{s}{k}_held", f"{s}{k}", t.dtype, bench.count(t), True) for s, k, t in self.ports if s == "input"]
         for step, call in enumerate(program.calls):
             args = ", ".join(self.argument(call, position, step) for position in range(len(call.args)))
             parts.append(f"  {call.kernel.name}({args});  // {places(call)}")
-        parts += [self.copy(f"{s}{k}", f"{s}{k}_held", t.dtype, int(t.size), False) for s, k, t in self.ports if s == "output"]
+        parts += [self.copy(f"{s}{k}", f"{s}{k}_held", t.dtype, bench.count(t), False) for s, k, t in self.ports if s == "output"]
         return "\n".join([*parts, "}", ""])
 
     def copy(self, to: str, source: str, d: DType, size: int, into: bool) -> str:
