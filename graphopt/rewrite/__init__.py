@@ -21,13 +21,14 @@ from graphopt.rewrite.recognise import Recognise
 from graphopt.rewrite.reshapes import Reshapes
 from graphopt.rewrite.simplify import Simplify
 from graphopt.rewrite.transposes import Transposes
+from graphopt.rewrite.unroll import Unroll
 
 
 def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     """The passes that every target begins with, in order. `target` answers `keeps(op)` (has it a kernel for this
     composite op?) and, if it likes, `row_kernel(op)`; None keeps no composite op. Without `fuse` the graph stays flat."""
     passes: list[Pass] = [
-        Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), CommonSubexpressions(), DeadCode(),
+        Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), Unroll(), CommonSubexpressions(), DeadCode(),
         Recognise(), FoldNorm(), Transposes(),
         Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
@@ -43,5 +44,5 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 __all__ = [
     "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Inline",
     "Pass", "PassManager", "PassResult", "Reason", "Recognise", "Reshapes", "Results", "Simplify", "Snapshots", "Transposes",
-    "default_passes", "optimise",
+    "Unroll", "default_passes", "optimise",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ class Inline(GraphPass):
                 break
             branch = op.regions[0 if cond.reshape(-1)[0] else 1]
             context.because(op, f"its condition is always {bool(cond.reshape(-1)[0])}".lower())
-            values = _inlined(graph, op, branch)
+            values = inlined(graph, op, branch, op.operands[1:])
             for old, new in zip(op.results, values):
                 _learn(old.type, new.type, learnt)
                 new.type = refine(new.type, old.type)
@@ -43,15 +43,15 @@ class Inline(GraphPass):
         return changed
 
 
-def _inlined(graph: Graph, op: Op, branch: Graph) -> list[Value]:
-    """Copies of the branch's ops before `op`; returns its outputs."""
+def inlined(graph: Graph, op: Op, region: Graph, given: Sequence[Value | None]) -> list[Value]:
+    """Copies of the ops of one of op's regions, run on the values `given`, before `op`; returns the region's outputs."""
     inside: dict[Value, Value] = {}
     symbols: dict[str, DimLike] = {}
-    for v, given in zip(branch.inputs, op.operands[1:]):
-        assert given is not None
-        inside[v] = given
-        _learn(v.type, given.type, symbols)
-    for inner in branch.ops:
+    for v, value in zip(region.inputs, given, strict=True):
+        assert value is not None
+        inside[v] = value
+        _learn(v.type, value.type, symbols)
+    for inner in region.ops:
         for name in _invented(inner):
             symbols[name] = graph.fresh_symbol()
         attrs = {k: _renamed(a, symbols) for k, a in inner.attrs.items()}
@@ -61,7 +61,7 @@ def _inlined(graph: Graph, op: Op, branch: Graph) -> list[Value]:
         copy = graph.add(inner.name, operands, attrs, regions=regions, loc=(*op.loc, *inner.loc), before=op, types=types)
         for old, new in zip(inner.results, copy.results):
             inside[old] = new
-    return [inside[v] for v in branch.outputs]
+    return [inside[v] for v in region.outputs]
 
 
 def _invented(op: Op) -> list[str]:

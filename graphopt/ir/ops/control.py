@@ -123,7 +123,7 @@ def _loop_types(o: Operands) -> list[Type]:
         if merged is None:
             raise o.fail(f"carried value {i} is {start} before the loop and {after} after an iteration")
         out.append(merged)
-    count = _trip_count(o, body)
+    count = trip_count(o, body)
     for v in body.outputs[1 + carried:]:
         if not isinstance(v.type, TensorType):
             raise o.fail(f"scan output {v.type} is not a tensor")
@@ -139,7 +139,7 @@ def _same_shape(before: Type, after: Type) -> bool:
     return isinstance(before, TensorType) and before == after and before.shape is not None
 
 
-def _trip_count(o: Operands, body: Any) -> DimLike | None:
+def trip_count(o: Operands, body: Any) -> DimLike | None:
     """The number of iterations where constants tell: the trip count's value and a condition that stays true."""
     trip = o.value("trip")
     if trip is None or trip.size != 1:
