@@ -15,9 +15,8 @@ The epilogue is the fused op's body, applied to the tile before it is stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -182,7 +181,10 @@ class _Template:
             return seq(*(For(lane, const(count, INDEX), s, kind) for s in body(lane)))
 
         def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
-            return seq(*(lanes(partial(f, i, v), count) for i in range(tile.rows) for v in range(tile.vectors)))
+            def one(i: int, v: int) -> Stmt:
+                return lanes(lambda l: f(i, v, l), count)
+
+            return seq(*(one(i, v) for i in range(tile.rows) for v in range(tile.vectors)))
 
         at = lambda i, v, l: (i * tile.vectors + v) * width + l
         zero = const(0, self.dtype)
@@ -322,12 +324,14 @@ def _columns_of(n: int, tile: Tile) -> np.ndarray:
 def _pack_right(n: int, k: int, tile: Tile, d: DType) -> Packing:
     columns = _columns_of(n, tile)
 
-    def apply(w: np.ndarray) -> np.ndarray:
+    def parts(w: np.ndarray) -> Iterator[np.ndarray]:
         w = w.reshape(k, n)
-        panels = [np.where(c >= 0, w[:, np.maximum(c, 0)], 0) if (c < 0).any() else w[:, c] for c in columns]
-        return np.stack(panels).astype(d.numpy, copy=False)
+        for c in columns:
+            panel = w[:, np.maximum(c, 0)]
+            panel[:, c < 0] = 0
+            yield panel.astype(d.numpy, copy=False)
 
-    return Packing(f"right{tile}{d}", columns.size * k * d.itemsize, apply)
+    return Packing(f"right{tile}{d}", columns.size * k * d.itemsize, parts)
 
 
 class _Convolution(_Template):
@@ -521,11 +525,12 @@ def _pack_left(groups: int, outs: int, depth: int, rows: int, d: DType) -> Packi
     tiles = -(-outs // rows)
     starts = [min(t * rows, outs - rows) for t in range(tiles)]
 
-    def apply(w: np.ndarray) -> np.ndarray:
-        w = w.reshape(groups, outs, depth)
-        return np.stack([w[:, s:s + rows].transpose(0, 2, 1) for s in starts], axis=1).astype(d.numpy, copy=False)
+    def parts(w: np.ndarray) -> Iterator[np.ndarray]:
+        for group in w.reshape(groups, outs, depth):
+            for s in starts:
+                yield group[s:s + rows].T.astype(d.numpy, copy=False)
 
-    return Packing(f"left{rows}x{groups}{d}", groups * tiles * depth * rows * d.itemsize, apply)
+    return Packing(f"left{rows}x{groups}{d}", groups * tiles * depth * rows * d.itemsize, parts)
 
 
 __all__ = ["Tile", "choose_tile", "template"]
