@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,11 +21,18 @@ from graphopt.ir.types import dtype
 
 @dataclass(frozen=True)
 class Packing:
-    """A constant operand rearranged once, before running. `key` names the arrangement; equal keys, equal results."""
+    """A constant operand rearranged once, before running. `key` names the arrangement; equal keys, equal results.
+
+    `parts` gives the `size` bytes of the result piece by piece, so that a large one never exists twice.
+    """
 
     key: str
     size: int
-    apply: Callable[[np.ndarray], np.ndarray]
+    parts: Callable[[np.ndarray], Iterator[np.ndarray]]
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """The whole result, flat."""
+        return np.concatenate([p.reshape(-1) for p in self.parts(array)])
 
 
 @dataclass(frozen=True)

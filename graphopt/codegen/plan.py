@@ -86,14 +86,15 @@ class Program:
         return [s for s in self.steps if isinstance(s, Host)]
 
     def pack_weights(self, allocate: Callable[[int], np.ndarray]) -> np.ndarray:
-        """The block of weights, filled one tensor at a time so that no second packed copy exists."""
+        """The block of weights, filled piece by piece so that no second packed copy exists."""
         block = allocate(self.weights_size)
         for w in self.weights:
             array = w.tensor.numpy()
-            packed = array if w.packing is None else w.packing.apply(array)
-            # Straight into the block, contiguous or not: no second copy of a large tensor.
-            view = block[w.offset:w.offset + w.nbytes].view(packed.dtype).reshape(packed.shape)
-            np.copyto(view, packed)
+            at = w.offset
+            for part in [array] if w.packing is None else w.packing.parts(array):
+                np.copyto(block[at:at + part.nbytes].view(part.dtype).reshape(part.shape), part)
+                at += part.nbytes
+            assert at == w.offset + w.nbytes
         return block
 
 
