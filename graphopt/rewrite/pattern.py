@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -68,7 +69,7 @@ class Call:
     only: bool = False
     bind: str | None = None
 
-    @property
+    @cached_property
     def depth(self) -> int:
         return 1 + max((o.depth for o in self.operands if isinstance(o, Call)), default=0)
 

@@ -64,12 +64,13 @@ def _unrolled(graph: Graph, op: Op, count: int) -> list[Value]:
     """The iterations before `op`; returns the last carried values and the stacked scan outputs."""
     build = Builder(graph, before=op, loc=op.loc)
     carried, values = op.attrs["carried"], list(op.operands[2:])
-    state, captures = values[:carried], values[carried:]
+    state: list[Value | None] = values[:carried]
+    captures = values[carried:]
     rows: list[list[Value]] = [[] for _ in op.results[carried:]]
     keep = build.const(True, "bool")
     for k in range(count):
         _, *out = inlined(graph, op, op.regions[0], [build.const(k, "i64"), keep, *state, *captures])
-        state = out[:carried]
+        state = list(out[:carried])
         for row, v in zip(rows, out[carried:], strict=True):
             row.append(build.reshape(v, shape=[1, *v.shape]))
     return [*state, *(row[0] if count == 1 else build.concat(*row, axis=0) for row in rows)]  # type: ignore[list-item]
