@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,8 +49,12 @@ def evaluate(graph: Graph, inputs: Sequence[Any], observe: Observer | None = Non
     return [values[v] for v in graph.outputs]
 
 
-def evaluate_op(op: Op, operands: Sequence[Any], symbols: Mapping[str, int] | None = None) -> list[Any]:
-    """Results of one op on runtime values. `symbols` gives the values of symbolic dims in its attributes."""
+def evaluate_op(op: Op, operands: Sequence[Any], symbols: Mapping[str, int] | None = None,
+                order: Literal["C", "K"] = "C") -> list[Any]:
+    """Results of one op on runtime values. `symbols` gives the values of symbolic dims in its attributes.
+
+    Results are row-major in memory; with order K they lie as numpy made them, and may be views of operands.
+    """
     attrs = {k: _bind(a, symbols or {}) for k, a in op.attrs.items()}
     extra: dict[str, Any] = {}
     if "regions" in op.definition.wants:
@@ -67,7 +71,7 @@ def evaluate_op(op: Op, operands: Sequence[Any], symbols: Mapping[str, int] | No
     results = list(got) if isinstance(got, tuple) else [got]
     if len(results) != len(op.results):
         raise EvaluationError(f"gave {len(results)} results for {len(op.results)}", where=op.where())
-    return [_conform(r.type, x, op) for r, x in zip(op.results, results)]
+    return [_conform(r.type, x, op, order) for r, x in zip(op.results, results)]
 
 
 def as_runtime(value: Any) -> Any:
@@ -97,11 +101,11 @@ def _bind(a: Any, symbols: Mapping[str, int]) -> Any:
     return a
 
 
-def _conform(t: Type, value: Any, op: Op) -> Any:
+def _conform(t: Type, value: Any, op: Op, order: Literal["C", "K"]) -> Any:
     """Check dtype and rank against the result's type: the reference semantics must keep the table's own promise."""
     if not isinstance(t, TensorType) or value is None or isinstance(value, list):
         return value
-    array = np.asarray(value, order="C")  # BLAS rounds by how its operands lie in memory, and that is not part of a value
+    array = np.asarray(value, order=order)  # C: BLAS rounds by how its operands lie in memory, and that is not part of a value
     if array.dtype != t.dtype.numpy:
         raise EvaluationError(f"gave {array.dtype} for {t}", where=op.where())
     if t.shape is not None and (array.ndim != len(t.shape) or

@@ -37,7 +37,9 @@ class Fold(GraphPass):
             if not self._may_fold(op):
                 continue
             try:
-                values = evaluate_op(op, [None if v is None else v.constant for v in op.operands])
+                # A transposed or cut weight stays a view of it: weights may be most of the memory there is.
+                values = evaluate_op(op, [None if v is None else v.constant for v in op.operands],
+                                     order="K" if op.definition.has(Trait.MOVEMENT) else "C")
             except EvaluationError as e:
                 # Wrong at compile time is wrong at run time, but only if it is reached: a branch may never be.
                 context.because(op, f"not folded: {e}")
@@ -48,8 +50,7 @@ class Fold(GraphPass):
             if not context.take("fold", op):
                 break
             name = next((v.op.attrs["value"].name for v in op.operands if v is not None and v.op is not None), None)
-            constants = [graph.constant(Tensor(np.ascontiguousarray(v) if v.ndim else v, _derived(name, op)),
-                                        loc=op.loc, before=op) for v in values]
+            constants = [graph.constant(Tensor(v, _derived(name, op)), loc=op.loc, before=op) for v in values]
             context.because(op, "all operands are constant")
             op.replace_with(constants)
             changed = True
