@@ -198,11 +198,11 @@ class CompiledModel(Model):
 def specialise(graph: Graph, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]],
                values: Mapping[str, np.ndarray]) -> Graph:
     """The graph with every input shape fixed, and those input values that shape the program."""
-    if not graph.symbols() and not values:
-        return graph
     recapture: Callable[..., Graph] | None = graph.metadata.get("recapture")
     if recapture is not None:
         return recapture(shapes, values)
+    if not graph.symbols():
+        return graph
     symbols: dict[str, int] = {}
     for v, name in zip(graph.inputs, names):
         if isinstance(v.type, TensorType) and v.type.shape is not None:
@@ -273,7 +273,8 @@ def link(compiled: Compiled, each: Any = None) -> Executable:
 
 def _evaluate(op: Any, arguments: list[Any], dims: dict[str, int]) -> list[Any]:
     """An op's results by the reference evaluator; dims that they show are known to later ones."""
-    results = evaluate_op(op, arguments, dims)
+    given = [x if v is None or v.constant is None else v.constant for v, x in zip(op.operands, arguments)]
+    results = evaluate_op(op, given, dims)
     for r, value in zip(op.results, results):
         bind_symbols(r.type, value, dims, op.where(), check=False)
     return results

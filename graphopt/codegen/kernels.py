@@ -14,8 +14,7 @@ from graphopt.codegen.loops import Kernel, Stmt, seq
 from graphopt.codegen.lower.registry import COMPUTE, CUTS, LOOPS, SCRATCH, Inliner, OpView
 from graphopt.codegen.schedule import Output, Style, flat_index, iteration, schedule
 from graphopt.errors import CodegenError
-from graphopt.ir.graph import Op, Value
-from graphopt.ir.text import print_graph
+from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.types import dtype
 
 
@@ -66,25 +65,36 @@ def arguments(op: Op) -> list[Value]:
 
 
 def kernel_key(op: Op) -> str:
-    """Text that two ops share exactly when one kernel serves both."""
-    numbers: dict[Value, int] = {}
+    """Text that two ops share exactly when one kernel serves both: no names and no source locations in it."""
+    return _key(op, {}, inline=True)
+
+
+def _key(op: Op, numbers: dict[Value, int], inline: bool) -> str:
     parts = []
     for v in op.operands:
         if v is None:
             parts.append("_")
-        elif inlined(v):
-            parts.append(f"{v.constant.reshape(()).tolist()!r}:{v.type}")  # type: ignore[union-attr]
+        elif v.constant is not None and v.constant.size == 1:
+            parts.append(f"{v.constant.reshape(()).tolist()!r}:{v.type}")
         else:
-            const_mark = "w" if v.constant is not None else ""
+            const_mark = "w" if inline and v.constant is not None else ""
             parts.append(f"%{numbers.setdefault(v, len(numbers))}{const_mark}:{v.type}")
     attrs = ",".join(f"{k}={a}" for k, a in op.attrs.items())
-    body = "".join(_strip(print_graph(r)) for r in op.regions)
+    body = "".join(_region_key(r) for r in op.regions)
     return f"{op.name}({','.join(parts)}){{{attrs}}}->{','.join(str(r.type) for r in op.results)}{body}"
 
 
-def _strip(text: str) -> str:
-    """A body's text without source locations."""
-    return "\n".join(line.split("  # loc(")[0] for line in text.splitlines())
+def _region_key(graph: Graph) -> str:
+    numbers = {v: k for k, v in enumerate(graph.inputs)}
+    lines = []
+    for op in graph.ops:
+        if op.name == "const" and op.result.constant is not None and op.result.constant.size == 1:
+            continue  # written where it is used
+        for r in op.results:
+            numbers[r] = len(numbers)
+        lines.append(_key(op, numbers, inline=False))
+    outputs = ",".join(f"%{numbers[v]}" if v in numbers else repr(v.constant) for v in graph.outputs)
+    return "[" + ";".join(lines) + "|" + outputs + "]"
 
 
 def lower(op: Op, name: str, style: Style, templates: Sequence[Template] = ()) -> Lowered:

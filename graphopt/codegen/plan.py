@@ -47,7 +47,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Host:
-    """An op that the reference evaluator runs, and why."""
+    """An op that the reference evaluator runs, and why. `args` is None for absent operands and for constants."""
 
     op: Op
     args: tuple[Slot | None, ...]
@@ -138,7 +138,8 @@ class _Planner:
         for step, (op, low, why) in enumerate(pending):
             results = [self.slot(r, roots) for r in op.results]
             if low is None:
-                args = tuple(None if v is None else self.slot(v, roots) for v in op.operands)
+                # constants reach a host op as they are, strings included
+                args = tuple(None if v is None or v.constant is not None else self.slot(v, roots) for v in op.operands)
                 program.steps.append(Host(op, args, tuple(results), why))
             else:
                 ins = [self.operand(v, low.packings.get(k), roots) for k, v in enumerate(low.operands)]
