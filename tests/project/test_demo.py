@@ -37,4 +37,4 @@ def test_the_demo_runs_and_is_right(monkeypatch, capsys):
     assert main() == 0
     said = capsys.readouterr().out
     assert "compiled from PyTorch" in said and "compiled from ONNX" in said and "WRONG" not in said
-    assert "batch 1" in said
+    assert "batch 1" in said and "lines of CUDA C++" in said and "lines of Vitis HLS C++" in said
