@@ -19,6 +19,7 @@ from graphopt.rewrite.inline import Inline
 from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
 from graphopt.rewrite.recognise import Recognise
 from graphopt.rewrite.reshapes import Reshapes
+from graphopt.rewrite.sequences import Sequences
 from graphopt.rewrite.simplify import Simplify
 from graphopt.rewrite.transposes import Transposes
 from graphopt.rewrite.unroll import Unroll
@@ -28,8 +29,8 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     """The passes that every target begins with, in order. `target` answers `keeps(op)` (has it a kernel for this
     composite op?) and, if it likes, `row_kernel(op)`; None keeps no composite op. Without `fuse` the graph stays flat."""
     passes: list[Pass] = [
-        Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), Unroll(), CommonSubexpressions(), DeadCode(),
-        Recognise(), FoldNorm(), Transposes(),
+        Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), Sequences(), Unroll(),
+        CommonSubexpressions(), DeadCode(), Recognise(), FoldNorm(), Transposes(),
         Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
     ]
@@ -43,6 +44,6 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 __all__ = [
     "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Inline",
-    "Pass", "PassManager", "PassResult", "Reason", "Recognise", "Reshapes", "Results", "Simplify", "Snapshots", "Transposes",
-    "Unroll", "default_passes", "optimise",
+    "Pass", "PassManager", "PassResult", "Reason", "Recognise", "Reshapes", "Results", "Sequences", "Simplify", "Snapshots",
+    "Transposes", "Unroll", "default_passes", "optimise",
 ]

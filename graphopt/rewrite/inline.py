@@ -24,7 +24,7 @@ class Inline(GraphPass):
         learnt: dict[str, DimLike] = {}
         for op in graph.ops:
             if changed:
-                _retype(graph, op, learnt)
+                retype(graph, op, learnt)
             if op.name != "if" or op.operands[0] is None:
                 continue
             cond = op.operands[0].constant
@@ -87,7 +87,7 @@ def _renamed(a: Any, symbols: Mapping[str, DimLike]) -> Any:
     return tuple(substitute(d, symbols) for d in a) if isinstance(a, tuple) and any(isinstance(d, Dim) for d in a) else a
 
 
-def _retype(graph: Graph, op: Op, symbols: Mapping[str, DimLike]) -> None:
+def retype(graph: Graph, op: Op, symbols: Mapping[str, DimLike]) -> None:
     """Put what was learnt into an op further down, and infer its types anew."""
     op.attrs = {k: _renamed(a, symbols) for k, a in op.attrs.items()}
     if symbols:

@@ -124,13 +124,14 @@ def _split_types(o: Operands) -> list[Type]:
         rest = (1,) if o.keepdims else ()
         return [SequenceType(TensorType(o.x.dtype, (*shape[:axis], *rest, *shape[axis + 1:])))]
     split, size = o.value("split"), shape[axis]
-    lengths = None if split is None or not isinstance(size, int) else _lengths(split, size)
-    if lengths and len(set(lengths)) == 1:
-        return [SequenceType(TensorType(o.x.dtype, (*shape[:axis], lengths[0], *shape[axis + 1:])))]
+    sizes = None if split is None or not isinstance(size, int) else lengths(split, size)
+    if sizes and len(set(sizes)) == 1:
+        return [SequenceType(TensorType(o.x.dtype, (*shape[:axis], sizes[0], *shape[axis + 1:])))]
     return [SequenceType(TensorType(o.x.dtype, None))]
 
 
-def _lengths(split: np.ndarray, size: int) -> list[int]:
+def lengths(split: np.ndarray, size: int) -> list[int]:
+    """Sizes of the pieces that split_to_seq cuts an axis of `size` into."""
     if split.ndim == 0:
         each = int(split)
         return [min(each, size - start) for start in range(0, size, each)] if each > 0 else []
@@ -144,10 +145,10 @@ def split_to_seq(x, split=None, *, axis, keepdims):
     """
     if split is None:
         return [p if keepdims else p.squeeze(axis) for p in np.split(x, x.shape[axis], axis=axis)] if x.shape[axis] else []
-    lengths = _lengths(split, x.shape[axis])
-    if any(n < 0 for n in lengths) or sum(lengths) != x.shape[axis]:
-        raise EvaluationError(f"lengths {lengths} do not add up to the axis of {x.shape[axis]}")
-    return np.split(x, np.cumsum(lengths)[:-1], axis=axis) if lengths else []
+    sizes = lengths(split, x.shape[axis])
+    if any(n < 0 for n in sizes) or sum(sizes) != x.shape[axis]:
+        raise EvaluationError(f"lengths {sizes} do not add up to the axis of {x.shape[axis]}")
+    return np.split(x, np.cumsum(sizes)[:-1], axis=axis) if sizes else []
 
 
 def _wrap_types(o: Operands) -> list[Type]:
