@@ -80,7 +80,8 @@ def elsewhere(images: np.ndarray) -> None:
     print("\nthe same network for other machines, one image at a time")
     for target, language in (("cuda:sm_90", "CUDA C++"), ("fpga:xc7z020", "Vitis HLS C++")):
         program = graphopt.compile(ONNX, {"images": images[:1]}, target=target)
-        print(f"  {target:14}{len(program.source().splitlines())} lines of {language}, arena {program.stats['arena_bytes']} bytes")
+        lines = len(program.source().splitlines())
+        print(f"  {target:14}{lines} lines of {language}, arena {program.stats['arena_bytes']} bytes")
 
 
 def main() -> int:
