@@ -44,6 +44,11 @@ class Batch:
         reference = evaluate(self.graph, self.arrays)
         for g, r, (v, want, what, tolerance) in zip(got, reference, self.given, strict=True):
             label = what or (v.op.name if v.op is not None else "input")
-            wanted = r if want is None else np.asarray(want).astype(r.dtype)
+            wanted = r if want is None else _as(np.asarray(want), r.dtype)
             same(g, wanted, tolerance, f"{label} {v.type}")
         return model
+
+
+def _as(x: np.ndarray, d: np.dtype) -> np.ndarray:
+    """Whole numbers computed in f64 wrap to an integer dtype."""
+    return x.astype(np.int64).astype(d) if x.dtype.kind == "f" and d.kind in "iu" else x.astype(d)
