@@ -124,7 +124,8 @@ def test_transcendentals_call_the_c_library():
 def test_half_and_bfloat_round_to_nearest_even():
     bits = np.arange(65536, dtype=np.uint16)
     wide = np.concatenate([RNG.integers(0, 2**32, 60_000, dtype=np.uint32).view(np.float32),
-                           np.float32([0, -0.0, np.inf, np.nan]), RNG.uniform(-7e4, 7e4, 20_000).astype(np.float32), RNG.normal(0, 1e-5, 20_000).astype(np.float32)])
+                           np.float32([0, -0.0, np.inf, np.nan]), RNG.uniform(-7e4, 7e4, 20_000).astype(np.float32),
+                           RNG.normal(0, 1e-5, 20_000).astype(np.float32)])
     halves = bits.view(np.float16).astype(np.float64)
     with np.errstate(all="ignore"):
         middles = np.nextafter((halves[:-1] + halves[1:]) / 2, RNG.choice([-np.inf, 0, np.inf], 65535))
