@@ -107,7 +107,8 @@ class Model:
         given = self._structure.flatten(args, kwargs) if self._structure is not None else self._by_position(args, kwargs)
         results = self._run(given)
         kind = kind_of(given)
-        results = [from_numpy(r, kind, given) for r in results]
+        if kind != "numpy":
+            results = [from_numpy(r, kind, given) for r in results]
         if self._structure is not None:
             return self._structure.unflatten(results)
         return results[0] if len(results) == 1 else tuple(results)
@@ -124,6 +125,8 @@ class Model:
         raise TypeError("a compiled model cannot be pickled: it holds machine code. Save what it was compiled from")
 
     def _by_position(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        if not kwargs and len(args) == len(self.inputs):
+            return list(args)
         names = [s.name for s in self.inputs]
         if len(args) > len(names):
             raise InputError(f"takes {len(names)} inputs ({', '.join(names)}), got {len(args)}")
@@ -171,7 +174,8 @@ class Model:
                 raise InputError(f"expected dtype {s.dtype} ({s.numpy}), got {x.dtype}", where=f"input {s.name}",
                                  hint=f"Convert it, for example with .astype({str(s.numpy)!r})")
             x = x.astype(np.object_)
-        if len(x.shape) != len(s.shape) or any(isinstance(d, int) and d != n for d, n in zip(s.shape, x.shape)):
+        if x.shape != s.shape and (
+                len(x.shape) != len(s.shape) or any(isinstance(d, int) and d != n for d, n in zip(s.shape, x.shape))):
             raise InputError(f"expected shape [{', '.join(map(str, s.shape))}], got {list(x.shape)}", where=f"input {s.name}")
         return x if x.flags.c_contiguous else np.ascontiguousarray(x)
 
