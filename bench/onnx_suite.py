@@ -24,12 +24,12 @@ KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 
 @dataclass
 class Outcome:
-    """`error` is empty where the case passed; `host` names the ops that no kernel ran."""
+    """`error` is empty where the case passed; `host` names the ops that no kernel ran, and why."""
 
     name: str
     kind: str
     error: str = ""
-    host: list[str] = field(default_factory=list)
+    host: dict[str, str] = field(default_factory=dict)
 
 
 def cases() -> list[tuple[str, Any]]:
@@ -101,7 +101,10 @@ def run_case(kind: str, case: Any, target: str, check: bool = False) -> Outcome:
             if check:
                 verify(rep.graph)
                 verify(rep.specialised)
-        outcome.host = host_ops(rep.specialised) if rep.compiled is None else [name for name, _, _ in rep.compiled.host_ops]
+        if rep.compiled is None:
+            outcome.host = host_ops(rep.specialised)
+        else:
+            outcome.host = {name: why for name, _, why in rep.compiled.host_ops}
     except Exception as e:  # a report of every case is the purpose
         where = traceback.extract_tb(e.__traceback__)[-1]
         lines = [line.strip() for line in str(e).splitlines() if line.strip()]
@@ -109,17 +112,18 @@ def run_case(kind: str, case: Any, target: str, check: bool = False) -> Outcome:
     return outcome
 
 
-def host_ops(graph: Any) -> list[str]:
-    """Ops of a graph that no target has kernels for, as far as the op table tells."""
+def host_ops(graph: Any) -> dict[str, str]:
+    """Ops of a graph that no target has kernels for, as far as the op table tells, and why."""
     from graphopt.ir.table import Trait
     from graphopt.ir.types import TensorType
 
-    found = []
+    found = {}
     for op in graph.ops:
         narrow = any(not isinstance(v.type, TensorType) or v.type.dtype.kind == "str" or v.type.dtype.bits < 8
                      or v.type.dtype.name.startswith("f8") for v in (*op.results, *(o for o in op.operands if o is not None)))
         if narrow or op.definition.has(Trait.CONTROL | Trait.DATA_DEPENDENT | Trait.RANDOM):
-            found.append(op.attrs["what"] + " (deferred)" if op.name == "deferred" else op.name)
+            name = op.attrs["what"] + " (deferred)" if op.name == "deferred" else op.name
+            found[name] = "its types have no kernels" if narrow else "depends on run-time values"
     return found
 
 
@@ -139,7 +143,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--target", default="evaluator")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--filter", default="", help="only cases whose name has this text")
-    parser.add_argument("--list", action="store_true", help="name every failure; otherwise they are grouped by message")
+    parser.add_argument("--list", action="store_true",
+                        help="name every failure and every case with host ops; otherwise they are grouped")
     args = parser.parse_args(argv)
     _cases = [(kind, c) for kind, c in cases() if args.filter in c.name]
     _target = args.target
@@ -153,18 +158,23 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         for o in failed:
             print(f"FAIL {o.name}: {o.error}")
+        for o in host:
+            print(f"HOST {o.name}: {'; '.join(f'{name} ({why})' for name, why in o.host.items())}")
     else:
         groups: dict[str, list[str]] = collections.defaultdict(list)
         for o in failed:
             groups[o.error[:120]].append(o.name)
         for message, names in sorted(groups.items(), key=lambda item: -len(item[1])):
             print(f"{len(names):4d}  {message}\n        {', '.join(names[:4])}{' …' if len(names) > 4 else ''}")
-    print(f"\ntarget {args.target}: {len(outcomes) - len(failed)} of {len(outcomes)} pass, {len(failed)} fail")
+    passed = len(outcomes) - len(failed)
+    print(f"\ntarget {args.target}: {passed} of {len(outcomes)} pass, {passed - len(host)} of them on kernels only and "
+          f"{len(host)} with host ops; {len(failed)} fail")
     for kind in KINDS:
         of_kind = [o for o in outcomes if o.kind == kind]
         print(f"  {kind}: {sum(not o.error for o in of_kind)} of {len(of_kind)}")
-    counts = collections.Counter(name for o in host for name in set(o.host))
-    print(f"cases with host ops: {len(host)}; " + ", ".join(f"{name} {c}" for name, c in counts.most_common(30)))
+    counts = collections.Counter(f"{name}: {why}" for o in host for name, why in o.host.items())
+    for line, n in counts.most_common():
+        print(f"  {n:4d} cases have the host op {line}")
     return 1 if failed else 0
 
 

@@ -155,10 +155,12 @@ def why_not(op: Op) -> str | None:
             return f"the shape of {v.type} is not known before running"
     if op.name == "const":
         return None
+    if op.definition.has(Trait.RANDOM):
+        return f"{op.name} draws random numbers"
+    if op.definition.has(Trait.DATA_DEPENDENT | Trait.CONTROL):
+        return f"{op.name} depends on run-time values"
     if op.name not in COMPUTE and op.name not in LOOPS:
         return f"{op.name} has no lowering"
-    if op.definition.has(Trait.DATA_DEPENDENT | Trait.CONTROL | Trait.RANDOM):
-        return f"{op.name} depends on run-time values"
     return None
 
 
