@@ -29,7 +29,7 @@ def pointer(array: np.ndarray) -> Pointer:
     """The address as an argument. The buffer protocol is three times as fast as numpy's interface, where it applies:
     not to read-only or empty arrays, nor to dtypes that it does not know."""
     try:
-        return Pointer(ctypes.addressof(_Byte.from_buffer(array)))
+        return Pointer(ctypes.addressof(_Byte.from_buffer(array)))  # type: ignore[arg-type]
     except (TypeError, ValueError, BufferError):
         return Pointer(address(array))
 
@@ -152,9 +152,9 @@ class Executable:
 
 
 def _apart(value: Any, memories: Sequence[np.ndarray]) -> Any:
-    """The value (a list: all in it) as arrays of their own where they may lie in one of these memories."""
+    """The value (a list: all in it) as arrays of their own where they are constants or may lie in one of these memories."""
     if isinstance(value, list):
         return [_apart(v, memories) for v in value]
-    if isinstance(value, np.ndarray) and any(np.may_share_memory(value, m) for m in memories):
+    if isinstance(value, np.ndarray) and (not value.flags.writeable or any(np.may_share_memory(value, m) for m in memories)):
         return value.copy()
     return value

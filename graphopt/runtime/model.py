@@ -165,16 +165,16 @@ class Model:
 
     def _check(self, s: Spec, x: Any) -> Any:
         """The array as the program wants it; InputError names the input and both sides."""
-        if s.numpy is None or s.shape is None or not isinstance(x, np.ndarray):
-            if s.numpy is not None and not isinstance(x, np.ndarray):
-                raise InputError(f"expected {s.dtype}, got {type(x).__name__}", where=f"input {s.name}")
+        if s.numpy is None:
             return x
+        if not isinstance(x, np.ndarray):
+            raise InputError(f"expected {s.dtype}, got {type(x).__name__}", where=f"input {s.name}")
         if x.dtype != s.numpy:
             if not (s.numpy == np.object_ and x.dtype.kind in "US"):
                 raise InputError(f"expected dtype {s.dtype} ({s.numpy}), got {x.dtype}", where=f"input {s.name}",
                                  hint=f"Convert it, for example with .astype({str(s.numpy)!r})")
             x = x.astype(np.object_)
-        if x.shape != s.shape and (
+        if s.shape is not None and x.shape != s.shape and (
                 len(x.shape) != len(s.shape) or any(isinstance(d, int) and d != n for d, n in zip(s.shape, x.shape))):
             raise InputError(f"expected shape [{', '.join(map(str, s.shape))}], got {list(x.shape)}", where=f"input {s.name}")
         return x if x.flags.c_contiguous else np.ascontiguousarray(x)

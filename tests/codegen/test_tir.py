@@ -96,7 +96,8 @@ def test_division_floors_also_for_negative_indices() -> None:
     """Indices below zero occur before a clamp; machine division truncates."""
     out = [Buffer(f"out{k}", "i32", (21,)) for k in range(2)]
     i = Var("i", INDEX, 0, 20)
-    body = For(i, const(21, INDEX), seq(store(out[0], i, ((i - 10) // 4).cast("i32")), store(out[1], i, ((i - 10) % 4).cast("i32"))))
+    both = seq(store(out[0], i, ((i - 10) // 4).cast("i32")), store(out[1], i, ((i - 10) % 4).cast("i32")))
+    body = For(i, const(21, INDEX), both)
     quotient, rest = run([(Kernel("k", tuple(out), body, 0, 2), [])])[0]
     np.testing.assert_array_equal(quotient, (np.arange(21) - 10) // 4)
     np.testing.assert_array_equal(rest, (np.arange(21) - 10) % 4)
