@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import InputError
-from graphopt.ir.dims import Dim
 from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
-from graphopt.ir.types import TensorType, Type
+from graphopt.ir.types import TensorType
+from graphopt.pipeline import optimise, specialise, specs
 from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned
-from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
+from graphopt.runtime.model import Model, Specialisation, Specialisations
 from graphopt.targets import Target, parse_target
 
 MAX_SPECIALISATIONS = 16
@@ -57,30 +56,6 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
     return compile_emitted(graph, where, example_inputs, validate)
 
 
-class Keeps:
-    """What the passes ask of a target: which composite ops it has kernels for, and of which kind."""
-
-    def keeps(self, op: Any) -> bool:
-        from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
-        from graphopt.codegen.lower.registry import why_not
-
-        return why_not(op) is None
-
-    def row_kernel(self, op: Any) -> bool:
-        """Softmax, the norms and their like are computed row by row, with what is elementwise around them."""
-        from graphopt.ir.table import Trait
-
-        return op.definition.has(Trait.COMPOSITE) and op.definition.has(Trait.REDUCTION) and self.keeps(op)
-
-
-def optimise(graph: Graph, validate: bool = False, target: Any = None, **hooks: Any) -> tuple[Graph, Any]:
-    """The graph after all passes (a copy), and what they did."""
-    from graphopt import rewrite
-
-    copy = graph.clone()
-    return copy, rewrite.optimise(copy, target=target or Keeps(), validate=validate, **hooks)
-
-
 class CompiledModel(Model):
     """A network compiled for x86: call it as its source is called, or `run` it by names."""
 
@@ -88,8 +63,7 @@ class CompiledModel(Model):
         self.target = target
         self._source, self._validate = graph, validate
         programs = Specialisations(self._build, max_specialisations)
-        inputs = [spec(v, n) for v, n in zip(graph.inputs, _names(graph.input_names, graph.inputs, "input"))]
-        outputs = [spec(v, n) for v, n in zip(graph.outputs, _names(graph.output_names, graph.outputs, "output"))]
+        inputs, outputs = specs(graph)
         super().__init__(inputs, outputs, programs, structure=graph.metadata.get("call"),
                          control_inputs=graph.metadata.get("control_inputs", ()), ranges=graph.metadata.get("dim_ranges"))
         if self._static:
@@ -99,6 +73,10 @@ class CompiledModel(Model):
     def _build(self, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Specialisation:
         start = time.perf_counter()
         graph = specialise(self._source, [s.name for s in self.inputs], shapes, values)
+        for s, v in zip(self.inputs, graph.inputs):
+            if s.name in shapes and isinstance(v.type, TensorType) and v.type.is_static and v.static_shape != shapes[s.name]:
+                raise InputError(f"expected shape [{', '.join(map(str, s.shape or ()))}], here {list(v.static_shape)}, "
+                                 f"got {list(shapes[s.name])}", where=f"input {s.name}")
         specialised = time.perf_counter()
         compiled = compile_static(graph, self.target, self._validate)
         compiled.seconds = {"specialise": specialised - start, **compiled.seconds}
@@ -195,23 +173,6 @@ class CompiledModel(Model):
         return f"CompiledModel({', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}; {self.target.name})"
 
 
-def specialise(graph: Graph, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]],
-               values: Mapping[str, np.ndarray]) -> Graph:
-    """The graph with every input shape fixed, and those input values that shape the program."""
-    recapture: Callable[..., Graph] | None = graph.metadata.get("recapture")
-    if recapture is not None:
-        return recapture(shapes, values)
-    if not graph.symbols():
-        return graph
-    symbols: dict[str, int] = {}
-    for v, name in zip(graph.inputs, names):
-        if isinstance(v.type, TensorType) and v.type.shape is not None:
-            for d, n in zip(v.type.shape, shapes[name]):
-                if isinstance(d, Dim) and str(d).isidentifier():
-                    symbols[str(d)] = n
-    return graph.specialise(symbols)
-
-
 def compile_static(graph: Graph, target: Any, validate: bool = False) -> Compiled:
     """Passes, plan and machine code for a graph of concrete input shapes."""
     from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
@@ -292,18 +253,3 @@ def _place(slot: Any, v: Value | None) -> Place:
     static = isinstance(t, TensorType) and t.is_static
     return Place(slot.space, slot.index, slot.offset, t.static_shape if static else None,  # type: ignore[union-attr]
                  t.dtype.numpy if isinstance(t, TensorType) else None)
-
-
-def _names(given: Sequence[str], values: Sequence[Value], prefix: str) -> list[str]:
-    if len(given) == len(values):
-        return list(given)
-    return [v.name or f"{prefix}{k}" for k, v in enumerate(values)]
-
-
-def spec(v: Value, name: str) -> Spec:
-    """The public description of an input or output."""
-    t: Type = v.type
-    if not isinstance(t, TensorType):
-        return Spec(name, None, None)
-    shape = None if t.shape is None else tuple(d if isinstance(d, int) else str(d) for d in t.shape)
-    return Spec(name, t.dtype.name, shape, t.dtype.numpy)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.compiler import optimise, spec, specialise
 from graphopt.errors import InputError, TargetError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
+from graphopt.pipeline import optimise, specialise, specs
 from graphopt.runtime.executable import Executable, OutputSpec, aligned
 from graphopt.runtime.model import Model, Specialisation, Specialisations
 from graphopt.targets import Target
@@ -40,8 +40,7 @@ class EmittedModel(Model):
         refuse_host_ops(self._plan, target.name)
         self._interface = interface(self._plan)
         self._seconds = {"passes": passes - start, "plan": time.perf_counter() - passes}
-        inputs = [spec(v, n) for v, n in zip(graph.inputs, _names(graph.input_names, "input", len(graph.inputs)))]
-        outputs = [spec(v, n) for v, n in zip(graph.outputs, _names(graph.output_names, "output", len(graph.outputs)))]
+        inputs, outputs = specs(graph)
         super().__init__(inputs, outputs, Specialisations(self._cannot_run, 1), structure=graph.metadata.get("call"))
 
     def _cannot_run(self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> Specialisation:
@@ -206,9 +205,6 @@ def _random_array(rng: np.random.Generator, t: TensorType) -> np.ndarray:
     return rng.integers(0, 2, t.static_shape).astype(t.dtype.numpy)
 
 
-def _names(given: Sequence[str], prefix: str, count: int) -> list[str]:
-    return list(given) if len(given) == count else [f"{prefix}{k}" for k in range(count)]
-
 
 def compile_emitted(graph: Graph, target: Target, example_inputs: Any = None, validate: bool = False) -> EmittedModel:
     """The model for a target other than x86. Symbolic dims are fixed by `example_inputs`: arrays in order, or by name."""
@@ -222,7 +218,7 @@ def compile_emitted(graph: Graph, target: Target, example_inputs: Any = None, va
 
 
 def _fixed(graph: Graph, target: Target, example_inputs: Any) -> Graph:
-    names = _names(graph.input_names, "input", len(graph.inputs))
+    names = [s.name for s in specs(graph)[0]]
     if example_inputs is None:
         raise TargetError(f"{target.name} needs static shapes; the model has the symbolic dims {', '.join(graph.symbols())}",
                           hint="Give example_inputs of the wanted shapes, or capture it with fixed ones")

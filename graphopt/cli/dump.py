@@ -115,7 +115,7 @@ def _reports(args: argparse.Namespace) -> bool:
 def _dump(args: argparse.Namespace) -> str | Graph:
     """What was asked for: text, or the graph that is to be saved."""
     from graphopt.cli.models import bind_values, capture_model, read_inputs
-    from graphopt.compiler import Keeps, optimise
+    from graphopt.pipeline import Keeps, optimise
     from graphopt.rewrite import default_passes
     from graphopt.targets import parse_target
 

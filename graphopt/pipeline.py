@@ -1,0 +1,74 @@
+"""What all targets share on the way from a captured graph to an optimised one, and how its interface is described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt.ir.dims import Dim
+from graphopt.ir.graph import Graph, Value
+from graphopt.ir.types import TensorType, Type
+from graphopt.runtime.model import Spec
+
+
+class Keeps:
+    """What the passes ask of a target: which composite ops it has kernels for, and of which kind."""
+
+    def keeps(self, op: Any) -> bool:
+        from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
+        from graphopt.codegen.lower.registry import why_not
+
+        return why_not(op) is None
+
+    def row_kernel(self, op: Any) -> bool:
+        """Softmax, the norms and their like are computed row by row, with what is elementwise around them."""
+        from graphopt.ir.table import Trait
+
+        return op.definition.has(Trait.COMPOSITE) and op.definition.has(Trait.REDUCTION) and self.keeps(op)
+
+
+def optimise(graph: Graph, validate: bool = False, target: Any = None, **hooks: Any) -> tuple[Graph, Any]:
+    """The graph after all passes (a copy), and what they did."""
+    from graphopt import rewrite
+
+    copy = graph.clone()
+    return copy, rewrite.optimise(copy, target=target or Keeps(), validate=validate, **hooks)
+
+
+def specialise(graph: Graph, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]],
+               values: Mapping[str, np.ndarray]) -> Graph:
+    """The graph with every input shape fixed, and those input values that shape the program."""
+    recapture: Callable[..., Graph] | None = graph.metadata.get("recapture")
+    if recapture is not None:
+        return recapture(shapes, values)
+    if not graph.symbols():
+        return graph
+    symbols: dict[str, int] = {}
+    for v, name in zip(graph.inputs, names):
+        if isinstance(v.type, TensorType) and v.type.shape is not None:
+            for d, n in zip(v.type.shape, shapes[name]):
+                if isinstance(d, Dim) and str(d).isidentifier():
+                    symbols[str(d)] = n
+    return graph.specialise(symbols)
+
+
+def specs(graph: Graph) -> tuple[list[Spec], list[Spec]]:
+    """Inputs and outputs as the source model names them."""
+    return (_specs(graph.inputs, graph.input_names, "input"), _specs(graph.outputs, graph.output_names, "output"))
+
+
+def _specs(values: Sequence[Value], names: Sequence[str], prefix: str) -> list[Spec]:
+    if len(names) != len(values):
+        names = [v.name or f"{prefix}{k}" for k, v in enumerate(values)]
+    return [spec(v, n) for v, n in zip(values, names)]
+
+
+def spec(v: Value, name: str) -> Spec:
+    """The public description of an input or output."""
+    t: Type = v.type
+    if not isinstance(t, TensorType):
+        return Spec(name, None, None)
+    shape = None if t.shape is None else tuple(d if isinstance(d, int) else str(d) for d in t.shape)
+    return Spec(name, t.dtype.name, shape, t.dtype.numpy)
