@@ -52,7 +52,7 @@ def model_and_data(case: Any) -> tuple[Any, list[tuple[list[Any], list[Any]]]]:
     sets = []
     for folder in sorted(Path(case.model_dir).glob("test_data_set_*")):
         def read(prefix: str, infos: Any, folder: Path = folder) -> list[Any]:
-            out = []
+            out: list[Any] = []
             for i, info in enumerate(infos):
                 path = folder / f"{prefix}_{i}.pb"
                 if not path.exists():
