@@ -240,6 +240,21 @@ def test_nan_and_infinities_propagate(of: str) -> None:
     batch.check()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_arithmetic_that_is_true_of_numbers_only_is_not_simplified() -> None:
+    batch = Batch()
+    b = batch.b
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5, -2.5, 1e-40, 3e38] * 4, np.float32)
+    a, zero, inf, padded = batch.input(x), np.float32(0), np.float32(np.inf), np.pad(x, 1)
+    for y, want in [(b.sub(a, a), x - x), (b.div(a, a), x / x), (b.mul(a, 0.0), x * zero), (b.div(0.0, a), zero / x),
+                    (b.div(a, 0.0), x / zero), (b.div(a, -0.0), x / -zero), (b.sub(b.add(a, a), a), x + x - x),
+                    (b.sub(b.add(a, 1.0), 1.0), x + np.float32(1) - np.float32(1)), (b.equal(a, a), x == x),
+                    (b.not_equal(a, a), x != x), (b.less_equal(a, a), x <= x), (b.add(a, inf), x + inf),
+                    (b.div(b.pad(a, pads=[1, 1]), 0.0), padded / zero), (b.div(0.0, b.pad(a, pads=[1, 1])), zero / padded)]:
+        batch.give(y, want)
+    batch.check()
+
+
 def test_one_nan_in_a_reduction_shows() -> None:
     batch = Batch()
     for n in SIZES:
