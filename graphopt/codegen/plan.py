@@ -18,6 +18,7 @@ from graphopt.codegen.loops import Kernel
 from graphopt.codegen.lower.registry import why_not
 from graphopt.codegen.schedule import Style
 from graphopt.ir.graph import Graph, Op, Tensor, Value
+from graphopt.ir.ops.movement import slice_offset
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
 
@@ -306,31 +307,11 @@ def _view_offset(op: Op) -> int | None:
     """Byte offset of a view's memory in its operand's, None where the op is no view."""
     if op.definition.has(Trait.VIEW):
         return 0
-    if op.name == "slice":
-        return _slice_offset(op)
-    return None
-
-
-def _slice_offset(op: Op) -> int | None:
-    """A slice is a view where it is contiguous: only size-1 axes lie outside the one that is cut."""
-    source = op.operands[0]
-    assert source is not None
-    shape, out = source.static_shape, op.results[0].static_shape
-    if 0 in out or any(s != 1 for s in op.attrs["steps"]):
+    if op.name != "slice" or op.operands[0] is None:
         return None
-    starts = dict(zip(op.attrs["axes"], op.attrs["starts"]))
-    offset, stride, cut = 0, 1, False
-    for axis in range(len(shape) - 1, -1, -1):
-        n, m = shape[axis], out[axis]
-        if cut and m != 1:
-            return None
-        if n != m:
-            start = starts[axis]
-            start = max(0, start + n) if start < 0 else min(start, n)
-            offset += start * stride
-            cut = True
-        stride *= n
-    return offset * op.results[0].dtype.itemsize
+    a, result = op.attrs, op.results[0]
+    offset = slice_offset(op.operands[0].static_shape, result.static_shape, a["axes"], a["starts"], a["steps"])
+    return None if offset is None else offset * result.dtype.itemsize
 
 
 __all__ = ["ALIGN", "Call", "Host", "Program", "Slot", "Weight", "inlined", "plan"]

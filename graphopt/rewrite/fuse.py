@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt.ir.graph import Graph, Op, Value
+from graphopt.ir.ops.movement import slice_offset
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
 from graphopt.rewrite.common import static_shape
@@ -243,7 +244,7 @@ class _Rows(_Policy):
             return False
         x = op.operands[0]
         if not op.definition.has(Trait.VIEW):
-            return True
+            return not _cuts_stored(op)
         return x is not None and [d for d in static_shape(x) or () if d != 1] == [d for d in _shape(op) if d != 1]
 
 
@@ -255,6 +256,16 @@ def _shape(op: Op) -> tuple[int, ...]:
 
 def _moves(op: Op) -> bool:
     return op.definition.has(Trait.MOVEMENT | Trait.VIEW) and not op.definition.has(Trait.ELEMENTWISE)
+
+
+def _cuts_stored(op: Op) -> bool:
+    """A contiguous piece of a tensor that is in memory anyway: it costs nothing as a view, and kernels that do not know
+    where their piece lies serve for all pieces."""
+    x = op.operands[0]
+    if op.name != "slice" or x is None or x.constant is not None or (x.op is not None and len(x.users) == 1):
+        return False
+    a = op.attrs
+    return slice_offset(x.static_shape, _shape(op), a["axes"], a["starts"], a["steps"]) is not None
 
 
 def _grows(op: Op, user: Op) -> bool:

@@ -316,3 +316,16 @@ def test_an_op_without_operands_beside_elementwise_ops_is_left_in_peace():
       return %y
     }""")
     assert "dims" in names(graph)
+
+
+def test_contiguous_pieces_of_what_is_stored_stay_views():
+    graph = rewritten(Fuse(), """graph @g(%x: f32[6, 4]) -> (f32[2, 4], f32[2, 4], f32[6, 2]) {
+      %a = slice(%x) {axes=[0], starts=[0], ends=[2], steps=[1]} : f32[2, 4]
+      %b = slice(%x) {axes=[0], starts=[2], ends=[4], steps=[1]} : f32[2, 4]
+      %c = slice(%x) {axes=[1], starts=[2], ends=[4], steps=[1]} : f32[6, 2]
+      %d = exp(%a) : f32[2, 4]
+      %e = exp(%b) : f32[2, 4]
+      %f = exp(%c) : f32[6, 2]
+      return %d, %e, %f
+    }""")
+    assert names(graph) == ["slice", "slice", "exp", "exp", "fused"]

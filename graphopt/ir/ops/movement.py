@@ -123,6 +123,26 @@ def slice_(x, *, axes, starts, ends, steps):
     return x[tuple(index)]
 
 
+def slice_offset(shape: Sequence[int], out: Sequence[int], axes: Sequence[int], starts: Sequence[int],
+                 steps: Sequence[int]) -> int | None:
+    """Where a slice of a row-major tensor begins, in elements, if it is contiguous: only size-1 axes lie outside the one that
+    is cut. Else None. `out` is the shape of the slice."""
+    if 0 in out or any(s != 1 for s in steps):
+        return None
+    first = dict(zip(axes, starts))
+    offset, stride, cut = 0, 1, False
+    for axis in range(len(shape) - 1, -1, -1):
+        n, m = shape[axis], out[axis]
+        if cut and m != 1:
+            return None
+        if n != m:
+            start = first[axis]
+            offset += (max(0, start + n) if start < 0 else min(start, n)) * stride
+            cut = True
+        stride *= n
+    return offset
+
+
 def _concat_shape(o: Operands) -> Shape:
     shapes = [t.shape for t in o.xs if t is not None]
     if not shapes or len(shapes) != len(o.xs):
