@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, TargetError
 from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
@@ -62,6 +63,7 @@ class CompiledModel(Model):
     def __init__(self, graph: Graph, target: Any, max_specialisations: int = MAX_SPECIALISATIONS, validate: bool = False) -> None:
         self.target = target
         self._source, self._validate = graph, validate
+        self._missing = target.missing()
         programs = Specialisations(self._build, max_specialisations)
         inputs, outputs = specs(graph)
         super().__init__(inputs, outputs, programs, structure=graph.metadata.get("call"),
@@ -69,6 +71,13 @@ class CompiledModel(Model):
         if self._static:
             shapes = {s.name: s.shape for s in self.inputs}
             self._only = programs.get((tuple(sorted(shapes.items())), ()), shapes, {})  # type: ignore[arg-type]
+
+    def program(self, arrays: Sequence[Any]) -> Specialisation:
+        """The program for checked inputs, built if it is the first call with their shapes. Refused where it cannot run."""
+        if self._missing:
+            raise TargetError(f"code for {self.target.name} may use what this machine lacks: {', '.join(self._missing)}",
+                              hint="Look at its source(), or compile with target='x86' for this machine")
+        return super().program(arrays)
 
     def _build(self, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Specialisation:
         start = time.perf_counter()

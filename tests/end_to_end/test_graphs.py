@@ -10,6 +10,7 @@ import pytest
 
 import graphopt
 from graphopt.ir import Builder, Graph, evaluate, tensor
+from graphopt.targets.x86 import X86
 
 RNG = np.random.default_rng(13)
 X = RNG.standard_normal((4, 6)).astype(np.float32)
@@ -120,6 +121,15 @@ UNKNOWN = [("x87", "unknown target"), ("x86:znver44", "Did you mean"), ("", "unk
 def test_unknown_targets_are_refused(target: str, says: str) -> None:
     with pytest.raises(graphopt.TargetError, match=says):
         compiled(lambda b, x: [x], (3,), target=target)
+
+
+def test_code_for_another_machine_is_shown_but_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(X86, "missing", lambda self: ["avx10.2"])
+    model, _ = compiled(lambda b, x: [b.exp(x)], (3,), target="x86:x86-64")
+    assert "main" in model.source("asm")
+    for attempt in (model, model.profile):
+        with pytest.raises(graphopt.TargetError, match=r"x86:x86-64 may use what this machine lacks: avx10\.2"):
+            attempt(np.ones(3, np.float32))
 
 
 def test_a_target_without_threads_is_refused() -> None:
