@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from models import W, inputs, linear, linear_reference, scale
+from small_models import W, inputs, linear, linear_reference, scale
 
 import graphopt
 from graphopt.errors import InputError

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from models import symbolic, symbolic_inputs
+from small_models import symbolic, symbolic_inputs
 
 import graphopt
 from graphopt.errors import InputError
