@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from graphopt.errors import CodegenError
 from graphopt.targets.x86 import X86
 
 log = logging.getLogger("graphopt")
+
+# TVM's thread pool would take half of the processors, on the guess that the others are hyper-threads.
+os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 
 @dataclass
