@@ -21,9 +21,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.codegen import math as vector_math
-from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, cast, clamp, const, minimum, reduce, select
+from graphopt.codegen.expr import (
+    INDEX,
+    Buffer,
+    Expr,
+    ExprLike,
+    Var,
+    as_expr,
+    cast,
+    clamp,
+    const,
+    maximum,
+    minimum,
+    reduce,
+    select,
+)
 from graphopt.codegen.kernels import Lowered, Packing, Sources, Template
-from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, Store, loop, seq, store
+from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, Store, loop, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.schedule import Output, Style, flat_index, iteration, schedule, work
 from graphopt.ir.graph import Op, Value
@@ -171,39 +185,54 @@ class _Template:
              start: Callable[[int, int, Expr], Expr] | None = None, partial: int | None = None) -> Stmt:
         """The register block. `a(row, k)` is a scalar, `b(vector, k, lane)` a lane; `write(row, vector, lane, value)`
         stores one; `start` gives what to add to (default zero). `partial`: valid lanes of a single vector."""
+        sample = write(0, 0, Var("l", INDEX, 0, tile.lanes - 1), Var("x", self.dtype))
+        effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
+        count = tile.lanes if partial is None else partial
+        if tile.rows * tile.vectors == 1 or effort <= HEAVY:
+            return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, write, count)
+
+        # A long epilogue is written once, as a loop; the block goes through memory, since registers have no index.
+        def drain(block: Buffer) -> Stmt:
+            def one(i: Expr, v: Expr) -> Stmt:
+                lane = Var("l", INDEX, 0, count - 1)
+                kind = "vector" if count == tile.lanes else "serial"
+                value = block[(i * tile.vectors + v) * tile.lanes + lane]
+                return seq(*(For(lane, const(count, INDEX), s, kind) for s in write(i, v, lane, value)))
+
+            return nest((tile.rows, tile.vectors), one, ("i", "v"))
+
+        return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, drain=drain)
+
+    def block(self, tile: Tile, depths: Sequence[int], a: Callable[[int, Sequence[Expr]], Expr],
+              b: Callable[[int, Sequence[Expr], Expr], Expr], start: Callable[[int, int, Expr], Expr] | None = None,
+              write: Callable[[int, int, Expr, Expr], list[Stmt]] | None = None, count: int = 0,
+              drain: Callable[[Buffer], Stmt] | None = None) -> Stmt:
+        """Multiply and add over nested loops of `depths`, then store from registers (`write`, `count` lanes of a vector)
+        or through memory (`drain`, given the block as rows of vectors of lanes)."""
         width = tile.lanes
         size = tile.rows * tile.vectors * width
         acc = Buffer("acc", self.dtype, (size,), "local")
 
-        def lanes(body: Callable[[Expr], Sequence[Stmt]], count: int = width) -> Stmt:
-            lane = Var("l", INDEX, 0, count - 1)
-            kind = "vector" if count == width else "serial"
-            return seq(*(For(lane, const(count, INDEX), s, kind) for s in body(lane)))
-
         def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
-            def one(i: int, v: int) -> Stmt:
-                return lanes(lambda l: f(i, v, l), count)
-
-            return seq(*(one(i, v) for i in range(tile.rows) for v in range(tile.vectors)))
+            kind = "vector" if count == width else "serial"
+            parts: list[Stmt] = []
+            for i in range(tile.rows):
+                for v in range(tile.vectors):
+                    lane = Var("l", INDEX, 0, count - 1)
+                    parts += [For(lane, const(count, INDEX), s, kind) for s in f(i, v, lane)]
+            return seq(*parts)
 
         at = lambda i, v, l: (i * tile.vectors + v) * width + l
         zero = const(0, self.dtype)
         first = each(lambda i, v, l: [store(acc, at(i, v, l), start(i, v, l) if start else zero)])
-        k = Var("k", INDEX, 0, depth - 1)
-        step = each(lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + a(i, k) * b(v, k, l))])
-        sample = write(0, 0, Var("l", INDEX, 0, width - 1), Var("x", self.dtype))
-        count = width if partial is None else partial
-        effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
-        if tile.rows * tile.vectors == 1 or effort <= HEAVY:
-            last = each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)
-        else:
-            # A long epilogue is written once, as a loop; the block goes through memory, since registers have no index.
-            block = Buffer("block", self.dtype, (size,), "local")
-            spill = each(lambda i, v, l: [store(block, at(i, v, l), acc[at(i, v, l)])])
-            finish = loop(tile.rows, lambda i: loop(tile.vectors, lambda v: lanes(
-                lambda l: write(i, v, l, block[at(i, v, l)]), count), "serial", "v"), "serial", "i")
-            last = Alloc(block, seq(spill, finish))
-        return Alloc(acc, seq(first, For(k, const(depth, INDEX), step, "serial"), last))
+        step = nest(depths, lambda *k: each(
+            lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + a(i, k) * b(v, k, l))]), ("k", "kh", "kw"))
+        if drain is None:
+            assert write is not None
+            return Alloc(acc, seq(first, step, each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)))
+        memory = Buffer("block", self.dtype, (size,), "local")
+        spill = each(lambda i, v, l: [store(memory, at(i, v, l), acc[at(i, v, l)])])
+        return Alloc(acc, seq(first, step, Alloc(memory, seq(spill, drain(memory)))))
 
     def shared(self, tasks: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
         """`body(worker, task)` for all tasks, in contiguous ranges over the threads where there is enough to do."""
@@ -352,9 +381,13 @@ class _Convolution(_Template):
         self.pixels, self.depth = math.prod(self.pixels_shape), self.channels * math.prod(self.window)
         if self.outs == 1 or self.depth * self.outs < 16:
             return self.direct(w)
-        if not self.packable(w):
-            return None if self.pixels < self.lanes else self.blocked(x, w, None)
-        return self.blocked(x, w, True)
+        packed = self.packable(w)
+        if len(self.image) <= 2 and all(s == 1 for s in self.stride) and math.prod(self.window) > 1 \
+                and self.span() >= self.lanes and self.lanes > 1:
+            return self.sliding(w, packed)
+        if not packed and self.pixels < self.lanes:
+            return None
+        return self.blocked(x, w, packed)
 
     # Few channels a group: no reuse to block for, one accumulator a lane over the padded image.
     def direct(self, w: Value) -> Lowered | None:
@@ -375,13 +408,16 @@ class _Convolution(_Template):
         outputs = [Output(b, value) for b, _, value in self.epilogue(index, total)]
         return self.finish(seq(pad, schedule(vars, shape, outputs, self.style)))
 
-    def padded_image(self) -> tuple[Stmt, Callable[[Expr, Expr, Sequence[Expr]], Expr]]:
-        """Statements that make the zero-padded image, where it needs any, and access to it: (batch, channel, position)."""
+    def padded_image(self, slack: int = 0) -> tuple[Stmt, Callable[[Expr, Expr, Sequence[Expr]], Expr]]:
+        """Statements that make the zero-padded image, where it needs any, and access to it: (batch, channel, position).
+
+        With `slack` it is a copy in any case, and so many elements of any value can be read after its end.
+        """
         shape = self.x.static_shape
-        if self.padded == self.image:
+        if self.padded == self.image and not slack:
             return seq(), lambda b, c, at: self.element(self.x, flat_index([b, c, *at], shape))
         full = (*shape[:2], *self.padded)
-        copy = Buffer("image", self.dtype, (math.prod(full),))
+        copy = Buffer("image", self.dtype, (math.prod(full) + slack,))
         self.scratch.append(copy)
         vars = iteration(full)
         index = [v if n != 1 else const(0, INDEX) for v, n in zip(vars, full)]
@@ -394,7 +430,66 @@ class _Convolution(_Template):
         fill = schedule(vars, full, [Output(copy, value)], self.style)
         return fill, lambda b, c, at: copy[flat_index([b, c, *at], full)]
 
-    def blocked(self, x: Value, w: Value, packed: bool | None) -> Lowered | None:
+    def span(self) -> int:
+        """Elements of the padded plane from the first output pixel's to the last one's."""
+        last = 0
+        for n, o in zip(self.padded, self.pixels_shape):
+            last = last * n + o - 1
+        return last + 1
+
+    # Stride 1: where output pixels are numbered along the padded plane, B is a slice of it, shifted by the window's
+    # position, and nothing is copied. The few columns between rows are computed and dropped.
+    def sliding(self, w: Value, packed: bool) -> Lowered:
+        span, wide, depth = self.span(), self.padded[-1], self.depth
+        tile = choose_tile(self.outs, span, self.lanes, self.registers)
+        rows, columns = tile.rows, tile.columns
+        left = self.pack(w, _pack_left(self.groups, self.outs, depth, rows, self.dtype), self.dtype) if packed else None
+        pad, source = self.padded_image(columns)
+        row_tiles, panels = -(-self.outs // rows), -(-span // columns)
+        height = self.pixels_shape[0] if len(self.pixels_shape) == 2 else 1
+
+        def task(worker: Expr, t: Expr) -> Stmt:
+            mt, pt, image = t % row_tiles, t // row_tiles % panels, t // (row_tiles * panels)
+            group, b = image % self.groups, image // self.groups
+            m0 = minimum(mt * rows, self.outs - rows)
+            n0 = minimum(pt * columns, max(span - columns, 0))
+
+            def weight(i: int, k: Sequence[Expr]) -> Expr:
+                flat = flat_index(k, (self.channels, *self.window))
+                if left is not None:
+                    return left[((group * row_tiles + mt) * depth + flat) * rows + i]
+                return self.element(w, (group * self.outs + m0 + i) * depth + flat)
+
+            def pixel(v: int, k: Sequence[Expr], lane: Expr) -> Expr:
+                shift = flat_index([o * d for o, d in zip(k[1:], self.dilation)], self.padded)
+                zeros = [const(0, INDEX)] * (len(self.padded) - 1)
+                return source(b, group * self.channels + k[0], [*zeros, shift + n0 + v * tile.lanes + lane])
+
+            def start(i: int, v: int, lane: Expr) -> Expr:
+                return self.element(self.bias, group * self.outs + m0 + i) if self.bias is not None else const(0, self.dtype)
+
+            def drain(block: Buffer) -> Stmt:
+                def stretch(i: Expr, r: Expr) -> Stmt:
+                    y = n0 // wide + r
+                    first = maximum(y * wide - n0, 0)
+                    end = minimum(minimum(y * wide + self.pixels_shape[-1], span) - n0, columns)
+                    x = Var("x", INDEX, 0, min(self.pixels_shape[-1], columns) - 1)
+                    lane = first + x
+                    column = n0 + lane - y * wide
+                    place = [b, group * self.outs + m0 + i, *([y] if height > 1 or len(self.pixels_shape) == 2 else []), column]
+                    stores = [store(o, offset, value) for o, offset, value in self.epilogue(place, block[i * columns + lane])]
+                    return For(x, maximum(end - first, 0), seq(*stores), "serial")
+
+                touched = (columns - 1) // wide + 2 if height > 1 else 1
+                return nest((rows, touched), stretch, ("i", "r"))
+
+            return self.block(tile, (self.channels, *self.window), weight, pixel, start, drain=drain)
+
+        tasks = self.batch * self.groups * panels * row_tiles
+        effort = 2 * self.batch * self.groups * self.outs * self.pixels * depth // 16
+        return self.finish(seq(pad, self.shared(tasks, effort, task)))
+
+    def blocked(self, x: Value, w: Value, packed: bool) -> Lowered | None:
         tile = choose_tile(self.outs, self.pixels, self.lanes, self.registers)
         tile = Tile(tile.rows, min(tile.vectors, -(-self.pixels // self.lanes)), self.lanes)
         rows, columns, depth = tile.rows, tile.columns, self.depth
