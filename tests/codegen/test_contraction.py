@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowering import random
 
-from graphopt.codegen.contraction import Tile, _columns_of, choose_tile
+from graphopt.codegen.tile import Tile, choose_tile, columns_of
 from graphopt.ir import Value
 
 TARGETS = ["x86", "x86:haswell", "x86:x86-64"]
@@ -66,7 +66,7 @@ def test_tiles_fit_the_registers(m: int, n: int, lanes: int, registers: int) -> 
 @given(st.integers(1, 400), st.integers(1, 4), st.sampled_from([4, 8, 16]))
 def test_panels_cover_every_column(n: int, vectors: int, lanes: int) -> None:
     tile = Tile(1, min(vectors, -(-n // lanes)), lanes)
-    columns = _columns_of(n, tile)
+    columns = columns_of(n, tile)
     assert set(columns[columns >= 0].tolist()) == set(range(n)) and columns.max() < n
 
 

@@ -1,0 +1,237 @@
+"""The register block of x86 contractions, and what matmul and convolution share around it.
+
+C[m, n] = sum over k of A[m, k] * B[k, n]. A tile of MR rows by NV vectors of accumulators stays in
+registers over the whole k loop; A comes as broadcast scalars, B as vectors along n (GotoBLAS's inner kernel:
+Goto and van de Geijn, ACM TOMS 34(3), 2008). Where M or N is no multiple of the tile, the last tile
+overlaps its neighbour and stores the same values again; nothing is padded at run time. The epilogue is the
+fused op's body, applied to the tile before it is stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.codegen import math as vector_math
+from graphopt.codegen.expr import (
+    INDEX,
+    Buffer,
+    Expr,
+    ExprLike,
+    Var,
+    as_expr,
+    cast,
+    clamp,
+    const,
+    minimum,
+)
+from graphopt.codegen.kernels import Lowered, Packing, Sources
+from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, Store, loop, nest, seq, store
+from graphopt.codegen.lower.registry import Inliner, computed
+from graphopt.codegen.schedule import Style, flat_index, work
+from graphopt.ir.graph import Op, Value
+from graphopt.ir.types import DType
+
+HEAVY = 6  # scalar operations of an epilogue above which it is not unrolled with the block
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows and vectors of the register block; `lanes` elements a vector."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        return self.vectors * self.lanes
+
+
+def choose_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
+    """The tile that wastes least on an m by n result, of those that fit the registers with operands to spare."""
+    best: tuple[float, Tile] | None = None
+    for vectors in range(1, 8 if registers == 32 else 4):
+        for rows in range(1, 15):
+            # accumulators, the B vectors of one k, and one broadcast
+            if rows * vectors + vectors + 1 > registers and rows * vectors > 1:
+                continue
+            tile = Tile(min(rows, m), vectors, lanes)
+            tiles = math.ceil(m / tile.rows) * math.ceil(n / tile.columns)
+            loads = tile.rows + vectors
+            # multiply-adds bound the tile from below, and so do loads, of which two start a cycle
+            cycles = tiles * (max(tile.rows * vectors, loads / 2, 4) + 0.02 * loads)
+            if best is None or cycles < best[0] - 1e-9:
+                best = (cycles, tile)
+    assert best is not None
+    return best[1]
+
+
+class Blocked:
+    """What matmul and convolution share: operands, accumulator dtype, epilogue, the tile itself."""
+
+    def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, registers: int) -> None:
+        self.op, self.inner, self.sources, self.name, self.style = op, inner, sources, name, style
+        self.registers = registers
+        self.dtype: DType = computed(inner.result.dtype)
+        self.lanes = max(1, style.lanes // (2 if self.dtype.bits == 64 else 1))
+        self.packings: dict[int, Packing] = {}
+        self.scratch: list[Buffer] = []
+        self.outer = dict(zip(op.regions[0].inputs, op.operands)) if op.name == "fused" else {}
+
+    def outside(self, v: Value) -> Value:
+        """The value outside of the fused op that an operand of the contraction is."""
+        return self.outer.get(v, v)  # type: ignore[return-value]
+
+    def buffer(self, v: Value) -> Buffer:
+        return self.sources.buffers[self.outside(v)]
+
+    def element(self, v: Value, offset: Expr) -> Expr:
+        """Element `offset` of a value, in the accumulator's dtype."""
+        outer = self.outside(v)
+        if outer in self.sources.buffers:
+            return cast(self.sources.buffers[outer][offset], self.dtype)
+        return cast(self.sources.access(outer)(), self.dtype)
+
+    def pack(self, v: Value, packing: Packing, d: DType) -> Buffer:
+        """Have a constant operand packed; its buffer afterwards."""
+        outer = self.outside(v)
+        position = self.sources.operands.index(outer)
+        self.packings[position] = packing
+        old = self.sources.buffers[outer]
+        self.sources.buffers[outer] = Buffer(old.name, d, (packing.size // d.itemsize,))
+        return self.sources.buffers[outer]
+
+    def packable(self, v: Value) -> bool:
+        """A constant that nothing but the contraction reads."""
+        outer = self.outside(v)
+        if outer.constant is None or outer not in self.sources.buffers or self.op.operands.count(outer) != 1:
+            return False
+        return len(v.uses) == 1 if self.op.name == "fused" else True
+
+    def finish(self, body: Stmt) -> Lowered:
+        params = (*self.sources.buffers.values(), *self.sources.outputs, *self.scratch)
+        kernel = Kernel(self.name, params, body, len(self.sources.buffers), len(self.sources.outputs))
+        return Lowered(kernel, tuple(self.sources.operands), self.packings, tuple(self.scratch))
+
+    def epilogue(self, index: Sequence[Expr], value: Expr) -> list[tuple[Buffer, Expr, Expr]]:
+        """What to store where for result element `index` of the contraction: (buffer, offset, value)."""
+        offset = flat_index(index, self.inner.result.static_shape)
+        if self.op.name != "fused":
+            return [(self.sources.outputs[0], offset, value.cast(self.op.result.dtype))]
+        inside = self.inner.result
+        value = cast(cast(value, inside.dtype), self.dtype)  # rounded as the op on its own would be
+        accessors: dict[Value, object] = {inside: lambda *i: value}
+        for v, outer in self.outer.items():
+            accessors[v] = self.sources.access(outer)  # type: ignore[arg-type]
+        inliner = Inliner(accessors)  # type: ignore[arg-type]
+        outs = self.op.regions[0].outputs
+        return [(b, offset, inliner.at(v, index).cast(b.dtype)) for b, v in zip(self.sources.outputs, outs)]
+
+    def tile(self, tile: Tile, depth: int, a: Callable[[int, Expr], Expr], b: Callable[[int, Expr, Expr], Expr],
+             write: Callable[[ExprLike, ExprLike, Expr, Expr], list[Stmt]],
+             start: Callable[[int, int, Expr], Expr] | None = None, partial: int | None = None) -> Stmt:
+        """The register block. `a(row, k)` is a scalar, `b(vector, k, lane)` a lane; `write(row, vector, lane, value)`
+        stores one; `start` gives what to add to (default zero). `partial`: valid lanes of a single vector."""
+        sample = write(0, 0, Var("l", INDEX, 0, tile.lanes - 1), Var("x", self.dtype))
+        effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
+        count = tile.lanes if partial is None else partial
+        if tile.rows * tile.vectors == 1 or effort <= HEAVY:
+            return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, write, count)
+
+        # A long epilogue is written once, as a loop; the block goes through memory, since registers have no index.
+        def drain(block: Buffer) -> Stmt:
+            def one(i: Expr, v: Expr) -> Stmt:
+                lane = Var("l", INDEX, 0, count - 1)
+                kind = "vector" if count == tile.lanes else "serial"
+                value = block[(i * tile.vectors + v) * tile.lanes + lane]
+                return seq(*(For(lane, const(count, INDEX), s, kind) for s in write(i, v, lane, value)))
+
+            return nest((tile.rows, tile.vectors), one, ("i", "v"))
+
+        return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, drain=drain)
+
+    def block(self, tile: Tile, depths: Sequence[int], a: Callable[[int, Sequence[Expr]], Expr],
+              b: Callable[[int, Sequence[Expr], Expr], Expr], start: Callable[[int, int, Expr], Expr] | None = None,
+              write: Callable[[int, int, Expr, Expr], list[Stmt]] | None = None, count: int = 0,
+              drain: Callable[[Buffer], Stmt] | None = None) -> Stmt:
+        """Multiply and add over nested loops of `depths`, then store from registers (`write`, `count` lanes of a vector)
+        or through memory (`drain`, given the block as rows of vectors of lanes)."""
+        width = tile.lanes
+        size = tile.rows * tile.vectors * width
+        acc = Buffer("acc", self.dtype, (size,), "local")
+
+        def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
+            kind = "vector" if count == width else "serial"
+            parts: list[Stmt] = []
+            for i in range(tile.rows):
+                for v in range(tile.vectors):
+                    lane = Var("l", INDEX, 0, count - 1)
+                    parts += [For(lane, const(count, INDEX), s, kind) for s in f(i, v, lane)]
+            return seq(*parts)
+
+        at = lambda i, v, l: (i * tile.vectors + v) * width + l
+        zero = const(0, self.dtype)
+        first = each(lambda i, v, l: [store(acc, at(i, v, l), start(i, v, l) if start else zero)])
+        step = nest(depths, lambda *k: each(
+            lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + a(i, k) * b(v, k, l))]), ("k", "kh", "kw"))
+        if drain is None:
+            assert write is not None
+            return Alloc(acc, seq(first, step, each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)))
+        memory = Buffer("block", self.dtype, (size,), "local")
+        spill = each(lambda i, v, l: [store(memory, at(i, v, l), acc[at(i, v, l)])])
+        return Alloc(acc, seq(first, step, Alloc(memory, seq(spill, drain(memory)))))
+
+    def shared(self, tasks: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
+        """`body(worker, task)` for all tasks, in contiguous ranges over the threads where there is enough to do."""
+        workers = min(self.style.threads, tasks) if effort >= self.style.parallel_work else 1
+        if workers == 1:
+            return loop(tasks, lambda t: body(const(0, INDEX), t), "serial", "task")
+        per = -(-tasks // workers)
+        worker = Var("w", INDEX, 0, workers - 1)
+        task = Var("task", INDEX, 0, per - 1)
+        # A range that runs over the end repeats the last task's work rather than branching.
+        index = minimum(worker * per, tasks - per) + task if tasks % workers else worker * per + task
+        one = body(worker, bounded(index, tasks))
+        return For(worker, const(workers, INDEX), For(task, const(per, INDEX), one, "serial"), "parallel")
+
+
+def bounded(e: Expr, count: int) -> Expr:
+    return clamp(e, 0, count - 1)
+
+
+def panel_starts(n: int, tile: Tile) -> list[int]:
+    """First column of each panel; the last one overlaps its neighbour."""
+    if n <= tile.columns:
+        return [0]
+    return [min(p * tile.columns, n - tile.columns) for p in range(-(-n // tile.columns))]
+
+
+def column_of(panel: Expr, v: ExprLike, n: int, tile: Tile) -> Expr:
+    """First column of vector v of a panel."""
+    if n < tile.lanes:
+        return const(0, INDEX)
+    if n <= tile.columns:
+        return minimum(as_expr(v) * tile.lanes, n - tile.lanes)
+    return minimum(panel * tile.columns, n - tile.columns) + v * tile.lanes
+
+
+def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
+    out: list[Expr] = []
+    for n in reversed(shape):
+        out.append(flat % n)
+        flat = flat // n
+    return out[::-1]
+
+
+def columns_of(n: int, tile: Tile) -> np.ndarray:
+    """Column index of every panel element, [panels, columns]; -1 where there is none."""
+    lane = np.arange(tile.lanes)
+    if n < tile.lanes:
+        return np.where(lane < n, lane, -1)[None]
+    if n <= tile.columns:
+        return np.concatenate([min(v * tile.lanes, n - tile.lanes) + lane for v in range(tile.vectors)])[None]
+    return np.array(panel_starts(n, tile))[:, None] + np.arange(tile.columns)
