@@ -26,10 +26,11 @@ from graphopt.codegen.expr import (
     reduce,
     select,
 )
+from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing
 from graphopt.codegen.loops import For, Stmt, loop, nest, seq, store
-from graphopt.codegen.schedule import Output, flat_index, iteration, schedule
-from graphopt.codegen.tile import Blocked, Tile, bounded, choose_tile, column_of, panel_starts, unravel
+from graphopt.codegen.schedule import Output, iteration, schedule
+from graphopt.codegen.tile import Blocked, Tile, bounded, choose_tile, column_of, panel_starts
 from graphopt.ir.graph import Value
 from graphopt.ir.types import DType
 
@@ -202,7 +203,7 @@ class Convolution(Blocked):
                 assert table is not None
                 lane = Var("l", INDEX, 0, columns - 1)
                 pixel = self.pixel_of(pt, lane, tile)
-                at = [p * s for p, s in zip(unravel(pixel, self.pixels_shape), self.stride)]
+                at = [p * s for p, s in zip(split_index(pixel, self.pixels_shape), self.stride)]
                 put = store(table, worker * columns + lane, flat_index(at, self.padded).cast("i32"))
                 return For(lane, const(columns, INDEX), put, "serial")
 
@@ -210,7 +211,7 @@ class Convolution(Blocked):
                 assert panel is not None and table is not None and source is not None
                 q, lane = Var("q", INDEX, 0, count - 1), Var("l", INDEX, 0, columns - 1)
                 k = q + first
-                shift = [o * d for o, d in zip(unravel(k % window, self.window), self.dilation)]
+                shift = [o * d for o, d in zip(split_index(k % window, self.window), self.dilation)]
                 plane = flat_index(shift, self.padded)
                 offset = table[worker * columns + lane].cast(INDEX)
                 zeros = [const(0, INDEX)] * (len(self.padded) - 1)
@@ -250,7 +251,7 @@ class Convolution(Blocked):
                             assert sums is not None
                             return [store(sums, partial_sum(i, v, l), value)]
                         pixel = column_of(pt, v, self.pixels, tile) + l
-                        place = [b, group * self.outs + m0 + i, *unravel(pixel, self.pixels_shape)]
+                        place = [b, group * self.outs + m0 + i, *split_index(pixel, self.pixels_shape)]
                         return [store(o, offset, y) for o, offset, y in self.epilogue(place, value)]
 
                     return self.tile(tile, count, a, from_image if in_place else from_panel, write, start,

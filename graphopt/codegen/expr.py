@@ -19,7 +19,7 @@ from typing import Any, Union
 import numpy as np
 
 from graphopt.errors import CodegenError
-from graphopt.ir.types import BOOL, F32, DType, dtype
+from graphopt.ir.types import BOOL, DType, dtype
 
 INDEX = DType("index", "int", 64, np.dtype(np.int64))
 
@@ -589,7 +589,3 @@ def postorder_until(root: Expr, known: dict[int, Any]) -> list[Expr]:
             stack.append((node, True))
             stack.extend((c, False) for c in node.children)
     return out
-
-
-def f32(value: float) -> Const:
-    return const(value, F32)

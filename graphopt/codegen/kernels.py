@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from graphopt.codegen.expr import INDEX, Buffer, Expr, const, load
+from graphopt.codegen.index import flat_index
 from graphopt.codegen.loops import Kernel, Stmt, seq
 from graphopt.codegen.lower.registry import COMPUTE, CUTS, LOOPS, SCRATCH, Inliner, OpView
-from graphopt.codegen.schedule import Output, Style, flat_index, iteration, schedule
+from graphopt.codegen.schedule import Output, Style, iteration, schedule
 from graphopt.errors import CodegenError
 from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.types import dtype

@@ -17,10 +17,10 @@ from graphopt.codegen.expr import (
     const,
     minimum,
 )
+from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing
 from graphopt.codegen.loops import Stmt, store
-from graphopt.codegen.schedule import flat_index
-from graphopt.codegen.tile import Blocked, Tile, choose_tile, column_of, columns_of, panel_starts, unravel
+from graphopt.codegen.tile import Blocked, Tile, choose_tile, column_of, columns_of, panel_starts
 from graphopt.ir.graph import Value
 from graphopt.ir.types import DType
 
@@ -57,7 +57,7 @@ class Matmul(Blocked):
             mt, pt, bt = t % tiles, t // tiles % panels, t // (tiles * panels)
             m0 = minimum(mt * tile.rows, self.m - tile.rows)
             column = lambda v, l: column_of(pt, v, self.n, tile) + l
-            index = unravel(bt, self.batch)
+            index = split_index(bt, self.batch)
             abase, bbase = self.base(a, self.ashape, index), self.base(b, self.bshape, index)
 
             def left(i: int, k: Expr) -> Expr:
@@ -71,7 +71,7 @@ class Matmul(Blocked):
 
             def write(i: ExprLike, v: ExprLike, l: Expr, value: Expr) -> list[Stmt]:
                 row, col = m0 + i, column(v, l)
-                place = [*unravel(row, (*self.batch, self.inner.result.static_shape[-2])), col] if self.rows_merged \
+                place = [*split_index(row, (*self.batch, self.inner.result.static_shape[-2])), col] if self.rows_merged \
                     else [*index, row, col]
                 return [store(o, offset, x) for o, offset, x in self.epilogue(place, value)]
 

@@ -30,6 +30,7 @@ from graphopt.codegen.expr import (
     postorder,
     substitute,
 )
+from graphopt.codegen.index import flat_index
 from graphopt.codegen.loops import Alloc, For, Seq, Stmt, loop, seq, store
 
 
@@ -57,14 +58,6 @@ class Output:
 def iteration(shape: Sequence[int]) -> tuple[Var, ...]:
     """Loop variables for a result's axes."""
     return tuple(Var(f"i{k}", INDEX, 0, max(n - 1, 0)) for k, n in enumerate(shape))
-
-
-def flat_index(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
-    """Row-major offset of an index."""
-    offset: Expr = const(0, INDEX)
-    for i, n in zip(index, shape):
-        offset = offset * n + i
-    return offset
 
 
 def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output], style: Style,
@@ -400,4 +393,4 @@ def _heavy(values: Sequence[Expr]) -> bool:
 SCALAR_ONLY = frozenset(("exp", "log", "log1p", "expm1", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
                          "asinh", "acosh", "atanh", "erf", "pow", "atan2", "fmod"))
 
-__all__ = ["Output", "Style", "bounds", "flat_index", "iteration", "schedule", "work"]
+__all__ = ["Output", "Style", "bounds", "iteration", "schedule", "work"]

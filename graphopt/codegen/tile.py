@@ -28,10 +28,11 @@ from graphopt.codegen.expr import (
     const,
     minimum,
 )
+from graphopt.codegen.index import flat_index
 from graphopt.codegen.kernels import Lowered, Packing, Sources
 from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, Store, loop, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
-from graphopt.codegen.schedule import Style, flat_index, work
+from graphopt.codegen.schedule import Style, work
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
 
@@ -217,14 +218,6 @@ def column_of(panel: Expr, v: ExprLike, n: int, tile: Tile) -> Expr:
     if n <= tile.columns:
         return minimum(as_expr(v) * tile.lanes, n - tile.lanes)
     return minimum(panel * tile.columns, n - tile.columns) + v * tile.lanes
-
-
-def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
-    out: list[Expr] = []
-    for n in reversed(shape):
-        out.append(flat % n)
-        flat = flat // n
-    return out[::-1]
 
 
 def columns_of(n: int, tile: Tile) -> np.ndarray:

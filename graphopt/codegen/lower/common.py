@@ -19,6 +19,7 @@ from graphopt.codegen.expr import (
     const,
     select,
 )
+from graphopt.codegen.index import split_index
 from graphopt.codegen.loops import Stmt, loop, nest, store
 from graphopt.codegen.lower.registry import computed
 from graphopt.ir.types import BOOL, DType
@@ -26,24 +27,6 @@ from graphopt.ir.types import BOOL, DType
 ZERO = const(0, INDEX)
 PARALLEL_FROM = 1 << 16  # scalar operations from which independent lines are shared among threads
 TRUE = const(True, BOOL)
-
-
-def flat_index(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
-    """The row-major position of `index` in `shape`."""
-    position: Expr = ZERO
-    for i, n in zip(index, shape):
-        position = position * n + i
-    return position
-
-
-def split_index(position: Expr, shape: Sequence[int]) -> list[Expr]:
-    """The index in `shape` of row-major `position`; the reverse of `flat_index`."""
-    out: list[Expr] = []
-    for k, n in enumerate(shape):
-        step = max(math.prod(shape[k + 1:]), 1)
-        part = position // step
-        out.append(part if k == 0 else part % max(n, 1))
-    return [ZERO if n == 1 else i for i, n in zip(out, shape)]
 
 
 def wrapped(i: Expr, n: int) -> Expr:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphopt.codegen.expr import INDEX, Expr, call, cast, clamp, const, reduce, select
-from graphopt.codegen.lower.common import ZERO, all_of, flat_index, guarded, inside
+from graphopt.codegen.index import flat_index
+from graphopt.codegen.lower.common import ZERO, all_of, guarded, inside
 from graphopt.codegen.lower.registry import OpView, compute
 
 

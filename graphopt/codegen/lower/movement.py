@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.codegen.expr import Expr, cast, clamp, const, maximum, minimum, select
-from graphopt.codegen.lower.common import ZERO, choose, flat_index, guarded, split_index
+from graphopt.codegen.index import flat_index, split_index
+from graphopt.codegen.lower.common import ZERO, choose, guarded
 from graphopt.codegen.lower.registry import OpView, compute
 from graphopt.ir.types import I64
 
