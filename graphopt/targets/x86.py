@@ -47,7 +47,7 @@ class X86(Target):
 
     def llvm_target(self) -> dict[str, object]:
         """TVM's target description."""
-        return {"kind": "llvm", "mcpu": self.cpu, "mtriple": "x86_64-linux-gnu", "num-cores": self.threads}
+        return {"kind": "llvm", "mcpu": self.cpu, "mtriple": "x86_64-linux-gnu", "num-cores": self.threads, "mattr": ["-prefer-256-bit"]}
 
     def missing(self) -> list[str]:
         """Vector features that code for this CPU may use and this machine lacks."""
