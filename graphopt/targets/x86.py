@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from graphopt.errors import TargetError
 from graphopt.targets.base import Target
@@ -12,11 +13,17 @@ from graphopt.targets.base import Target
 
 @dataclass(frozen=True)
 class X86(Target):
-    """An x86-64 CPU by LLVM's name. `lanes` is f32 elements of a vector register, `registers` how many there are."""
+    """An x86-64 CPU by LLVM's name. `lanes` is f32 elements of a vector register, `registers` how many there are.
+
+    `l1` and `l2` are a core's data caches in bytes, `fma` how many multiply-adds on whole vectors start in a cycle.
+    """
 
     cpu: str = ""
     features: frozenset[str] = frozenset()
     threads: int = 1
+    l1: int = 32 << 10
+    l2: int = 1 << 20
+    fma: int = 2
 
     @property
     def lanes(self) -> int:
@@ -43,7 +50,9 @@ class X86(Target):
         if threads is not None and threads < 1:
             raise TargetError(f"threads must be at least 1, got {threads}")
         name = cpu or str(native)
-        return X86("x86", f"x86:{name}", name, _features(name), threads or len(os.sched_getaffinity(0)))
+        l1, l2 = _caches() if name == native else _CACHES.get(name, (32 << 10, 1 << 20))
+        fma = 1 if name in _ONE_WIDE_FMA and not (name == native and _is_server()) else 2
+        return X86("x86", f"x86:{name}", name, _features(name), threads or len(os.sched_getaffinity(0)), l1, l2, fma)
 
     def llvm_target(self) -> dict[str, object]:
         """TVM's target description."""
@@ -53,6 +62,43 @@ class X86(Target):
         """Vector features that code for this CPU may use and this machine lacks."""
         here = X86.named(None).features
         return sorted(f for f in self.features - here if f.startswith(("avx", "fma", "f16c", "amx", "sse")))
+
+
+# (L1, L2) of cores by LLVM's names, where they are not 32 KiB and 1 MiB.
+_CACHES = {
+    **dict.fromkeys(("haswell", "broadwell", "skylake"), (32 << 10, 256 << 10)),
+    **dict.fromkeys(("znver1", "znver2", "znver3"), (32 << 10, 512 << 10)),
+    **dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids"), (48 << 10, 2 << 20)),
+    "icelake-server": (48 << 10, 1280 << 10), "icelake-client": (48 << 10, 512 << 10), "tigerlake": (48 << 10, 1280 << 10),
+    "rocketlake": (48 << 10, 512 << 10), "alderlake": (48 << 10, 1280 << 10), "raptorlake": (48 << 10, 2 << 20),
+    "znver5": (48 << 10, 1 << 20),
+}
+# Cores that have AVX-512, and one 512-bit multiply-add a cycle.
+_ONE_WIDE_FMA = frozenset(("znver4", "icelake-client", "tigerlake", "rocketlake", "cannonlake"))
+
+
+@cache
+def _caches() -> tuple[int, int]:
+    """Bytes of this machine's L1 data cache and of its L2, as Linux tells them; what most machines have where it does not."""
+    found = {1: 32 << 10, 2: 1 << 20}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind in ("Data", "Unified") and int(level) in found and size.endswith("K"):
+            found[int(level)] = int(size[:-1]) << 10
+    return found[1], found[2]
+
+
+@cache
+def _is_server() -> bool:
+    """Whether this machine has tile registers: LLVM tells cores by model numbers, which virtual machines make up, and
+    takes some servers for the clients of their day, which have half their multiply-adds."""
+    try:
+        return "amx_tile" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 @cache

@@ -149,7 +149,7 @@ def _barrier(pointer: Any) -> Any:
 def _digest(program: Program, calls: list[list[Call]], target: X86) -> str:
     """Everything that the machine code depends on, hashed: kernels, calls, target, and this compiler itself."""
     h = hashlib.sha256()
-    machine = f"{target.name} {target.llvm_target()}"
+    machine = f"{target.name} {target.llvm_target()} {target.l1} {target.l2} {target.fma}"
     for text in (_compiler_digest(), tvm.__version__, machine, str(parameters(program)), *program.keys):
         h.update(text.encode() + b"\0")
     for stretch in calls:
