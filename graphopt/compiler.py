@@ -14,8 +14,9 @@ from graphopt.errors import InputError, TargetError
 from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
-from graphopt.pipeline import optimise, specialise, specs
+from graphopt.pipeline import X86Keeps, optimise, specialise, specs
 from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned
+from graphopt.runtime.library import runtime
 from graphopt.runtime.model import Model, Specialisation, Specialisations
 from graphopt.targets import Target, parse_target
 
@@ -89,7 +90,7 @@ class CompiledModel(Model):
         specialised = time.perf_counter()
         compiled = compile_static(graph, self.target, self._validate)
         compiled.seconds = {"specialise": specialised - start, **compiled.seconds}
-        return Specialisation(link(compiled), compiled)
+        return Specialisation(link(compiled, self.target.threads), compiled)
 
     # What the compiler did ----------------------------------------------------------------------
     def _details(self) -> Compiled:
@@ -111,7 +112,7 @@ class CompiledModel(Model):
             raise InputError(f"no source of kind {kind!r} for {self.target.name}", hint="Use 'tir' or 'asm'")
         code = self._details().code
         if kind == "asm":  # shared objects from the cache have no text
-            code = _build_code(self._details().program, self.target, use_cache=False)
+            code = _build_code(self._details().program, self.target, in_memory=True)
         return code.tir() if kind == "tir" else code.asm()
 
     @property
@@ -126,7 +127,8 @@ class CompiledModel(Model):
         return {"ops": len(d.source_graph), "ops_after": len(d.graph), "kernels": len(d.program.kernels),
                 "calls": len(d.program.calls), "host_ops": len(d.program.hosts), "operations": operations, "bytes": moved,
                 "arena_bytes": d.program.arena_size, "arena_lower_bound_bytes": d.program.arena_bound,
-                "weights_bytes": d.program.weights_size, "seconds": d.seconds, "from_cache": d.code.from_cache}
+                "weights_bytes": d.program.weights_size, "seconds": d.seconds, "from_cache": d.code.from_cache,
+                "runtime": "tvm" if d.code.in_memory else "graphopt"}
 
     @property
     def host_ops(self) -> list[tuple[str, str, str]]:
@@ -143,7 +145,7 @@ class CompiledModel(Model):
 
         arrays = [self._check(s, to_numpy(x)) for s, x in zip(self.inputs, given, strict=True)]
         details: Compiled = self.program(arrays).details
-        steps = link(details, each=_build_code(details.program, self.target, each=True))
+        steps = link(details, self.target.threads, each=_build_code(details.program, self.target, each=True))
         marks: list[list[float]] = [[] for _ in steps.steps]
         for _ in range(repeats):
             last = time.perf_counter()
@@ -175,6 +177,8 @@ class CompiledModel(Model):
                  f"weights {s['weights_bytes']} bytes",
                  "seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in d.seconds.items()),
                  "code from the cache on disk" if s["from_cache"] else "code made now"]
+        if s["runtime"] == "tvm":
+            lines.append("in memory on TVM's runtime and thread pool, with slower calls: there is no C compiler (cc) here to link with")
         lines += [f"host op {name} at {loc or '?'}: {why}" for name, loc, why in self.host_ops]
         return "\n".join(lines)
 
@@ -189,7 +193,7 @@ def compile_static(graph: Graph, target: Any, validate: bool = False) -> Compile
     from graphopt.codegen.x86 import style_of, templates_of
 
     start = time.perf_counter()
-    optimised, results = optimise(graph, validate)
+    optimised, results = optimise(graph, validate, X86Keeps(target))
     passes = time.perf_counter()
     program = plan(optimised, style_of(target), templates_of(target))
     planned = time.perf_counter()
@@ -209,18 +213,19 @@ def _announce(program: Any) -> None:
                                               len(program.hosts), ", ".join(names))
 
 
-def _build_code(program: Any, target: Any, each: bool = False, use_cache: bool = True) -> Any:
+def _build_code(program: Any, target: Any, each: bool = False, in_memory: bool = False) -> Any:
     from graphopt.codegen.tir.build import build
 
-    return build(program, target, each, use_cache)
+    return build(program, target, each, in_memory)
 
 
-def link(compiled: Compiled, each: Any = None) -> Executable:
+def link(compiled: Compiled, threads: int, each: Any = None) -> Executable:
     """Bind code, weights and host ops into something that runs. With `each`, one step per kernel call."""
     from graphopt.codegen.tir.build import stretches
 
-    program = compiled.program
-    functions = iter((each or compiled.code).functions)
+    program, code = compiled.program, each or compiled.code
+    functions = iter(code.functions if code.library is None else
+                     runtime(*code.runtime).entries(code.library, code.names, threads))
     steps: list[Any] = []
     for part in stretches(program, each is not None):
         if isinstance(part, list):
@@ -238,7 +243,7 @@ def link(compiled: Compiled, each: Any = None) -> Executable:
         host = _place(slot, v) if dynamic and slot is not None else None
         shape, dt = (v.type.static_shape, v.type.dtype.numpy) if static else (None, None)  # type: ignore[union-attr]
         outputs.append(OutputSpec(shape, dt, host))
-    return Executable(steps, outputs, _weights(compiled, program), program.arena_size)
+    return Executable(steps, outputs, _weights(compiled, program), program.arena_size, len(compiled.graph.inputs))
 
 
 def _evaluate(op: Any, arguments: list[Any], dims: dict[str, int]) -> list[Any]:

@@ -29,6 +29,30 @@ class Keeps:
         return op.definition.has(Trait.COMPOSITE) and op.definition.has(Trait.REDUCTION) and self.keeps(op)
 
 
+class X86Keeps(Keeps):
+    """The same, and in which layouts x86 computes what."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def keeps(self, op: Any) -> bool:
+        from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
+        from graphopt.codegen.lower.registry import why_not
+        from graphopt.codegen.x86 import TEMPLATED
+
+        return why_not(op, TEMPLATED) is None
+
+    def layout_choice(self, op: Any) -> Any:
+        from graphopt.codegen.layouts import layout_choice
+
+        return layout_choice(op, self.target)
+
+    def border(self, op: Any, v: Any) -> int:
+        from graphopt.codegen.layouts import border
+
+        return border(op, v)
+
+
 def optimise(graph: Graph, validate: bool = False, target: Any = None, **hooks: Any) -> tuple[Graph, Any]:
     """The graph after all passes (a copy), and what they did."""
     from graphopt import rewrite

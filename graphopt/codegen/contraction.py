@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from graphopt.codegen.channels_last import ChannelsLast
 from graphopt.codegen.convolution import Convolution
 from graphopt.codegen.kernels import Lowered, Sources, Template
 from graphopt.codegen.matmul import Matmul
 from graphopt.codegen.schedule import Style
 from graphopt.ir.graph import Op
 from graphopt.ir.table import Trait
+from graphopt.targets.x86 import X86
 
 SUPPORTED = ("f32", "f64", "f16", "bf16", "i32", "i64")
 
 
-def template(registers: int) -> Template:
-    """The template for a machine with so many vector registers."""
+def template(machine: X86) -> Template:
+    """The template for contractions on that machine."""
 
     def match(op: Op, name: str, style: Style) -> Lowered | None:
         found = _contraction_of(op)
@@ -21,12 +23,19 @@ def template(registers: int) -> Template:
             return None
         inner, sources = found
         if inner.name == "matmul":
-            return Matmul(op, inner, sources, name, style, registers).build()
-        if inner.name == "conv":
-            return Convolution(op, inner, sources, name, style, registers).build()
+            return Matmul(op, inner, sources, name, style, machine).build()
+        if inner.name == "conv" and _is_channels_last(op):
+            return ChannelsLast(op, inner, sources, name, style, machine.registers).build()
+        if inner.name == "conv" and all(v is None or v.type.layout is None for v in op.operands):
+            return Convolution(op, inner, sources, name, style, machine.registers).build()
         return None
 
     return match
+
+
+def _is_channels_last(op: Op) -> bool:
+    layout = op.results[0].type.layout
+    return layout is not None and layout.order.endswith("C")
 
 
 def _contraction_of(op: Op) -> tuple[Op, Sources] | None:

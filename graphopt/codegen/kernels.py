@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
-from graphopt.codegen.expr import INDEX, Buffer, Expr, const, load
+from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, as_expr, const, load
 from graphopt.codegen.index import flat_index
 from graphopt.codegen.loops import Kernel, Stmt, seq
 from graphopt.codegen.lower.registry import COMPUTE, CUTS, LOOPS, SCRATCH, Inliner, OpView
 from graphopt.codegen.schedule import Output, Style, iteration, schedule
 from graphopt.errors import CodegenError
 from graphopt.ir.graph import Graph, Op, Value
-from graphopt.ir.types import dtype
+from graphopt.ir.types import F32, TensorType, dtype
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,28 @@ def _imperative(op: Op, name: str) -> Lowered:
     return Lowered(Kernel(name, params, body, len(given), len(outs)), tuple(operands), scratch=scratch)
 
 
+def position(index: Sequence[ExprLike], t: TensorType) -> Expr:
+    """Where element `index` of a tensor lies in its buffer: row-major in the order of its layout, past its halo."""
+    if t.layout is None:
+        return flat_index([as_expr(i) for i in index], t.static_shape)
+    halo = t.layout.halo
+    return flat_index([index[a] + (halo if a >= 2 else 0) for a in t.storage_axes], t.storage)
+
+
+def stored_size(v: Value) -> int:
+    """Elements of a value's buffer."""
+    assert isinstance(v.type, TensorType)
+    return math.prod(v.type.storage)
+
+
 class Sources:
     """Flat buffers for a kernel's operands, and accessors that index them by the values' own shapes."""
 
     def __init__(self, op: Op) -> None:
         self.op = op
         self.operands = arguments(op)
-        self.buffers = {v: Buffer(f"in{k}", v.dtype, (math.prod(v.static_shape),)) for k, v in enumerate(self.operands)}
-        self.outputs = [Buffer(f"out{k}", r.dtype, (math.prod(r.static_shape),)) for k, r in enumerate(op.results)]
+        self.buffers = {v: Buffer(f"in{k}", v.dtype, (stored_size(v),)) for k, v in enumerate(self.operands)}
+        self.outputs = [Buffer(f"out{k}", r.dtype, (stored_size(r),)) for k, r in enumerate(op.results)]
 
     def inliner(self) -> tuple[Inliner, list[Value]]:
         """An inliner over the op (or a fused op's body), and the values whose elements are the results."""
@@ -153,8 +167,33 @@ class Sources:
         if inlined(v):
             literal = const(v.constant.reshape(())[()], v.dtype)  # type: ignore[union-attr]
             return lambda *index: literal
-        shape, buffer = v.static_shape, self.buffers[v]
-        return lambda *index: load(buffer, (flat_index(index, shape),))
+        buffer, t = self.buffers[v], v.type
+        assert isinstance(t, TensorType)
+        return lambda *index: load(buffer, (position(index, t),))
+
+    def borders(self, style: Style) -> list[Stmt]:
+        """Statements that zero the halos of the results."""
+        return [s for b, r in zip(self.outputs, self.op.results) for s in _zero_halo(b, r, style)]
+
+
+def _zero_halo(buffer: Buffer, v: Value, style: Style) -> Iterator[Stmt]:
+    t = v.type
+    assert isinstance(t, TensorType)
+    if t.layout is None or not t.layout.halo or 0 in t.static_shape:
+        return
+    halo, axes = t.layout.halo, t.storage_axes
+    sizes = [t.static_shape[a] for a in axes]
+    for border, axis in enumerate(axes):
+        if axis < 2:
+            continue
+        # Before and behind along this axis: inside along the spatial axes further out, all of those further in.
+        extents = [halo if k == border else n + 2 * halo if a >= 2 and k > border else n
+                   for k, (a, n) in enumerate(zip(axes, sizes))]
+        for start in (0, sizes[border] + halo):
+            starts = [start if k == border else halo if a >= 2 and k < border else 0 for k, a in enumerate(axes)]
+            vars = iteration(extents)
+            place = flat_index([i + s for i, s in zip(vars, starts)], t.storage)
+            yield schedule(vars, extents, [Output(buffer, const(0, v.dtype))], style, place)
 
 
 def _pieces(op: Op, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -176,17 +215,20 @@ def _computed(op: Op, name: str, style: Style) -> Lowered:
         raise CodegenError("has no lowering", where=op.where())
     sources = Sources(op)
     inliner, results = sources.inliner()
-    groups: dict[tuple[int, ...], list[tuple[Buffer, Value]]] = {}
-    for b, v in zip(sources.outputs, results):
-        groups.setdefault(v.static_shape, []).append((b, v))
-    nests: list[Stmt] = []
-    for shape, members in groups.items():
+    groups: dict[TensorType, list[tuple[Buffer, Value]]] = {}
+    for b, v, r in zip(sources.outputs, results, op.results):
+        assert isinstance(r.type, TensorType)
+        groups.setdefault(replace(r.type, dtype=F32), []).append((b, v))
+    nests: list[Stmt] = sources.borders(style)
+    for t, members in groups.items():
+        shape = t.static_shape
         if 0 in shape:
             continue
         for start, extent in _pieces(op, shape):
             vars = iteration(extent)
             index = [v + first if n != 1 else const(first, INDEX) for v, first, n in zip(vars, start, extent)]
             outputs = [Output(b, inliner.at(v, index)) for b, v in members]
-            nests.append(schedule(vars, extent, outputs, style, flat_index(index, shape)))
+            order = t.storage_axes
+            nests.append(schedule([vars[a] for a in order], [extent[a] for a in order], outputs, style, position(index, t)))
     params = (*sources.buffers.values(), *sources.outputs)
     return Lowered(Kernel(name, params, seq(*nests), len(sources.buffers), len(sources.outputs)), tuple(sources.operands))

@@ -111,7 +111,7 @@ def _round(n: int) -> int:
 def nbytes(v: Value | Tensor) -> int:
     """Bytes of what has a static shape."""
     assert isinstance(v.type, TensorType)
-    return math.prod(v.type.static_shape) * v.type.dtype.itemsize
+    return math.prod(v.type.storage) * v.type.dtype.itemsize
 
 
 class _Planner:
@@ -131,7 +131,7 @@ class _Planner:
         for op in self.graph.ops:
             if op.name == "const" or (op.results and all(r in roots for r in op.results)):
                 continue
-            why = why_not(op)
+            why = why_not(op, self.style.templated)
             pending.append((op, None if why else self.lower(op), why or ""))
         copies = [(v, k) for k, v in enumerate(self.graph.outputs) if self.needs_copy(v, k, roots)]
         self.lifetimes(pending, roots, copies)

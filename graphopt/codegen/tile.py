@@ -28,13 +28,12 @@ from graphopt.codegen.expr import (
     const,
     minimum,
 )
-from graphopt.codegen.index import flat_index
-from graphopt.codegen.kernels import Lowered, Packing, Sources
+from graphopt.codegen.kernels import Lowered, Packing, Sources, position
 from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, Store, loop, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.schedule import Style, work
 from graphopt.ir.graph import Op, Value
-from graphopt.ir.types import DType
+from graphopt.ir.types import DType, TensorType
 
 HEAVY = 6  # scalar operations of an epilogue above which it is not unrolled with the block
 
@@ -120,7 +119,9 @@ class Blocked:
 
     def epilogue(self, index: Sequence[Expr], value: Expr) -> list[tuple[Buffer, Expr, Expr]]:
         """What to store where for result element `index` of the contraction: (buffer, offset, value)."""
-        offset = flat_index(index, self.inner.result.static_shape)
+        where = self.op.results[0].type
+        assert isinstance(where, TensorType)
+        offset = position(index, where)
         if self.op.name != "fused":
             return [(self.sources.outputs[0], offset, value.cast(self.op.result.dtype))]
         inside = self.inner.result
@@ -134,14 +135,17 @@ class Blocked:
 
     def tile(self, tile: Tile, depth: int, a: Callable[[int, Expr], Expr], b: Callable[[int, Expr, Expr], Expr],
              write: Callable[[ExprLike, ExprLike, Expr, Expr], list[Stmt]],
-             start: Callable[[int, int, Expr], Expr] | None = None, partial: int | None = None) -> Stmt:
+             start: Callable[[int, int, Expr], Expr] | None = None, partial: int | None = None,
+             hint: Callable[[Sequence[Expr]], Stmt] | None = None) -> Stmt:
         """The register block. `a(row, k)` is a scalar, `b(vector, k, lane)` a lane; `write(row, vector, lane, value)`
-        stores one; `start` gives what to add to (default zero). `partial`: valid lanes of a single vector."""
+        stores one; `start` gives what to add to (default zero). `partial`: valid lanes of a single vector. `hint`: what
+        to prefetch at each k."""
         sample = write(0, 0, Var("l", INDEX, 0, tile.lanes - 1), Var("x", self.dtype))
         effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
         count = tile.lanes if partial is None else partial
         if tile.rows * tile.vectors == 1 or effort <= HEAVY:
-            return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, write, count)
+            return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, write, count,
+                              hint=hint)
 
         # A long epilogue is written once, as a loop; the block goes through memory, since registers have no index.
         def drain(block: Buffer) -> Stmt:
@@ -153,12 +157,13 @@ class Blocked:
 
             return nest((tile.rows, tile.vectors), one, ("i", "v"))
 
-        return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, drain=drain)
+        return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, drain=drain,
+                          hint=hint)
 
     def block(self, tile: Tile, depths: Sequence[int], a: Callable[[int, Sequence[Expr]], Expr],
               b: Callable[[int, Sequence[Expr], Expr], Expr], start: Callable[[int, int, Expr], Expr] | None = None,
               write: Callable[[int, int, Expr, Expr], list[Stmt]] | None = None, count: int = 0,
-              drain: Callable[[Buffer], Stmt] | None = None) -> Stmt:
+              drain: Callable[[Buffer], Stmt] | None = None, hint: Callable[[Sequence[Expr]], Stmt] | None = None) -> Stmt:
         """Multiply and add over nested loops of `depths`, then store from registers (`write`, `count` lanes of a vector)
         or through memory (`drain`, given the block as rows of vectors of lanes)."""
         width = tile.lanes
@@ -177,8 +182,11 @@ class Blocked:
         at = lambda i, v, l: (i * tile.vectors + v) * width + l
         zero = const(0, self.dtype)
         first = each(lambda i, v, l: [store(acc, at(i, v, l), start(i, v, l) if start else zero)])
-        step = nest(depths, lambda *k: each(
-            lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + a(i, k) * b(v, k, l))]), ("k", "kh", "kw"))
+        def multiply(*k: Expr) -> Stmt:
+            add = each(lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + a(i, k) * b(v, k, l))])
+            return add if hint is None else seq(hint(k), add)
+
+        step = nest(depths, multiply, ("k", "kh", "kw"))
         if drain is None:
             assert write is not None
             return Alloc(acc, seq(first, step, each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)))

@@ -186,7 +186,7 @@ def _print_attr(value: Any) -> str:
 # Parsing ------------------------------------------------------------------------------------
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<loc>\#\s*loc\()|(?P<comment>\#[^\n]*)|(?P<string>"(?:\\.|[^"\\])*")
-    |(?P<value>%[A-Za-z0-9_.$/-]+)|(?P<ref>@[A-Za-z0-9_.$/-]+(?:\+\d+)?)|(?P<arrow>->)
+    |(?P<value>%[A-Za-z0-9_.$/-]+)|(?P<ref>@[A-Za-z0-9_.$/-]+(?:\+\d+(?:/\d+)?)?)|(?P<arrow>->)
     |(?P<number>[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|inf\b|nan\b))|(?P<word>[A-Za-z_]\w*)|(?P<mark>//|[()\[\]{}<>,:=*+%-])""",
     re.X,
 )
@@ -288,8 +288,9 @@ class _Parser:
         shape = None if inside == "*" else self.read_dims(inside, start)
         layout = None
         if self.kind == "ref":
-            order, _, halo = self.next()[1:].partition("+")
-            layout = Layout(order, int(halo or 0))
+            order, _, pitch = self.next()[1:].partition("/")
+            order, _, halo = order.partition("+")
+            layout = Layout(order, int(halo or 0), int(pitch or 0))
         return TensorType(dtype(word), shape, layout)
 
     def read_dims(self, text: str, at: int) -> tuple[DimLike, ...]:

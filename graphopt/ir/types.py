@@ -111,20 +111,37 @@ F16, BF16, F32, F64 = (DTYPES[n] for n in ("f16", "bf16", "f32", "f64"))
 STR = DTYPES["str"]
 
 
+AXES = {3: "NCW", 4: "NCHW", 5: "NCDHW"}  # names of the logical axes by rank
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a value lies in memory; its logical shape is untouched.
 
-    `order` names the axes from outermost to innermost as in `NCHW16c`: capital letters are the logical
-    axes (N, C, D, H, W by position), a number with a small letter an inner block of that axis. `halo` is
-    the zero border kept in the buffer around the spatial axes, in elements.
+    `order` names the logical axes (N, C, D, H, W by position) from outermost to innermost, as in `NHWC`.
+    `halo` is the zero border kept in the buffer around the spatial axes, in elements. `pitch` is how many elements the
+    innermost axis takes in memory where the value is part of a larger one (0: as many as it has).
     """
 
     order: str
     halo: int = 0
+    pitch: int = 0
 
     def __str__(self) -> str:
-        return f"{self.order}+{self.halo}" if self.halo else self.order
+        return self.order + (f"+{self.halo}" if self.halo else "") + (f"/{self.pitch}" if self.pitch else "")
+
+    def axes(self, rank: int) -> tuple[int, ...]:
+        """Logical axes from outermost to innermost. Raises IRError where the order does not fit the rank."""
+        names = AXES.get(rank, "")
+        if sorted(names) != sorted(self.order) or not names:
+            raise IRError(f"layout {self} does not name the axes of a tensor of rank {rank}", hint=f"Known: {AXES}")
+        return tuple(names.index(a) for a in self.order)
+
+
+def channels_last(rank: int, halo: int = 0, pitch: int = 0) -> Layout:
+    """NWC, NHWC or NDHWC."""
+    names = AXES[rank]
+    return Layout(f"N{names[2:]}C", halo, pitch)
 
 
 @dataclass(frozen=True)
@@ -166,6 +183,23 @@ class TensorType:
     def nbytes(self) -> DimLike:
         return self.size * self.dtype.itemsize
 
+    @property
+    def storage_axes(self) -> tuple[int, ...]:
+        """Logical axes in the order of memory, outermost first."""
+        return tuple(range(self.rank)) if self.layout is None else self.layout.axes(self.rank)
+
+    @property
+    def storage(self) -> tuple[int, ...]:
+        """Sizes in memory, outermost first: permuted, with halo and pitch. Static shapes only."""
+        shape = self.static_shape
+        if self.layout is None:
+            return shape
+        halo = self.layout.halo
+        sizes = [shape[a] + (2 * halo if a >= 2 else 0) for a in self.storage_axes]
+        if self.layout.pitch:
+            sizes[-1] = self.layout.pitch
+        return tuple(sizes)
+
 
 @dataclass(frozen=True)
 class SequenceType:
@@ -188,6 +222,11 @@ class OptionalType:
 
 
 Type = TensorType | SequenceType | OptionalType
+
+
+def logical(t: Type) -> Type:
+    """The type without its layout."""
+    return replace(t, layout=None) if isinstance(t, TensorType) and t.layout is not None else t
 
 
 def tensor(dtype_name: str | DType, *shape: DimLike | str) -> TensorType:

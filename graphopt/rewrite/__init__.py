@@ -16,6 +16,7 @@ from graphopt.rewrite.fold_norm import FoldNorm
 from graphopt.rewrite.fuse import Fuse
 from graphopt.rewrite.gathers import Gathers
 from graphopt.rewrite.inline import Inline
+from graphopt.rewrite.layout import Layout
 from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
 from graphopt.rewrite.recognise import Recognise
 from graphopt.rewrite.reshapes import Reshapes
@@ -34,7 +35,7 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
         Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
     ]
-    return [*passes, Fuse(), DeadCode()] if fuse else passes
+    return [*passes, Fuse(), DeadCode(), Layout()] if fuse else passes
 
 
 def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any = None, **manager: Any) -> Results:
@@ -44,6 +45,7 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 __all__ = [
     "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Inline",
-    "Pass", "PassManager", "PassResult", "Reason", "Recognise", "Reshapes", "Results", "Sequences", "Simplify", "Snapshots",
+    "Layout", "Pass", "PassManager", "PassResult", "Reason", "Recognise", "Reshapes", "Results", "Sequences", "Simplify",
+    "Snapshots",
     "Transposes", "Unroll", "default_passes", "optimise",
 ]

@@ -11,3 +11,18 @@ class Target:
 
     kind: str
     name: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an op costs in cycles, computed row-major or channels last.
+
+    `last` is None where it cannot be. `reads` says how each operand is read: "same" (in the op's own layout), "row"
+    (row-major whatever the op's), or "either" (as it comes where the op is channels last, row-major otherwise).
+    `result` is False where the result is row-major always, as that of a transpose to channels last.
+    """
+
+    row: float
+    last: float | None
+    reads: tuple[str, ...]
+    result: bool = True

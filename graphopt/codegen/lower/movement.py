@@ -11,7 +11,7 @@ from graphopt.codegen.lower.registry import OpView, compute
 from graphopt.ir.types import I64
 
 
-@compute("identity")
+@compute("identity", "relayout")
 def identity(o: OpView, *i: Expr) -> Expr:
     return o.x(*i)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphopt.ir.table import Operands, op
-from graphopt.ir.types import Type
+from graphopt.ir.types import Type, logical
 
 
 @op("const(; value: data) -> any*", types=lambda o: [o.attrs["value"].type], operations=lambda o, results: 0)
@@ -22,7 +22,7 @@ def return_(*values):
 
 def _body_types(o: Operands) -> list[Type]:
     body = o.regions[0]
-    if [v.type for v in body.inputs] != o.types:
+    if [logical(v.type) for v in body.inputs] != [logical(t) for t in o.types]:
         raise o.fail(f"operands {', '.join(map(str, o.types))} do not match the body's inputs "
                      f"{', '.join(str(v.type) for v in body.inputs)}")
     return [v.type for v in body.outputs]

@@ -301,6 +301,12 @@ def dims(*, values):
     return np.array(values, np.int64)
 
 
+@op("relayout(x: T) -> T", T="any", shape=lambda o: o.x.shape, traits=Trait.MOVEMENT)
+def relayout(x):
+    """`x`, laid out in memory as the result's type says."""
+    return x
+
+
 @op("identity(x: any) -> any", types=lambda o: [o.x], traits=Trait.MOVEMENT | Trait.VIEW)
 def identity(x):
     """`x` itself, of whatever type."""

@@ -1,0 +1,266 @@
+"""Convolutions whose result lies channels last: a tile of pixels by vectors of output channels stays in registers.
+
+Pixels of x are broadcast scalars, weights are vectors along the output channel, packed once as
+[group][panel][window][channel][NR] so that every tile streams them in order. The tile's pixels form a box of the
+image, so that with one base address all their offsets are constants. x is read in place where its buffer
+has the halo that the window needs (or needs none), in any layout; else it is copied once with its zero border. This
+is the direct convolution of Georganas et al. (SC 2018) with channels innermost instead of blocked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.codegen import math as vector_math
+from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, clamp, const, minimum, select
+from graphopt.codegen.index import flat_index, split_index
+from graphopt.codegen.kernels import Lowered, Packing, position
+from graphopt.codegen.loops import For, Stmt, Store, nest, seq, store
+from graphopt.codegen.schedule import Output, iteration, schedule, work
+from graphopt.codegen.tile import HEAVY, Blocked, Tile
+from graphopt.ir.graph import Op, Value
+from graphopt.ir.types import DType, TensorType
+
+BLOCK_BYTES = 1 << 18  # of x that a block of tiles reads: it stays in L2 while all panels of weights pass by
+
+
+@dataclass(frozen=True)
+class Box:
+    """A register tile: `high` by `wide` pixels, `vectors` vectors of output channels."""
+
+    high: int
+    wide: int
+    vectors: int
+
+    @property
+    def pixels(self) -> int:
+        return self.high * self.wide
+
+
+def choose_box(height: int, width: int, channels: int, lanes: int, registers: int) -> tuple[float, Box]:
+    """The box that computes a height by width image of `channels` outputs in the fewest cycles per step of the
+    reduction, and those cycles: two multiply-adds and two loads a cycle, weights from L2 at 32 bytes a cycle."""
+    best: tuple[float, Box] | None = None
+    for vectors in range(1, min(6, -(-channels // lanes)) + 1):
+        panels = -(-channels // (vectors * lanes))
+        for high in (1, 2, 3, 4):
+            for wide in range(1, min(width, 28) + 1):
+                pixels = high * wide
+                if high > height or pixels * vectors + vectors + 1 > registers or (high > 1 and wide < width):
+                    continue
+                tiles = -(-height // high) * -(-width // wide)
+                step = max(pixels * vectors / 2, (pixels + vectors) / 2, 2 * vectors * min(lanes, 16) / 16, 4) + 0.4
+                cycles = tiles * panels * step
+                if best is None or cycles < best[0] * (1 - 1e-9):
+                    best = (cycles, Box(high, wide, vectors))
+    assert best is not None
+    return best
+
+
+def covers(op: Op, conv: Op) -> bool:
+    """Is there a channels-last kernel for the convolution in `op`?"""
+    w = conv.operands[1]
+    outer = dict(zip(op.regions[0].inputs, op.operands)).get(w, w) if op.name == "fused" else w  # type: ignore[arg-type]
+    if outer is None or outer.constant is None or any(p < 0 for p in conv.attrs["pad"]) or not conv.result.dtype.is_float:
+        return False
+    outs = conv.result.static_shape[1] // conv.attrs["groups"]
+    return outs >= 4 and math.prod(w.static_shape[1:]) * outs >= 16  # type: ignore[union-attr]
+
+
+class ChannelsLast(Blocked):
+    """A convolution with at least one vector of output channels in each group."""
+
+    def build(self) -> Lowered | None:
+        x, w, self.bias = (*self.inner.operands, None)[:3]
+        assert x is not None and w is not None
+        attrs = self.inner.attrs
+        self.groups = attrs["groups"]
+        out = self.inner.result.static_shape
+        spatial = len(out) - 2
+        self.batch, self.outs = out[0], out[1] // self.groups
+        self.channels, self.window = w.static_shape[1], w.static_shape[2:]
+        self.pixels_shape = out[2:]
+        self.stride, self.dilation, self.before = attrs["stride"], attrs["dilation"], attrs["pad"][:spatial]
+        if any(p < 0 for p in attrs["pad"]) or self.outs == 1:
+            return None
+        while self.outs < self.lanes:
+            self.lanes //= 2
+        if not self.packable(w):
+            return None
+        self.read(x)
+        grid = self.pixels_shape
+        if self.flat():
+            grid = (math.prod(grid),)
+        self.grid = (1,) * (2 - len(grid)) + tuple(grid)
+        _, self.box = choose_box(self.grid[-2], self.grid[-1], self.outs, self.lanes, self.registers)
+        return self.finish(seq(*self.sources.borders(self.style), *self.copied, self.tiles(w)))
+
+    def read(self, x: Value) -> None:
+        """Decide where pixels are read: `self.pixel(image, channel, at)`, `at` from -before on."""
+        t = self.outside(x).type
+        assert isinstance(t, TensorType)
+        self.x, self.x_type = x, t
+        halo = t.layout.halo if t.layout is not None else 0
+        image = x.static_shape[2:]
+        behind = [(o - 1) * s + (k - 1) * d + 1 - n - p for o, s, k, d, n, p in zip(
+            self.pixels_shape, self.stride, self.window, self.dilation, image, self.before)]
+        self.copied: list[Stmt] = []
+        if max(*self.before, *behind, 0) <= halo and self.outside(x) in self.sources.buffers:
+            self.pixel = lambda b, c, at: self.element(x, position([b, c, *at], t))
+            self.direct = True
+            return
+        full = (self.batch, *(n + p + max(q, 0) for n, p, q in zip(image, self.before, behind)), x.static_shape[1])
+        copy = Buffer("padded", self.dtype, (math.prod(full),))
+        self.scratch.append(copy)
+        vars = iteration(full)
+        index = [v if n != 1 else const(0, INDEX) for v, n in zip(vars, full)]
+        inside = const(True, "bool")
+        at = []
+        for v, p, n in zip(index[1:-1], self.before, image):
+            inside = inside & (v >= p) & (v < n + p)
+            at.append(clamp(v - p, 0, n - 1))
+        value = self.element(x, position([index[0], index[-1], *at], t))
+        self.copied = [schedule(vars, full, [Output(copy, select(inside, value, const(0, self.dtype)))], self.style)]
+        self.direct = False
+        self.pixel = lambda b, c, at: copy[flat_index([b, *(i + p for i, p in zip(at, self.before)), c], full)]
+
+    def flat(self) -> bool:
+        """Are pixels numbered alike in x, the result and what the epilogue reads? Then rows do not matter."""
+        plain = all(k == 1 for k in self.window) and all(s == 1 for s in self.stride) and self.direct
+        halos = [v.type.layout.halo for v in (*self.op.results, *self.op.operands)
+                 if v is not None and isinstance(v.type, TensorType) and v.type.layout is not None]
+        return plain and not any(halos)
+
+    def contiguous(self) -> bool:
+        """Do the channels of neighbouring window columns follow each other in memory?"""
+        if self.groups > 1 or self.dilation[-1] != 1:
+            return False
+        if not self.direct:
+            return True
+        t = self.x_type
+        return t.layout is not None and t.layout.order.endswith("C") and t.storage[-1] == self.channels
+
+    def tiles(self, w: Value) -> Stmt:
+        box, lanes = self.box, self.lanes
+        *deep, height, width = self.grid
+        down, across = -(-height // box.high), -(-width // box.wide)
+        tile = Tile(box.pixels, box.vectors, lanes)
+        panels = -(-self.outs // tile.columns)
+        starts = [_first(p, self.outs, tile) for p in range(panels)]
+        depth = self.channels * math.prod(self.window)
+        right = self.pack(w, _pack(self.groups, self.outs, starts, depth, tile, self.dtype), self.dtype)
+        count = math.prod(deep) * down * across  # tiles of one image
+        block = self.block_size(count)
+        blocks = -(-count // block)
+        units = self.batch * self.groups * blocks * panels * block
+
+        def unit(u: Expr) -> Stmt:
+            t = minimum(u // (panels * block) % blocks * block + u % block, count - 1)
+            panel, image = u // block % panels, u // (panels * block * blocks)
+            group, b = image % self.groups, image // self.groups
+            y0 = minimum(t // across % down * box.high, height - box.high)
+            x0 = minimum(t % across * box.wide, width - box.wide)
+            outer = split_index(t // (down * across), deep)
+
+            def pixel_at(i: ExprLike) -> list[Expr]:
+                at = [*outer, y0 + as_expr(i) // box.wide, x0 + as_expr(i) % box.wide]
+                at = [a if n != 1 else const(0, INDEX) for a, n in zip(at, self.grid)]
+                if self.flat():
+                    return split_index(at[-1], self.pixels_shape)
+                return at[len(at) - len(self.pixels_shape):]
+
+            def source(i: int, k: Sequence[Expr]) -> Expr:
+                *window, c = self.split(k)
+                at = [p * s - q + o * d for p, s, q, o, d in
+                      zip(pixel_at(i), self.stride, self.before, window, self.dilation)]
+                return self.pixel(b, group * self.channels + c, at)
+
+            def weight(v: int, k: Sequence[Expr], lane: Expr) -> Expr:
+                return right[((group * panels + panel) * depth + flat_index(k, self.depths)) * tile.columns + v * lanes + lane]
+
+            def channel(v: ExprLike) -> Expr:
+                if self.outs <= tile.columns:
+                    return group * self.outs + minimum(as_expr(v) * lanes, self.outs - lanes)
+                return group * self.outs + minimum(panel * tile.columns, self.outs - tile.columns) + as_expr(v) * lanes
+
+            def start(i: int, v: int, lane: Expr) -> Expr:
+                return const(0, self.dtype) if self.bias is None else self.element(self.bias, channel(v) + lane)
+
+            def write(i: ExprLike, v: ExprLike, lane: Expr, value: Expr) -> list[Stmt]:
+                place = [b, channel(v) + lane, *pixel_at(i)]
+                return [store(o, offset, y) for o, offset, y in self.epilogue(place, value)]
+
+            sample = write(0, 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
+            effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
+            if effort <= HEAVY:
+                return self.block(tile, self.depths, source, weight, start, write, lanes)
+
+            def drain(memory: Buffer) -> Stmt:
+                def one(i: Expr, v: Expr) -> Stmt:
+                    lane = Var("l", INDEX, 0, lanes - 1)
+                    return seq(*(For(lane, const(lanes, INDEX), s, "vector")
+                                 for s in write(i, v, lane, memory[(i * tile.vectors + v) * lanes + lane])))
+
+                return nest((tile.rows, tile.vectors), one, ("i", "v"))
+
+            return self.block(tile, self.depths, source, weight, start, drain=drain)
+
+        return self.spread(units, 2 * self.batch * self.groups * self.outs * math.prod(self.pixels_shape) * depth // 16, unit)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Extents of the reduction's loops: window axes, then channels; the last two as one where memory allows."""
+        if self.contiguous():
+            return (*self.window[:-1], self.window[-1] * self.channels)
+        return (*self.window, self.channels)
+
+    def split(self, k: Sequence[Expr]) -> list[Expr]:
+        """Window position and channel of a step of the reduction."""
+        if self.contiguous():
+            *rows, last = k
+            return [*rows, const(0, INDEX), last]  # the channel runs on into the next columns
+        return list(k)
+
+    def block_size(self, count: int) -> int:
+        """Tiles that run through all panels together: what they read of x stays in L2."""
+        x = self.channels * self.box.pixels * math.prod(self.stride) * self.dtype.itemsize
+        want = max(1, min(count, BLOCK_BYTES // max(x, 1)))
+        blocks = -(-count // want)
+        return -(-count // blocks)
+
+    def spread(self, units: int, effort: int, body: Callable[[Expr], Stmt]) -> Stmt:
+        """All units, in contiguous ranges that differ by at most one, over the threads where there is enough to do."""
+        workers = min(self.style.threads, units) if effort >= self.style.parallel_work else 1
+        unit = Var("u", INDEX, 0, units - 1)
+        if workers == 1:
+            return For(unit, const(units, INDEX), body(unit), "serial")
+        worker = Var("w", INDEX, 0, workers - 1)
+        first = worker * units // workers
+        step = Var("u", INDEX, 0, -(-units // workers) - 1)
+        inside = For(step, (worker + 1) * units // workers - first, body(minimum(first + step, units - 1)), "serial")
+        return For(worker, const(workers, INDEX), inside, "parallel")
+
+
+def _first(panel: int, outs: int, tile: Tile) -> list[int]:
+    """First channel of each vector of a panel."""
+    if outs <= tile.columns:
+        return [min(v * tile.lanes, outs - tile.lanes) for v in range(tile.vectors)]
+    start = min(panel * tile.columns, outs - tile.columns)
+    return [start + v * tile.lanes for v in range(tile.vectors)]
+
+
+def _pack(groups: int, outs: int, starts: list[list[int]], depth: int, tile: Tile, d: DType) -> Packing:
+    columns = [np.concatenate([s + np.arange(tile.lanes) for s in panel]) for panel in starts]
+
+    def parts(w: np.ndarray) -> Iterator[np.ndarray]:
+        for group in w.reshape(groups, outs, *w.shape[1:]):
+            ahead = np.moveaxis(group, (0, 1), (-1, -2))  # window, channel, output
+            for c in columns:
+                yield ahead[..., c].astype(d.numpy, copy=False)
+
+    size = groups * len(starts) * depth * tile.columns * d.itemsize
+    return Packing(f"last{groups}x{tile.columns}x{tile.lanes}{d}", size, parts)

@@ -1,0 +1,178 @@
+"""What the x86 kernels cost row-major and channels last: the layout pass's questions, answered."""
+
+from __future__ import annotations
+
+import math
+
+from graphopt.codegen.channels_last import choose_box, covers
+from graphopt.codegen.lower.registry import COMPUTE, why_not
+from graphopt.ir.graph import Op, Value
+from graphopt.ir.table import Trait
+from graphopt.ir.types import AXES
+from graphopt.targets.base import Choice
+from graphopt.targets.x86 import X86
+
+STRIDED = 0.5  # cycles a byte that is read against the grain costs more than one read along it
+COPIED = 0.1  # cycles a byte that is copied
+PLANAR = 0.6  # share of the peak that a row-major convolution reaches: its image vectors cross cache lines, or are copied
+# The same of depthwise convolutions, row-major and channels last: they load nearly as much as they multiply.
+DEPTHWISE = (0.12, 0.35)
+
+
+def layout_choice(op: Op, target: X86) -> Choice | None:
+    """Costs and demands of one op, None where it is row-major and so are its operands."""
+    if op.name == "const" or why_not(op) is not None or len(op.results) != 1:
+        return None
+    body = list(op.regions[0].ops) if op.name == "fused" else [op]
+    contractions = [o for o in body if o.definition.has(Trait.CONTRACTION)]
+    if contractions:
+        return _convolution(op, contractions[0], target) if len(contractions) == 1 and contractions[0].name == "conv" else None
+    if op.name == "transpose":
+        return _transpose(op)
+    if op.definition.has(Trait.VIEW) or any(o.name not in COMPUTE for o in body if o.name != "const"):
+        return None
+    return _computed(op, body)
+
+
+def border(op: Op, v: Value) -> int:
+    """Zeros that a channels-last convolution wants around `v`, 0 where it reads it otherwise than as the image."""
+    inner, outer = _inner_conv(op)
+    if inner is None or outer.get(inner.operands[0]) is not v:
+        return 0
+    x, w = inner.operands[0], inner.operands[1]
+    spatial = len(inner.attrs["stride"])
+    assert x is not None and w is not None
+    behind = [(o - 1) * s + (k - 1) * d + 1 - n - p for o, s, k, d, n, p in zip(
+        inner.result.static_shape[2:], inner.attrs["stride"], w.static_shape[2:], inner.attrs["dilation"],
+        x.static_shape[2:], inner.attrs["pad"][:spatial])]
+    return max(*inner.attrs["pad"][:spatial], *behind, 0)
+
+
+def _inner_conv(op: Op) -> tuple[Op | None, dict[Value | None, Value | None]]:
+    if op.name == "fused":
+        found = [o for o in op.regions[0].ops if o.name == "conv"]
+        return (found[0] if len(found) == 1 else None), dict(zip(op.regions[0].inputs, op.operands))
+    return (op if op.name == "conv" else None), {v: v for v in op.operands}
+
+
+def _convolution(op: Op, conv: Op, target: X86) -> Choice:
+    w = conv.operands[1]
+    assert w is not None
+    out = conv.result.static_shape
+    outs, groups = out[1] // conv.attrs["groups"], conv.attrs["groups"]
+    depth = math.prod(w.static_shape[1:])
+    operations = 2 * math.prod(out) * depth
+    peak = 4 * target.lanes  # two multiply-adds a cycle
+    last: float | None = None
+    if outs == 1 or depth * outs < 16:
+        row = operations / peak / DEPTHWISE[0]
+        if covers(op, conv):
+            last = operations / peak / DEPTHWISE[1]
+    else:
+        row = operations / peak / PLANAR
+        if covers(op, conv):
+            lanes = target.lanes
+            while outs < lanes:
+                lanes //= 2
+            *deep, height, width = (1, *out[2:])
+            if math.prod(w.static_shape[2:]) == 1:
+                height, width = 1, height * width
+            cycles, _ = choose_box(height, width, outs, lanes, target.registers)
+            last = cycles * math.prod(deep) * depth * groups * out[0]
+    if any(p < 0 for p in conv.attrs["pad"]):
+        last = None
+    inside = dict(zip(op.regions[0].inputs, op.operands)) if op.name == "fused" else {}
+    x = inside.get(conv.operands[0], conv.operands[0])
+    reads = tuple("either" if v is x else how for v, how in zip(op.operands, _reads(op)))
+    return Choice(row, last, reads)
+
+
+def _transpose(op: Op) -> Choice | None:
+    cost = op.result.type.nbytes * STRIDED  # type: ignore[union-attr, operator]
+    way = _way(tuple(op.attrs["perm"]))
+    if way == "to last":
+        return Choice(cost, 0.0, ("same",), result=False)
+    return Choice(cost, 0.0, ("row",)) if way == "from last" else None
+
+
+def _way(perm: tuple[int, ...]) -> str:
+    """What a permutation does to an image: nothing, N C ... to N ... C, the reverse, or something else."""
+    rank = len(perm)
+    if perm == tuple(range(rank)):
+        return ""
+    if rank in AXES and perm == (0, *range(2, rank), 1):
+        return "to last"
+    if rank in AXES and perm == (0, rank - 1, *range(1, rank - 1)):
+        return "from last"
+    return "other"
+
+
+def _computed(op: Op, body: list[Op]) -> Choice | None:
+    shapes = [v.static_shape for v in (*op.operands, *op.results) if v is not None]
+    if not any(len(s) in AXES for s in shapes):
+        return None
+    ways = _ways(op, body)
+    result = op.result.static_shape
+    for o in body:
+        if not o.definition.has(Trait.REDUCTION):
+            continue
+        if "to last" in ways:
+            continue  # rows of channels
+        if "kernel" in o.attrs:
+            continue  # a window
+        spatial = tuple(range(2, len(o.operands[0].static_shape)))  # type: ignore[union-attr]
+        if o.definition.has(Trait.COMPOSITE) or tuple(o.attrs.get("axes", ())) != spatial or math.prod(result[2:]) != 1:
+            return None
+    nbytes = lambda v: v.type.nbytes
+    if "to last" in ways and "from last" not in ways:
+        strided = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "to last")
+        return Choice(strided * STRIDED, 0.0, tuple("same" if w == "to last" else "row" for w in ways), result=False)
+    row = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "from last") * STRIDED
+    last = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "other") * STRIDED
+    for o in body:
+        if "kernel" in o.attrs or o.name in ("resize", "pad"):
+            row += nbytes(o.result) * STRIDED * math.prod(o.attrs.get("kernel", (1,)))
+        if o is op and o.name == "slice":
+            last += nbytes(o.result) * COPIED  # a slice of channels is a view of a row-major image
+    return Choice(row, last, tuple("same" if w == "" else "row" for w in ways))
+
+
+def _reads(op: Op) -> tuple[str, ...]:
+    body = list(op.regions[0].ops) if op.name == "fused" else [op]
+    return tuple("same" if w == "" else "row" for w in _ways(op, body))
+
+
+def _ways(op: Op, body: list[Op]) -> list[str]:
+    """How the axes of each operand become those of the result: "" (axis by axis), "to last", "from last" or "other"."""
+    found: dict[Value, str] = {op.regions[0].outputs[0] if op.name == "fused" else op.result: ""}
+
+    def note(v: Value, way: str) -> None:
+        found[v] = way if found.get(v, way) == way else "other"
+
+    for o in reversed(body):
+        if o.name == "const":
+            continue
+        way = found.get(o.result, "other")
+        for v in o.operands:
+            if v is not None:
+                note(v, _through(o, v, way))
+    inner = op.regions[0].inputs if op.name == "fused" else op.operands
+    return [found.get(v, "other") if v is not None else "" for v in inner]
+
+
+def _through(o: Op, v: Value, way: str) -> str:
+    """The way of operand `v` of an op whose result has `way`."""
+    if o.name == "transpose":
+        turn = _way(tuple(o.attrs["perm"]))
+        if turn == "" or way == "":
+            return turn or way
+        return "" if {turn, way} == {"to last", "from last"} else "other"
+    if o.definition.has(Trait.REDUCTION) and not o.definition.has(Trait.COMPOSITE):
+        return way
+    same_rank = len(v.static_shape) == len(o.result.static_shape)
+    if o.definition.has(Trait.VIEW) and not o.definition.has(Trait.ELEMENTWISE):
+        return way if v.static_shape == o.result.static_shape else "other"
+    return way if same_rank and o.name not in _REORDER else "other"
+
+
+_REORDER = frozenset(("gather", "gather_nd", "gather_elements", "depth_to_space", "space_to_depth"))

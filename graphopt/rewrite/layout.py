@@ -1,0 +1,166 @@
+"""Layout selection: how every image lies in memory, decided for the whole graph at once.
+
+Each op is computed either row-major or channels last; the target says what each costs. A value that is made one way and
+read the other is converted once. With two labels the cheapest labelling is a minimum cut (Greig, Porteous and Seheult,
+J. R. Stat. Soc. B 51, 1989), so the answer is exact on any graph, not only on trees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import networkx as nx
+
+from graphopt.ir.graph import Graph, Op, Value
+from graphopt.ir.types import AXES, TensorType, channels_last
+from graphopt.rewrite.context import Context
+from graphopt.rewrite.manager import Pass
+from graphopt.targets.base import Choice
+
+BYTE = 0.15  # cycles that reading and writing one byte takes when a value is converted
+EITHER = 0.3  # of a conversion: what reading row-major costs a kernel that takes both
+TIE = 1.0  # cycles that row-major is preferred by: what has no reason to change stays as it is
+ROW, LAST = "row-major", "channels last"
+
+
+class Layout(Pass):
+    """Before: row-major values. After: images are channels last where that is cheaper over the whole graph, with the halo
+    that their convolutions need, and `relayout` ops where a value is read the other way. Values are unchanged.
+    """
+
+    name = "layout"
+
+    def run(self, graph: Graph, context: Context) -> bool:
+        ask = getattr(context.target, "layout_choice", None)
+        if ask is None:
+            return False
+        choices = {op: c for op in graph.ops if op.name != "const" and (c := _choice(op, ask)) is not None}
+        if not any(c.last is not None and c.last + TIE < c.row for c in choices.values()):
+            return False
+        last = _cut(graph, choices)
+        if not last or not context.take(f"lay out {len(last)} ops channels last", next(iter(last))):
+            return False
+        for op in graph.ops:
+            if op in last:
+                _explain(op, choices[op], context, LAST)
+                for r in op.results:
+                    if choices[op].result and depends(r):
+                        r.type = replace(r.type, layout=channels_last(len(r.type.shape)))
+            elif op in choices and choices[op].last is not None:
+                _explain(op, choices[op], context, ROW)
+        _convert(graph, choices, last, context)
+        _halos(graph, choices, last, context)
+        return True
+
+
+def _choice(op: Op, ask: Any) -> Choice | None:
+    if any(not isinstance(v.type, TensorType) or not v.type.is_static for v in (*op.operands, *op.results) if v is not None):
+        return None
+    return ask(op)
+
+
+def depends(v: Value) -> bool:
+    """Does the layout change anything? Not for one pixel, nor for one channel, nor below rank 3."""
+    t = v.type
+    if not isinstance(t, TensorType) or not t.is_static or len(t.static_shape) not in AXES:
+        return False
+    _, c, *spatial = t.static_shape
+    return c > 1 and any(n > 1 for n in spatial)
+
+
+def _cost(v: Value) -> float:
+    assert isinstance(v.type, TensorType)
+    return v.type.nbytes * BYTE + TIE  # type: ignore[operator, return-value]
+
+
+def _cut(graph: Graph, choices: dict[Op, Choice]) -> set[Op]:
+    """The ops that are channels last in the cheapest labelling. The source's side is row-major."""
+    net = nx.DiGraph()
+    row, last = "row", "last"
+    net.add_nodes_from((row, last))
+
+    def edge(a: Any, b: Any, capacity: float | None) -> None:
+        """Pay `capacity` (None: never) where a is row-major and b channels last."""
+        if capacity is None:
+            net.add_edge(a, b)  # an edge without capacity is infinite
+        elif net.has_edge(a, b):
+            if "capacity" in net[a][b]:
+                net[a][b]["capacity"] += capacity
+        else:
+            net.add_edge(a, b, capacity=capacity)
+
+    for op, c in choices.items():
+        edge(op, last, c.row)
+        edge(row, op, None if c.last is None else c.last + TIE)
+    for v in graph.values():
+        if not depends(v) or v.constant is not None:
+            continue
+        made: Any = v.op if v.op in choices and choices[v.op].result else row
+        for user, i in v.uses:
+            c = choices.get(user)
+            reads = "row" if c is None else c.reads[i]
+            if reads == "either":
+                if made is not row:
+                    edge(user, made, _cost(v))
+                edge(made, user, _cost(v) * EITHER)
+                continue
+            reader: Any = user if reads == "same" else row
+            # One conversion serves all readers of a kind.
+            if made is not row:
+                edge(reader, ("to row", v), None)
+                edge(("to row", v), made, _cost(v))
+            if reader is not row:
+                edge(("to last", v), reader, None)
+                edge(made, ("to last", v), _cost(v))
+    _, (rows, _) = nx.minimum_cut(net, row, last)
+    return {op for op in choices if op not in rows}
+
+
+def _convert(graph: Graph, choices: dict[Op, Choice], last: set[Op], context: Context) -> None:
+    """Insert a relayout where a value is read in another layout than it has."""
+    for v in list(graph.values()):
+        if not depends(v) or v.constant is not None:
+            continue
+        assert isinstance(v.type, TensorType)
+        converted: Value | None = None
+        for user, i in list(v.uses):
+            c = choices.get(user)
+            reads = "row" if c is None else c.reads[i]
+            if reads == "either" and user in last:
+                continue
+            wanted = channels_last(len(v.type.static_shape)) if reads == "same" and user in last else None
+            if wanted == v.type.layout:
+                continue
+            if converted is None:
+                first = v.op.next if v.op is not None else next(iter(graph.ops))
+                op = graph.add("relayout", [v], {}, types=[replace(v.type, layout=wanted)],
+                               loc=v.op.loc if v.op is not None else (), before=first)
+                context.because(op, f"converted from {LAST if wanted is None else ROW}: {user.name} reads it so")
+                converted = op.result
+            user.set_operand(i, converted)
+
+
+def _halos(graph: Graph, choices: dict[Op, Choice], last: set[Op], context: Context) -> None:
+    """Give a value the zero border that the convolutions reading it need, where all that read it can skip it."""
+    border = context.target.border
+    for v in graph.values():
+        if not isinstance(v.type, TensorType) or v.type.layout is None or v.op is None:
+            continue
+        if not ((v.op in choices and v.op.name != "transpose") or v.op.name == "relayout"):
+            continue
+        if any(user is graph.return_op or (user not in choices and user.name != "relayout") or user.name == "transpose"
+               for user in v.users):
+            continue
+        halo = max((border(user, v) for user in v.users if user in last), default=0)
+        if halo:
+            v.type = replace(v.type, layout=replace(v.type.layout, halo=halo))
+            context.because(v, f"keeps a zero border of {halo} for the windows that read it")
+
+
+def _explain(op: Op, c: Choice, context: Context, chosen: str) -> None:
+    costs = f"{ROW} {c.row:.3g} cycles, {LAST} " + ("not possible" if c.last is None else f"{c.last:.3g}")
+    context.because(op, f"{chosen}: {costs}; conversions of neighbours counted")
+
+
+__all__ = ["Layout", "depends"]
