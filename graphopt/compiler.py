@@ -178,7 +178,7 @@ class CompiledModel(Model):
                  "seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in d.seconds.items()),
                  "code from the cache on disk" if s["from_cache"] else "code made now"]
         if s["runtime"] == "tvm":
-            lines.append("in memory on TVM's runtime and thread pool, with slower calls: there is no C compiler (cc) here to link with")
+            lines.append("in memory, on TVM's slower runtime and thread pool: there is no C compiler (cc) here to link with")
         lines += [f"host op {name} at {loc or '?'}: {why}" for name, loc, why in self.host_ops]
         return "\n".join(lines)
 

@@ -52,7 +52,7 @@ class EmittedModel(Model):
         model = Model(self.inputs, self.outputs, Specialisations(self._cannot_run, 1), structure=self._structure)
         outputs = [OutputSpec(t.static_shape, t.dtype.numpy) for space, _, t in self._interface if space == "output"]
         weights = self._plan.pack_weights(aligned)
-        run = Executable([function], outputs, weights, self._plan.arena_size)
+        run = Executable([function], outputs, weights, self._plan.arena_size, len(self.inputs))
         model._only = Specialisation(run, self)
         return model
 

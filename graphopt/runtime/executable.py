@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.runtime.library import Entry, Pointer
+
 ALIGN = 64
-Pointer = ctypes.c_void_p
 _Byte = ctypes.c_char
+_byte_of, _addressof = _Byte.from_buffer, ctypes.addressof
 
 
 def aligned(nbytes: int) -> np.ndarray:
@@ -26,12 +28,17 @@ def address(array: np.ndarray) -> int:
 
 
 def pointer(array: np.ndarray) -> Pointer:
-    """The address as an argument. The buffer protocol is three times as fast as numpy's interface, where it applies:
-    not to read-only or empty arrays, nor to dtypes that it does not know."""
+    """The address as an argument."""
+    return Pointer(_address(array))
+
+
+def _address(array: np.ndarray) -> int:
+    """The buffer protocol is three times as fast as numpy's interface, where it applies: not to read-only or empty arrays,
+    nor to dtypes that it does not know."""
     try:
-        return Pointer(ctypes.addressof(_Byte.from_buffer(array)))  # type: ignore[arg-type]
+        return _addressof(_byte_of(array))  # type: ignore[arg-type]
     except (TypeError, ValueError, BufferError):
-        return Pointer(address(array))
+        return address(array)
 
 
 @dataclass(frozen=True)
@@ -68,17 +75,28 @@ class OutputSpec:
     host: Place | None = None
 
 
+@dataclass
+class _Workspace:
+    """What one call holds: an arena, and the array of pointers for compiled code with those filled in that never change."""
+
+    arena: np.ndarray
+    arena_pointer: Pointer
+    frame: Any
+
+
 class Executable:
     """Steps over inputs, outputs, weights and an arena. Calls may overlap: each takes its own arena."""
 
     def __init__(self, steps: Sequence[Callable[..., Any] | HostStep], outputs: Sequence[OutputSpec], weights: np.ndarray,
-                 arena_size: int) -> None:
+                 arena_size: int, inputs: int) -> None:
         self.steps, self.outputs, self.weights, self.arena_size = list(steps), list(outputs), weights, arena_size
-        self._arenas: list[tuple[np.ndarray, Pointer]] = []
+        self._workspaces: list[_Workspace] = []
         self._weights_pointer = Pointer(address(weights))
+        self._frame = Pointer * (inputs + len(outputs) + 2)
         # One stretch of kernels and every shape known: nothing to interpret between the pointers and the call.
         fixed = all(o.shape is not None and o.host is None for o in outputs)
-        self._entry: Any = self.steps[0] if fixed and len(self.steps) == 1 and not isinstance(self.steps[0], HostStep) else None
+        only = self.steps[0] if fixed and len(self.steps) == 1 else None
+        self._run_only = only.run if isinstance(only, Entry) else None
         self._made = [(o.shape, o.dtype) for o in outputs]
 
     def run(self, inputs: Sequence[Any], observe: Callable[[int], None] | None = None) -> list[Any]:
@@ -86,13 +104,13 @@ class Executable:
 
         `observe(k)` is called after step k.
         """
-        if self._entry is not None and observe is None:
-            return self._direct(inputs)
+        if self._run_only is not None and observe is None:
+            return self._direct(inputs, self._run_only)
         outputs = [np.empty(o.shape, o.dtype) if o.shape is not None and o.host is None else None for o in self.outputs]
         lent = self._lend()
-        arena = lent[0]
+        arena = lent.arena
         pointers = [pointer(a) if isinstance(a, np.ndarray) else Pointer(None) for a in (*inputs, *outputs)]
-        pointers += [self._weights_pointer, lent[1]]
+        pointers += [self._weights_pointer, lent.arena_pointer]
         host: dict[int, Any] = {}
         dims: dict[str, int] = {}
         try:
@@ -104,27 +122,35 @@ class Executable:
                 if observe is not None:
                     observe(k)
         finally:
-            self._arenas.append(lent)
+            self._workspaces.append(lent)
         foreign = [x for x in inputs if isinstance(x, np.ndarray)] + [self.weights]
         return [_apart(self._read(o.host, inputs, outputs, arena, host), foreign) if o.host is not None else y
                 for o, y in zip(self.outputs, outputs)]
 
-    def _lend(self) -> tuple[np.ndarray, Pointer]:
-        """An arena for one call, and its address."""
+    def _lend(self) -> _Workspace:
+        """A workspace for one call."""
         try:
-            return self._arenas.pop()
+            return self._workspaces.pop()
         except IndexError:
             arena = aligned(self.arena_size)
-            return arena, Pointer(address(arena))
+            made = _Workspace(arena, Pointer(address(arena)), self._frame())
+            made.frame[-2:] = [self._weights_pointer, made.arena_pointer]
+            return made
 
-    def _direct(self, inputs: Sequence[np.ndarray]) -> list[Any]:
+    def _direct(self, inputs: Sequence[np.ndarray], run: Callable[[Any], None]) -> list[Any]:
         outputs: list[Any] = [np.empty(shape, kind) for shape, kind in self._made]
         lent = self._lend()
+        frame, k = lent.frame, 0
         try:
-            self._entry(*[pointer(a) for a in inputs], *[pointer(a) for a in outputs],
-                        self._weights_pointer, lent[1])
+            for a in inputs:
+                frame[k] = _address(a)
+                k += 1
+            for a in outputs:
+                frame[k] = _address(a)
+                k += 1
+            run(frame)
         finally:
-            self._arenas.append(lent)
+            self._workspaces.append(lent)
         return outputs
 
     def _host(self, step: HostStep, inputs: Sequence[Any], outputs: list[Any], arena: np.ndarray, host: dict[int, Any],

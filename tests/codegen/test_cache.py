@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.codegen import cache
+from graphopt.codegen import cache, native
 from graphopt.ir import Builder, Graph, tensor
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="the cache needs a C linker")
@@ -42,8 +42,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_second_compilation_comes_from_the_cache(folder: Path) -> None:
     first = model()
     assert right(first) and not first.stats["from_cache"]
-    assert len(list(folder.glob("*.so"))) == 1
-    assert [p.suffix for p in folder.iterdir()] == [".so"], "nothing is left beside the entry"
+    assert len(list((folder / "code").glob("*.so"))) == 1
+    assert [p.suffix for p in (folder / "code").iterdir()] == [".so"], "nothing is left beside the entry"
     second = model()
     assert right(second) and second.stats["from_cache"]
     assert "cache" in second.explain()
@@ -53,7 +53,7 @@ def test_another_target_or_number_of_threads_is_another_entry(folder: Path) -> N
     for options in ({"threads": 1}, {"threads": 2}, {"target": "x86:haswell", "threads": 1}):
         compiled = model(**options)
         assert right(compiled) and not compiled.stats["from_cache"]
-    assert len(list(folder.glob("*.so"))) == 3
+    assert len(list((folder / "code").glob("*.so"))) == 3
 
 
 def test_zero_turns_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_zero_turns_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_damaged_entry_is_replaced(folder: Path, damage, caplog: pytest.LogCaptureFixture) -> None:
     folder.mkdir(parents=True)
     first = model()
-    entry, = folder.glob("*.so")
+    entry, = (folder / "code").glob("*.so")
     whole = entry.read_bytes()
     del first
     entry.unlink()  # a loaded library must not change under the process that runs it
@@ -90,7 +90,7 @@ def test_processes_share_it(folder: Path) -> None:
     for run in runs:
         errors = run.communicate()[1]
         assert run.returncode == 0, errors
-    assert [p.suffix for p in folder.iterdir()] == [".so"], "one entry, whoever wrote it, and nothing beside it"
+    assert [p.suffix for p in (folder / "code").iterdir()] == [".so"], "one entry, whoever wrote it, and nothing beside it"
 
 
 def test_a_folder_that_cannot_be_written_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -114,23 +114,25 @@ def test_a_folder_that_may_only_be_read_serves(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "utime", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
     assert model().stats["from_cache"]
-    entry, = folder.glob("*.so")
+    entry, = (folder / "code").glob("*.so")
     entry.rename(entry.with_suffix(".old"))
     entry.write_bytes(b"damaged")
     monkeypatch.setattr(cache.os, "replace", refuse)
     assert right(model())
 
 
-def test_without_a_linker_programs_stay_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_linker", lambda: None)
-    assert right(model()) and not model().stats["from_cache"]
+def test_without_a_compiler_programs_stay_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "compiler", lambda: None)
+    compiled = model()
+    assert right(compiled) and not compiled.stats["from_cache"] and compiled.stats["runtime"] == "tvm"
+    assert "no C compiler" in compiled.explain()
     assert not folder.exists()
 
 
 def test_the_least_recently_used_entries_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model(threads=1)
-    old, = folder.glob("*.so")
+    old, = (folder / "code").glob("*.so")
     os.utime(old, (1, 1))
     monkeypatch.setattr(cache, "LIMIT_BYTES", old.stat().st_size * 3 // 2)
     model(threads=2)
-    assert not old.exists() and len(list(folder.glob("*.so"))) == 1
+    assert not old.exists() and len(list((folder / "code").glob("*.so"))) == 1

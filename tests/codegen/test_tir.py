@@ -38,7 +38,7 @@ def run(kernels: list[tuple[Kernel, list[np.ndarray]]], threads: int = 1) -> lis
             graph.add_input(tensor("f32", 1))
             arrays.append(a)
         program.steps.append(Call(named, tuple(slots), graph.return_op))
-    code = build(program, parse_target("x86", threads), use_cache=False)
+    code = build(program, parse_target("x86", threads), in_memory=True)
     code.functions[0](*(Pointer(address(a)) for a in arrays), Pointer(0), Pointer(0))
     return outs
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -17,33 +17,48 @@ import tvm
 from tvm import ir, tirx
 
 from graphopt.codegen import cache as disk
+from graphopt.codegen import native
 from graphopt.codegen.plan import Call, Host, Program, Slot
 from graphopt.codegen.tir.emit import STATUS, emit_kernel
 from graphopt.errors import CodegenError
 from graphopt.targets.x86 import X86
 
-log = logging.getLogger("graphopt")
-
-# TVM's thread pool would take half of the processors, on the guess that the others are hyper-threads.
+# Where programs run in memory: TVM's thread pool would take half of the processors, guessing that they are hyper-threads.
 os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+
+
+PACKED = 1  # tvm::CallingConv::kCPackedFunc: no wrapper is made around it
 
 
 @dataclass
 class Code:
-    """Compiled stretches of a program. `functions[k]` runs stretch k: pointers to inputs, outputs, weights and arena."""
+    """Compiled stretches of a program: function `names[k]` runs stretch k.
+
+    With a C compiler they are in `library`, a shared object (a file, or its bytes) on top of the runtime library `runtime`,
+    and take the address of an array of pointers. Without, `functions` are TVM's and take the pointers. Both want those of
+    `parameters`: inputs, outputs, weights, arena.
+    """
 
     names: list[str]
-    functions: list[Callable[..., Any]]
-    seconds: float
-    from_cache: bool
-    _module: Any
+    library: Path | bytes | None = None
+    runtime: tuple[Path | bytes, str] | None = None  # and what names that build of it
+    functions: list[Callable[..., Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    from_cache: bool = False
+    _module: Any = None
     _source: Callable[[], Any] = field(repr=False, default=lambda: None)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it runs on TVM's runtime and thread pool."""
+        return bool(self.names) and self.library is None
 
     def tir(self) -> str:
         """The TIR of every kernel and of main."""
         return self._source().script()
 
     def asm(self) -> str:
+        """Assembly text, of code in memory."""
         return self._module.inspect_source("asm")
 
 
@@ -60,35 +75,56 @@ def stretches(program: Program, each: bool = False) -> list[list[Call] | Host]:
     return out
 
 
-def build(program: Program, target: X86, each: bool = False, use_cache: bool = True) -> Code:
-    """Compile, or load from the cache on disk. With `each`, one function per kernel call (for profiles).
+def build(program: Program, target: X86, each: bool = False, in_memory: bool = False) -> Code:
+    """Compile, or take from the cache on disk. With `each`, one function per kernel call (for profiles).
 
-    Code from the cache has no assembly text; `use_cache=False` compiles in memory.
+    `in_memory` keeps the code with TVM, as it is without a C compiler: only such code has assembly text.
     """
     calls = [s for s in stretches(program, each) if isinstance(s, list)]
     names = [f"main_{k}" if k else "main" for k in range(len(calls))]
     if not calls:
-        return Code([], [], 0.0, False, None)
+        return Code([])
     start = time.perf_counter()
-    make = lambda: ir_module(program, calls, names)
+    in_memory = in_memory or native.compiler() is None
+    make = lambda: ir_module(program, calls, names, packed=in_memory)
+    if in_memory:
+        module = _compile(make(), target)
+        functions = [module.get_function(n) for n in names]
+        return Code(names, functions=functions, seconds=time.perf_counter() - start, _module=module, _source=make)
     key = _digest(program, calls, target)
-    module = disk.load(key) if use_cache else None
-    cached = module is not None
-    if module is None:
-        module = _compile(make(), target, key if use_cache else None)
-    functions = [module.get_function(n) for n in names]
-    return Code(names, functions, time.perf_counter() - start, cached, module, make)
+    library: Path | bytes | None = disk.load(key)
+    cached = library is not None
+    if library is None:
+        made = native.link([_object(_compile(make(), target))])
+        library = disk.store(key, made) or made
+    return Code(names, library, runtime_library(), [], time.perf_counter() - start, cached, None, make)
 
 
-def _compile(mod: Any, target: X86, key: str | None) -> Any:
+@cache
+def runtime_library() -> tuple[Path | bytes, str]:
+    """The library that compiled programs run on, and what names this build of it."""
+    key = native.runtime_key()
+    found = disk.load(key, "runtime")
+    if found is None:
+        made = native.build_runtime()
+        return disk.store(key, made, "runtime") or made, key
+    return found, key
+
+
+def _compile(mod: Any, target: X86) -> Any:
     machine = tvm.target.Target(target.llvm_target())
     try:
-        module = tvm.get_global_func("target.build.llvm")(_lowering(machine)(mod), machine)
+        return tvm.get_global_func("target.build.llvm")(_lowering(machine)(mod), machine)
     except Exception as e:
         raise CodegenError(f"TVM could not compile the program: {type(e).__name__}: {e}",
                            hint="This is a bug in graphopt; please report it") from e
-    stored = disk.store(key, module) if key else None
-    return module if stored is None else stored
+
+
+def _object(module: Any) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as work:
+        path = Path(work) / "code.o"
+        module.write_to_file(str(path))
+        return path.read_bytes()
 
 
 def _lowering(machine: Any) -> Any:
@@ -101,15 +137,15 @@ def _lowering(machine: Any) -> Any:
     t = tirx.transform
     return tvm.ir.transform.Sequential([
         t.BindTarget(machine.with_host(machine)), t.VectorizeLoop(True), t.VerifyMemory(),
-        t.AnnotateEntryFunc(), t.SplitHostDevice(), t.MakePackedAPI(), t.LowerIntrin()])
+        t.AnnotateEntryFunc(), t.SplitHostDevice(), t.LowerIntrin()])
 
 
-def ir_module(program: Program, calls: list[list[Call]], names: list[str]) -> Any:
-    """The TVM module: kernels under their own names, then the public functions."""
+def ir_module(program: Program, calls: list[list[Call]], names: list[str], packed: bool = False) -> Any:
+    """The TVM module: kernels under their own names, then the public functions, `packed` for calls through TVM."""
     kernels = {k.name: ir.GlobalVar(k.name) for k in program.kernels}
     functions = {kernels[k.name]: emit_kernel(k) for k in program.kernels}
     for name, stretch in zip(names, calls):
-        functions[ir.GlobalVar(name)] = _main(program, stretch, name, kernels)
+        functions[ir.GlobalVar(name)] = _main(program, stretch, name, kernels, packed)
     return tvm.IRModule(functions)
 
 
@@ -120,20 +156,30 @@ def parameters(program: Program) -> list[tuple[str, int]]:
             ("weights", 0), ("arena", 0)]
 
 
-def _main(program: Program, calls: list[Call], name: str, kernels: dict[str, Any]) -> Any:
-    spaces = {p: tirx.Var(f"{p[0]}{p[1]}", "handle") for p in parameters(program)}
+def _main(program: Program, calls: list[Call], name: str, kernels: dict[str, Any], packed: bool) -> Any:
+    """`int32_t name(void **pointers)`; packed: TVM's calling convention, whose arguments are of 16 bytes, a tag before each."""
+    spaces = parameters(program)
+    given = tirx.Var("pointers", ir.PointerType(ir.PrimType("uint64"), "global"))
+    stride, first = (2, 1) if packed else (1, 0)
+    words = tirx.decl_buffer((stride * len(spaces),), "uint64", "pointers", data=given)
+
+    def base(space: tuple[str, int]) -> Any:
+        word = tirx.BufferLoad(words, [tirx.const(spaces.index(space) * stride + first, "int32")])
+        return tirx.reinterpret("handle", word)
 
     def pointer(s: Slot) -> Any:
-        base = spaces[s.space, s.index]
-        return base if s.offset == 0 else tirx.handle_add_byte_offset(base, tirx.const(s.offset, "int64"))
+        start = base((s.space, s.index))
+        return start if s.offset == 0 else tirx.handle_add_byte_offset(start, tirx.const(s.offset, "int64"))
 
-    body: list[Any] = []
-    for c in calls:
-        if body:
-            body.append(_barrier(spaces["arena", 0]))
+    body: list[Any] = [tirx.DeclBuffer(words, data=given)]
+    for k, c in enumerate(calls):
+        if k:
+            body.append(_barrier(base(("arena", 0))))
         body.append(tirx.Evaluate(ir.Call(kernels[c.kernel.name], [pointer(s) for s in c.args], ret_ty=STATUS)))
-    main = tirx.PrimFunc(list(spaces.values()), body[0] if len(body) == 1 else tirx.SeqStmt(body))
-    return main.with_attr("global_symbol", name)
+    body.append(tirx.Return(tirx.const(0, "int32")))
+    around = [tirx.Var("self", "handle"), given, tirx.Var("count", "int32"), tirx.Var("result", "handle")] if packed else [given]
+    main = tirx.PrimFunc(around, tirx.SeqStmt(body), ret_type=STATUS)
+    return main.with_attr({"global_symbol": f"__tvm_ffi_{name}" if packed else name, "calling_conv": PACKED})
 
 
 def _barrier(pointer: Any) -> Any:

@@ -1,0 +1,102 @@
+"""Compiled code in this process: shared libraries, the runtime library beneath them, and its pools of threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from graphopt.errors import ArtifactError, GraphOptError
+
+ABI = 1  # GRAPHOPT_ABI of graphopt.h
+LAUNCH = "__TVMBackendParallelLaunch"  # the variable through which generated code starts its parallel loops
+
+Pointer = ctypes.c_void_p
+
+
+class Runtime:
+    """The runtime library, loaded. One per process is enough: its pools are shared by all programs."""
+
+    def __init__(self, image: Path | bytes) -> None:
+        library = open_library(image)
+        library.graphopt_abi.restype = ctypes.c_int
+        found = library.graphopt_abi()
+        if found != ABI:
+            raise ArtifactError(f"the runtime library has the interface {found}, and this graphopt speaks {ABI}",
+                                where=str(image) if isinstance(image, Path) else "")
+        library.graphopt_pool_create.restype = Pointer
+        library.graphopt_pool_create.argtypes = [ctypes.c_int]
+        library.graphopt_bind.argtypes = [Pointer]
+        library.graphopt_bind.restype = None
+        self.call = library.graphopt_call
+        self.call.argtypes = [Pointer, Pointer, Pointer]
+        self.call.restype = ctypes.c_int
+        self._library = library
+        self._pools: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def pool(self, threads: int) -> int:
+        """The process's pool of so many threads."""
+        with self._lock:
+            if threads not in self._pools:
+                made = self._library.graphopt_pool_create(threads)
+                if not made:
+                    raise MemoryError("no memory for a pool of threads")
+                self._pools[threads] = made
+            return self._pools[threads]
+
+    def entries(self, image: Path | bytes, names: Sequence[str], threads: int) -> list[Entry]:
+        """The named functions of a compiled program, to run on so many threads."""
+        library = open_library(image)
+        try:
+            launch = ctypes.addressof(Pointer.in_dll(library, LAUNCH))
+        except ValueError:  # no parallel loop
+            launch = None
+        self._library.graphopt_bind(launch)
+        pool = self.pool(threads)
+        return [Entry(self, pool, ctypes.cast(getattr(library, n), Pointer).value or 0) for n in names]
+
+
+class Entry:
+    """A stretch of kernels: `entry(*pointers)`, or `run(address of an array of pointers)`."""
+
+    __slots__ = ("_address", "_call", "_pool")
+
+    def __init__(self, runtime: Runtime, pool: int, address: int) -> None:
+        self._call, self._pool, self._address = runtime.call, Pointer(pool), Pointer(address)
+
+    def __call__(self, *pointers: Any) -> None:
+        self.run((Pointer * len(pointers))(*pointers))
+
+    def run(self, frame: Any) -> None:
+        if self._call(self._pool, self._address, frame):
+            raise GraphOptError("compiled code failed", hint="This is a bug in graphopt; please report it")
+
+
+_RUNTIMES: dict[Any, Runtime] = {}
+_LOCK = threading.Lock()
+
+
+def runtime(image: Path | bytes, key: str) -> Runtime:
+    """The loaded runtime library named `key` (builds of the same name are equal)."""
+    with _LOCK:
+        if key not in _RUNTIMES:
+            _RUNTIMES[key] = Runtime(image)
+        return _RUNTIMES[key]
+
+
+def open_library(image: Path | bytes) -> ctypes.CDLL:
+    """Load a shared library from a file, or from memory by way of a file that is gone afterwards."""
+    if isinstance(image, Path):
+        return ctypes.CDLL(str(image))
+    handle, path = tempfile.mkstemp(prefix="graphopt-", suffix=".so")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(image)
+        return ctypes.CDLL(path)
+    finally:
+        os.unlink(path)
