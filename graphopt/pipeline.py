@@ -47,10 +47,10 @@ class X86Keeps(Keeps):
 
         return layout_choice(op, self.target)
 
-    def border(self, op: Any, v: Any) -> int:
-        from graphopt.codegen.layouts import border
+    def room(self, op: Any, v: Any) -> tuple[int, int] | None:
+        from graphopt.codegen.layouts import room
 
-        return border(op, v)
+        return room(op, v)
 
 
 def optimise(graph: Graph, validate: bool = False, target: Any = None, **hooks: Any) -> tuple[Graph, Any]:

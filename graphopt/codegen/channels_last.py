@@ -18,14 +18,18 @@ import numpy as np
 from graphopt.codegen import math as vector_math
 from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, clamp, const, minimum, select
 from graphopt.codegen.index import flat_index, split_index
-from graphopt.codegen.kernels import Lowered, Packing, position
-from graphopt.codegen.loops import For, Stmt, Store, nest, seq, store
-from graphopt.codegen.schedule import Output, iteration, schedule, work
+from graphopt.codegen.kernels import Lowered, Packing, Sources, position
+from graphopt.codegen.loops import For, Prefetch, Stmt, Store, nest, seq, store
+from graphopt.codegen.schedule import Output, Style, iteration, schedule, work
 from graphopt.codegen.tile import HEAVY, Blocked, Tile
 from graphopt.ir.graph import Op, Value
-from graphopt.ir.types import DType, TensorType
+from graphopt.ir.types import DType, TensorType, channels_last
+from graphopt.targets.x86 import X86
 
-BLOCK_BYTES = 1 << 18  # of x that a block of tiles reads: it stays in L2 while all panels of weights pass by
+LOAD = 0.15  # cycles that a load costs beside the multiply-adds that hide it
+WEIGHTS = 1.0  # cycles that a vector of weights from L2 costs beside that
+STEPS_AHEAD = 16  # of the reduction by which weights are prefetched: some 200 cycles
+FAR_TILES = 32  # tiles that share a panel of weights, up to which the next panel is prefetched meanwhile
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,19 @@ class Box:
         return self.high * self.wide
 
 
-def choose_box(height: int, width: int, channels: int, lanes: int, registers: int) -> tuple[float, Box]:
+def choose_box(height: int, width: int, channels: int, lanes: int, machine: X86) -> tuple[float, Box]:
     """The box that computes a height by width image of `channels` outputs in the fewest cycles per step of the
-    reduction, and those cycles: two multiply-adds and two loads a cycle, weights from L2 at 32 bytes a cycle."""
+    reduction, and those cycles."""
     best: tuple[float, Box] | None = None
     for vectors in range(1, min(6, -(-channels // lanes)) + 1):
         panels = -(-channels // (vectors * lanes))
         for high in (1, 2, 3, 4):
             for wide in range(1, min(width, 28) + 1):
                 pixels = high * wide
-                if high > height or pixels * vectors + vectors + 1 > registers or (high > 1 and wide < width):
+                if high > height or pixels * vectors + vectors + 1 > machine.registers or (high > 1 and wide < width):
                     continue
                 tiles = -(-height // high) * -(-width // wide)
-                step = max(pixels * vectors / 2, (pixels + vectors) / 2, 2 * vectors * min(lanes, 16) / 16, 4) + 0.4
+                step = max(pixels * vectors / machine.fma, 4) + LOAD * (pixels + vectors) + WEIGHTS * vectors + 0.4
                 cycles = tiles * panels * step
                 if best is None or cycles < best[0] * (1 - 1e-9):
                     best = (cycles, Box(high, wide, vectors))
@@ -72,7 +76,11 @@ def covers(op: Op, conv: Op) -> bool:
 
 
 class ChannelsLast(Blocked):
-    """A convolution with at least one vector of output channels in each group."""
+    """A convolution whose groups have several output channels."""
+
+    def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
+        super().__init__(op, inner, sources, name, style, machine.registers)
+        self.machine = machine
 
     def build(self) -> Lowered | None:
         x, w, self.bias = (*self.inner.operands, None)[:3]
@@ -96,7 +104,7 @@ class ChannelsLast(Blocked):
         if self.flat():
             grid = (math.prod(grid),)
         self.grid = (1,) * (2 - len(grid)) + tuple(grid)
-        _, self.box = choose_box(self.grid[-2], self.grid[-1], self.outs, self.lanes, self.registers)
+        _, self.box = choose_box(self.grid[-2], self.grid[-1], self.outs, self.lanes, self.machine)
         return self.finish(seq(*self.sources.borders(self.style), *self.copied, self.tiles(w)))
 
     def read(self, x: Value) -> None:
@@ -109,24 +117,30 @@ class ChannelsLast(Blocked):
         behind = [(o - 1) * s + (k - 1) * d + 1 - n - p for o, s, k, d, n, p in zip(
             self.pixels_shape, self.stride, self.window, self.dilation, image, self.before)]
         self.copied: list[Stmt] = []
+        self.planar = False
         if max(*self.before, *behind, 0) <= halo and self.outside(x) in self.sources.buffers:
             self.pixel = lambda b, c, at: self.element(x, position([b, c, *at], t))
             self.direct = True
             return
-        full = (self.batch, *(n + p + max(q, 0) for n, p, q in zip(image, self.before, behind)), x.static_shape[1])
+        # A copy with its border. Few channels that lie row-major stay so: rows are copied, not elements.
+        self.planar = t.layout is None and x.static_shape[1] < self.lanes
+        place = TensorType(self.dtype, (self.batch, x.static_shape[1], *(n + p + max(q, 0) for n, p, q in zip(
+            image, self.before, behind))), None if self.planar else channels_last(len(x.static_shape)))
+        full = place.static_shape
         copy = Buffer("padded", self.dtype, (math.prod(full),))
         self.scratch.append(copy)
         vars = iteration(full)
         index = [v if n != 1 else const(0, INDEX) for v, n in zip(vars, full)]
         inside = const(True, "bool")
         at = []
-        for v, p, n in zip(index[1:-1], self.before, image):
+        for v, p, n in zip(index[2:], self.before, image):
             inside = inside & (v >= p) & (v < n + p)
             at.append(clamp(v - p, 0, n - 1))
-        value = self.element(x, position([index[0], index[-1], *at], t))
-        self.copied = [schedule(vars, full, [Output(copy, select(inside, value, const(0, self.dtype)))], self.style)]
+        value = select(inside, self.element(x, position([*index[:2], *at], t)), const(0, self.dtype))
+        order = place.storage_axes
+        self.copied = [schedule([vars[a] for a in order], place.storage, [Output(copy, value)], self.style, position(index, place))]
         self.direct = False
-        self.pixel = lambda b, c, at: copy[flat_index([b, *(i + p for i, p in zip(at, self.before)), c], full)]
+        self.pixel = lambda b, c, at: copy[position([b, c, *(i + p for i, p in zip(at, self.before))], place)]
 
     def flat(self) -> bool:
         """Are pixels numbered alike in x, the result and what the epilogue reads? Then rows do not matter."""
@@ -137,7 +151,7 @@ class ChannelsLast(Blocked):
 
     def contiguous(self) -> bool:
         """Do the channels of neighbouring window columns follow each other in memory?"""
-        if self.groups > 1 or self.dilation[-1] != 1:
+        if self.groups > 1 or self.dilation[-1] != 1 or self.planar:
             return False
         if not self.direct:
             return True
@@ -150,12 +164,13 @@ class ChannelsLast(Blocked):
         down, across = -(-height // box.high), -(-width // box.wide)
         tile = Tile(box.pixels, box.vectors, lanes)
         panels = -(-self.outs // tile.columns)
-        starts = [_first(p, self.outs, tile) for p in range(panels)]
+        starts = [first_channels(p, self.outs, tile) for p in range(panels)]
         depth = self.channels * math.prod(self.window)
-        right = self.pack(w, _pack(self.groups, self.outs, starts, depth, tile, self.dtype), self.dtype)
+        right = self.pack(w, _pack(self.groups, self.outs, starts, depth, tile, self.planar, self.dtype), self.dtype)
         count = math.prod(deep) * down * across  # tiles of one image
-        block = self.block_size(count)
+        block = self.block_size(count, panels, depth)
         blocks = -(-count // block)
+        far = 1 < block <= FAR_TILES and panels * depth * tile.columns * self.dtype.itemsize > self.machine.l2 // 4
         units = self.batch * self.groups * blocks * panels * block
 
         def unit(u: Expr) -> Stmt:
@@ -194,10 +209,21 @@ class ChannelsLast(Blocked):
                 place = [b, channel(v) + lane, *pixel_at(i)]
                 return [store(o, offset, y) for o, offset, y in self.epilogue(place, value)]
 
+            def ahead(k: Sequence[Expr]) -> Stmt:
+                step = flat_index(k, self.depths)
+                here = (group * panels + panel) * depth * tile.columns
+                soon = [Prefetch(right, here + (step + STEPS_AHEAD) * tile.columns + v * lanes, 1) for v in range(tile.vectors)]
+                if not far:
+                    return seq(*soon)
+                # While these tiles pass, the panel after this one comes to L2, a share of it with every step.
+                share = -(-tile.columns // block)
+                next_panel = here + depth * tile.columns
+                return seq(*soon, Prefetch(right, next_panel + (u % block * depth + step) * share, 2))
+
             sample = write(0, 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
             effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
             if effort <= HEAVY:
-                return self.block(tile, self.depths, source, weight, start, write, lanes)
+                return self.block(tile, self.depths, source, weight, start, write, lanes, hint=ahead)
 
             def drain(memory: Buffer) -> Stmt:
                 def one(i: Expr, v: Expr) -> Stmt:
@@ -207,30 +233,40 @@ class ChannelsLast(Blocked):
 
                 return nest((tile.rows, tile.vectors), one, ("i", "v"))
 
-            return self.block(tile, self.depths, source, weight, start, drain=drain)
+            return self.block(tile, self.depths, source, weight, start, drain=drain, hint=ahead)
 
         return self.spread(units, 2 * self.batch * self.groups * self.outs * math.prod(self.pixels_shape) * depth // 16, unit)
 
     @property
     def depths(self) -> tuple[int, ...]:
         """Extents of the reduction's loops: window axes, then channels; the last two as one where memory allows."""
+        if self.planar:
+            return (self.channels, *self.window)
         if self.contiguous():
             return (*self.window[:-1], self.window[-1] * self.channels)
         return (*self.window, self.channels)
 
     def split(self, k: Sequence[Expr]) -> list[Expr]:
         """Window position and channel of a step of the reduction."""
+        if self.planar:
+            return [*k[1:], k[0]]
         if self.contiguous():
             *rows, last = k
             return [*rows, const(0, INDEX), last]  # the channel runs on into the next columns
         return list(k)
 
-    def block_size(self, count: int) -> int:
-        """Tiles that run through all panels together: what they read of x stays in L2."""
-        x = self.channels * self.box.pixels * math.prod(self.stride) * self.dtype.itemsize
-        want = max(1, min(count, BLOCK_BYTES // max(x, 1)))
-        blocks = -(-count // want)
-        return -(-count // blocks)
+    def block_size(self, count: int, panels: int, depth: int) -> int:
+        """How many tiles run through a panel of weights before the next: all, so that weights pass once and x once for every
+        panel, or as many as read a part of x that stays in L2, so that x passes once and the weights for every such block."""
+        size, l2 = self.dtype.itemsize, self.machine.l2
+        strides = math.prod(min(s, k) for s, k in zip(self.stride, self.window))
+        x = self.channels * self.box.pixels * strides * size  # of a tile
+        weights = panels * depth * self.box.vectors * self.lanes * size
+        block = max(1, min(count, l2 // 4 // max(x, 1)))
+        blocks = -(-count // block)
+        whole = weights + (panels * x * count if x * count > l2 // 2 else x * count)
+        parts = x * count + (blocks * weights if weights > l2 // 2 else weights)
+        return count if whole <= parts else -(-count // blocks)
 
     def spread(self, units: int, effort: int, body: Callable[[Expr], Stmt]) -> Stmt:
         """All units, in contiguous ranges that differ by at most one, over the threads where there is enough to do."""
@@ -245,7 +281,7 @@ class ChannelsLast(Blocked):
         return For(worker, const(workers, INDEX), inside, "parallel")
 
 
-def _first(panel: int, outs: int, tile: Tile) -> list[int]:
+def first_channels(panel: int, outs: int, tile: Tile) -> list[int]:
     """First channel of each vector of a panel."""
     if outs <= tile.columns:
         return [min(v * tile.lanes, outs - tile.lanes) for v in range(tile.vectors)]
@@ -253,14 +289,14 @@ def _first(panel: int, outs: int, tile: Tile) -> list[int]:
     return [start + v * tile.lanes for v in range(tile.vectors)]
 
 
-def _pack(groups: int, outs: int, starts: list[list[int]], depth: int, tile: Tile, d: DType) -> Packing:
+def _pack(groups: int, outs: int, starts: list[list[int]], depth: int, tile: Tile, planar: bool, d: DType) -> Packing:
     columns = [np.concatenate([s + np.arange(tile.lanes) for s in panel]) for panel in starts]
 
     def parts(w: np.ndarray) -> Iterator[np.ndarray]:
         for group in w.reshape(groups, outs, *w.shape[1:]):
-            ahead = np.moveaxis(group, (0, 1), (-1, -2))  # window, channel, output
+            ahead = np.moveaxis(group, 0, -1) if planar else np.moveaxis(group, (0, 1), (-1, -2))  # outputs innermost
             for c in columns:
                 yield ahead[..., c].astype(d.numpy, copy=False)
 
     size = groups * len(starts) * depth * tile.columns * d.itemsize
-    return Packing(f"last{groups}x{tile.columns}x{tile.lanes}{d}", size, parts)
+    return Packing(f"last{groups}x{tile.columns}x{tile.lanes}{'planar' if planar else ''}{d}", size, parts)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from graphopt.codegen.channels_last import ChannelsLast
 from graphopt.codegen.convolution import Convolution
+from graphopt.codegen.depthwise import Depthwise, is_depthwise
 from graphopt.codegen.kernels import Lowered, Sources, Template
 from graphopt.codegen.matmul import Matmul
 from graphopt.codegen.schedule import Style
+from graphopt.codegen.winograd import Winograd
 from graphopt.ir.graph import Op
 from graphopt.ir.table import Trait
 from graphopt.targets.x86 import X86
@@ -24,8 +26,11 @@ def template(machine: X86) -> Template:
         inner, sources = found
         if inner.name == "matmul":
             return Matmul(op, inner, sources, name, style, machine).build()
+        if inner.name == "conv" and _is_channels_last(op) and is_depthwise(inner):
+            return Depthwise(op, inner, sources, name, style, machine).build()
         if inner.name == "conv" and _is_channels_last(op):
-            return ChannelsLast(op, inner, sources, name, style, machine.registers).build()
+            return Winograd(op, inner, sources, name, style, machine).build() \
+                or ChannelsLast(op, inner, Sources(op), name, style, machine).build()
         if inner.name == "conv" and all(v is None or v.type.layout is None for v in op.operands):
             return Convolution(op, inner, sources, name, style, machine.registers).build()
         return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from graphopt.codegen.channels_last import choose_box, covers
+from graphopt.codegen.depthwise import choose_strip, is_depthwise, window_of
 from graphopt.codegen.lower.registry import COMPUTE, why_not
+from graphopt.codegen.winograd_plan import plan_for
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
 from graphopt.ir.types import AXES
@@ -13,10 +15,11 @@ from graphopt.targets.base import Choice
 from graphopt.targets.x86 import X86
 
 STRIDED = 0.5  # cycles a byte that is read against the grain costs more than one read along it
+LINE = 64  # bytes of a cache line
+ALIASING = 1024  # bytes between pixels, and multiples of it, at which a dozen of them crowd into a few sets of an L1 cache
 COPIED = 0.1  # cycles a byte that is copied
 PLANAR = 0.6  # share of the peak that a row-major convolution reaches: its image vectors cross cache lines, or are copied
-# The same of depthwise convolutions, row-major and channels last: they load nearly as much as they multiply.
-DEPTHWISE = (0.12, 0.35)
+DEPTHWISE = 0.12  # the same of depthwise convolutions: they load nearly as much as they multiply
 
 
 def layout_choice(op: Op, target: X86) -> Choice | None:
@@ -34,18 +37,20 @@ def layout_choice(op: Op, target: X86) -> Choice | None:
     return _computed(op, body)
 
 
-def border(op: Op, v: Value) -> int:
-    """Zeros that a channels-last convolution wants around `v`, 0 where it reads it otherwise than as the image."""
+def room(op: Op, v: Value) -> tuple[int, int] | None:
+    """Halo and pitch (0: none) that a channels-last convolution wants of its image `v`; None where `v` is not that."""
     inner, outer = _inner_conv(op)
     if inner is None or outer.get(inner.operands[0]) is not v:
-        return 0
+        return None
     x, w = inner.operands[0], inner.operands[1]
     spatial = len(inner.attrs["stride"])
     assert x is not None and w is not None
     behind = [(o - 1) * s + (k - 1) * d + 1 - n - p for o, s, k, d, n, p in zip(
         inner.result.static_shape[2:], inner.attrs["stride"], w.static_shape[2:], inner.attrs["dilation"],
         x.static_shape[2:], inner.attrs["pad"][:spatial])]
-    return max(*inner.attrs["pad"][:spatial], *behind, 0)
+    channels, size = x.static_shape[1], x.dtype.itemsize
+    pitch = channels + LINE // size if channels * size % ALIASING == 0 else 0
+    return max(*inner.attrs["pad"][:spatial], *behind, 0), pitch
 
 
 def _inner_conv(op: Op) -> tuple[Op | None, dict[Value | None, Value | None]]:
@@ -62,12 +67,17 @@ def _convolution(op: Op, conv: Op, target: X86) -> Choice:
     outs, groups = out[1] // conv.attrs["groups"], conv.attrs["groups"]
     depth = math.prod(w.static_shape[1:])
     operations = 2 * math.prod(out) * depth
-    peak = 4 * target.lanes  # two multiply-adds a cycle
+    peak = 2 * target.fma * target.lanes
     last: float | None = None
     if outs == 1 or depth * outs < 16:
-        row = operations / peak / DEPTHWISE[0]
-        if covers(op, conv):
-            last = operations / peak / DEPTHWISE[1]
+        row = operations / peak / DEPTHWISE
+        if is_depthwise(conv) and _outer(op, w).constant is not None and conv.result.dtype.is_float:
+            *deep, height, width = (1, *out[2:]) if len(out) == 3 else out[2:]
+            lanes = target.lanes
+            while out[1] < lanes:
+                lanes //= 2
+            cycles, _ = choose_strip(height, width, out[1], window_of(conv), lanes, target.registers, target.fma)
+            last = cycles * math.prod(deep) * math.prod(w.static_shape[2:-2]) * out[0]
     else:
         row = operations / peak / PLANAR
         if covers(op, conv):
@@ -77,14 +87,25 @@ def _convolution(op: Op, conv: Op, target: X86) -> Choice:
             *deep, height, width = (1, *out[2:])
             if math.prod(w.static_shape[2:]) == 1:
                 height, width = 1, height * width
-            cycles, _ = choose_box(height, width, outs, lanes, target.registers)
+            cycles, _ = choose_box(height, width, outs, lanes, target)
             last = cycles * math.prod(deep) * depth * groups * out[0]
+    winograd = plan_for(op, conv, target)
+    if winograd is not None:
+        last = winograd[0]
     if any(p < 0 for p in conv.attrs["pad"]):
         last = None
-    inside = dict(zip(op.regions[0].inputs, op.operands)) if op.name == "fused" else {}
-    x = inside.get(conv.operands[0], conv.operands[0])
-    reads = tuple("either" if v is x else how for v, how in zip(op.operands, _reads(op)))
+    assert conv.operands[0] is not None
+    x = _outer(op, conv.operands[0])
+    # Pixels that are broadcast come as they are; those of the others are vectors along the channels.
+    image = "same" if is_depthwise(conv) or winograd is not None else "either"
+    reads = tuple(image if v is x else how for v, how in zip(op.operands, _reads(op)))
     return Choice(row, last, reads)
+
+
+def _outer(op: Op, v: Value) -> Value:
+    """The operand of `op` that a value of its body is."""
+    inside = dict(zip(op.regions[0].inputs, op.operands)) if op.name == "fused" else {}
+    return inside.get(v) or v
 
 
 def _transpose(op: Op) -> Choice | None:

@@ -50,7 +50,7 @@ class Layout(Pass):
             elif op in choices and choices[op].last is not None:
                 _explain(op, choices[op], context, ROW)
         _convert(graph, choices, last, context)
-        _halos(graph, choices, last, context)
+        _room(graph, last, choices, context)
         return True
 
 
@@ -141,21 +141,26 @@ def _convert(graph: Graph, choices: dict[Op, Choice], last: set[Op], context: Co
             user.set_operand(i, converted)
 
 
-def _halos(graph: Graph, choices: dict[Op, Choice], last: set[Op], context: Context) -> None:
-    """Give a value the zero border that the convolutions reading it need, where all that read it can skip it."""
-    border = context.target.border
+def _room(graph: Graph, last: set[Op], choices: dict[Op, Choice], context: Context) -> None:
+    """Give a value the zero border and the pitch that the kernels reading it like, where all that read it can skip them."""
     for v in graph.values():
         if not isinstance(v.type, TensorType) or v.type.layout is None or v.op is None:
             continue
-        if not ((v.op in choices and v.op.name != "transpose") or v.op.name == "relayout"):
+        if v.op not in choices and v.op.name != "relayout" or v.op.name == "transpose":
             continue
         if any(user is graph.return_op or (user not in choices and user.name != "relayout") or user.name == "transpose"
                for user in v.users):
             continue
-        halo = max((border(user, v) for user in v.users if user in last), default=0)
+        wanted = [room for user in v.users if user in last and (room := context.target.room(user, v)) is not None]
+        if not wanted:
+            continue
+        halo, pitch = max(h for h, _ in wanted), max(p for _, p in wanted)
+        if halo or pitch:
+            v.type = replace(v.type, layout=replace(v.type.layout, halo=halo, pitch=pitch))
         if halo:
-            v.type = replace(v.type, layout=replace(v.type.layout, halo=halo))
             context.because(v, f"keeps a zero border of {halo} for the windows that read it")
+        if pitch:
+            context.because(v, f"takes {pitch} elements a pixel: at a power of two, pixels share few sets of the first-level cache")
 
 
 def _explain(op: Op, c: Choice, context: Context, chosen: str) -> None:
