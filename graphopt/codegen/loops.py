@@ -61,6 +61,31 @@ class Alloc(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
+class Prefetch(Stmt):
+    """A hint that the cache line of `buffer[index]` is wanted soon, in the cache of `level` (1 or 2). Means nothing; the
+    index may lie outside of the buffer."""
+
+    buffer: Buffer
+    index: Expr
+    level: int = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffle(Stmt):
+    """target[at + l] = (source[a], ..., source[a + w - 1], source[b], ..., source[b + w - 1])[order[l]] for all l of w lanes.
+
+    For targets with vectors in registers, where element by element the compiler loses sight of the pattern.
+    """
+
+    target: Buffer
+    at: int
+    source: Buffer
+    a: int
+    b: int
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A function over raw pointers: `params` in order, inputs first, then outputs, then scratch memory."""
 
@@ -84,7 +109,7 @@ def loop(extent: ExprLike, body: Callable[[Expr], Stmt], kind: str = "serial", n
     return For(var, count, body(var), kind)
 
 
-def nest(extents: Sequence[int], body: Callable[..., Stmt], names: Sequence[str] = (), kind: str = "serial") -> Stmt:
+def nest(extents: Sequence[ExprLike], body: Callable[..., Stmt], names: Sequence[str] = (), kind: str = "serial") -> Stmt:
     """Nested loops, outermost first; `body` takes one index per extent."""
 
     def level(k: int, index: tuple[Expr, ...]) -> Stmt:

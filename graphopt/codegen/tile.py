@@ -133,7 +133,7 @@ class Blocked:
         outs = self.op.regions[0].outputs
         return [(b, offset, inliner.at(v, index).cast(b.dtype)) for b, v in zip(self.sources.outputs, outs)]
 
-    def tile(self, tile: Tile, depth: int, a: Callable[[int, Expr], Expr], b: Callable[[int, Expr, Expr], Expr],
+    def tile(self, tile: Tile, depth: ExprLike, a: Callable[[int, Expr], Expr], b: Callable[[int, Expr, Expr], Expr],
              write: Callable[[ExprLike, ExprLike, Expr, Expr], list[Stmt]],
              start: Callable[[int, int, Expr], Expr] | None = None, partial: int | None = None,
              hint: Callable[[Sequence[Expr]], Stmt] | None = None) -> Stmt:
@@ -160,7 +160,7 @@ class Blocked:
         return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, drain=drain,
                           hint=hint)
 
-    def block(self, tile: Tile, depths: Sequence[int], a: Callable[[int, Sequence[Expr]], Expr],
+    def block(self, tile: Tile, depths: Sequence[ExprLike], a: Callable[[int, Sequence[Expr]], Expr],
               b: Callable[[int, Sequence[Expr], Expr], Expr], start: Callable[[int, int, Expr], Expr] | None = None,
               write: Callable[[int, int, Expr, Expr], list[Stmt]] | None = None, count: int = 0,
               drain: Callable[[Buffer], Stmt] | None = None, hint: Callable[[Sequence[Expr]], Stmt] | None = None) -> Stmt:
@@ -189,10 +189,12 @@ class Blocked:
         step = nest(depths, multiply, ("k", "kh", "kw"))
         if drain is None:
             assert write is not None
-            return Alloc(acc, seq(first, step, each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)))
-        memory = Buffer("block", self.dtype, (size,), "local")
-        spill = each(lambda i, v, l: [store(memory, at(i, v, l), acc[at(i, v, l)])])
-        return Alloc(acc, seq(first, step, Alloc(memory, seq(spill, drain(memory)))))
+            end = each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)
+        else:
+            memory = Buffer("block", self.dtype, (size,), "local")
+            spill = each(lambda i, v, l: [store(memory, at(i, v, l), acc[at(i, v, l)])])
+            end = Alloc(memory, seq(spill, drain(memory)))
+        return Alloc(acc, seq(first, step, end))
 
     def shared(self, tasks: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
         """`body(worker, task)` for all tasks, in contiguous ranges over the threads where there is enough to do."""

@@ -17,4 +17,4 @@ def style_of(target: X86) -> Style:
 
 def templates_of(target: X86) -> Sequence[Template]:
     """The target's hand-shaped kernels, first match wins."""
-    return (contraction.template(target.registers),)
+    return (contraction.template(target),)

@@ -13,7 +13,7 @@ from tvm import ir, tirx
 
 from graphopt.codegen import math as vector_math
 from graphopt.codegen.expr import INDEX, Apply, Buffer, Const, Expr, Load, Reduce, Var, bounds, const, postorder
-from graphopt.codegen.loops import Alloc, For, If, Kernel, Let, Seq, Stmt, Store
+from graphopt.codegen.loops import Alloc, For, If, Kernel, Let, Prefetch, Seq, Shuffle, Stmt, Store
 from graphopt.errors import CodegenError
 from graphopt.ir.types import F32, DType
 
@@ -42,6 +42,7 @@ class _Emitter:
         self.index_type = "int64" if large else "int32"
         self.buffers: dict[Buffer, tirx.Buffer] = {}
         self.vars: dict[Var, Any] = {}
+        self.memo: dict[int, Any] = {}  # bound data expressions of the statement being emitted
         self.lane: tuple[Any, int] | None = None  # the vector loop that we are in: its variable and extent
 
     def function(self) -> tirx.PrimFunc:
@@ -76,10 +77,20 @@ class _Emitter:
                 return tirx.SeqStmt([tirx.Bind(self.vars[s.var], self.value(value)), self.stmt(s.body)])
 
             return self.with_shared([s.value], bind)
+        if isinstance(s, Prefetch):
+            line = tirx.address_of(tirx.BufferLoad(self.buffers[s.buffer], [self.value(s.index)]))
+            # a read (0), into L1 and all below or L2 and all below, of data (1)
+            hints = [tirx.const(x, "int32") for x in (0, 4 - s.level, 1)]
+            return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", line, *hints))
         if isinstance(s, Alloc):
             buffer = tirx.decl_buffer((max(s.buffer.size, 1),), tvm_dtype(s.buffer.dtype), s.buffer.name, scope="local")
             self.buffers[s.buffer] = buffer
             return tirx.SeqStmt([tirx.AllocBuffer(buffer), self.stmt(s.body)])
+        if isinstance(s, Shuffle):
+            lanes = lambda at: [tirx.Ramp(tirx.const(at, self.index_type), tirx.const(1, self.index_type), len(s.order))]
+            parts = [tirx.BufferLoad(self.buffers[s.source], lanes(at)) for at in (s.a, s.b)]
+            order = [tirx.const(k, "int32") for k in s.order]
+            return tirx.BufferStore(self.buffers[s.target], tirx.Shuffle(parts, order), lanes(s.at))
         raise CodegenError(f"no TIR for {type(s).__name__}", where=self.kernel.name)
 
     def loop(self, s: For) -> Any:
@@ -106,7 +117,7 @@ class _Emitter:
         """`then(*exprs)` under bindings of the data expressions that are used more than once, so that a DAG does not become
         a tree. What `then` gets has its transcendentals written out."""
         exprs = [vector_math.expand(e) if e.dtype is not INDEX else e for e in exprs]
-        self.memo: dict[int, Any] = {}
+        self.memo = {}
         self.roots = exprs
         uses: dict[int, int] = {}
         order = postorder(*exprs)

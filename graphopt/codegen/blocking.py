@@ -1,0 +1,106 @@
+"""How a matrix product is cut: register tile, blocks that stay in a core's caches, and a share for each thread.
+
+The model counts cycles of one multiply-add step of the tile: multiply-adds, loads, the latency of an accumulator, and
+the lines of the right panel that come from L2. What does not divide is paid for by repeating rows or columns, so
+the tile that divides best usually wins. (Goto and van de Geijn, ACM TOMS 34(3), 2008; Low et al., ACM TOMS 43(2), 2016.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graphopt.codegen.tile import Tile
+from graphopt.targets.x86 import X86
+
+LATENCY = 4  # cycles until a multiply-add's result can be added to
+LOADS = 2  # a cycle
+LINE_FROM_L2 = 0.3  # cycles that a line of the right panel costs where it does not stay in L1 (measured)
+TILE_START = 24  # cycles around the loop over k: zeroes, stores, addresses
+LINE = 64  # bytes
+BYTES_FROM_L3 = 10  # a cycle, for one core (measured: 25 GB/s)
+EXPOSED = 0.3  # of the time that operands take to come from L3, what multiplying does not hide
+
+
+@dataclass(frozen=True)
+class Product:
+    """`batches` products of m by k and k by n elements of `itemsize` bytes."""
+
+    batches: int
+    m: int
+    n: int
+    k: int
+    itemsize: int
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """`grid`: threads along batches, rows and columns; each has `share` of (batches, row tiles, panels).
+
+    `row_blocks`: into how many blocks a thread's rows are cut, so that one stays in L2 while all panels pass by.
+    """
+
+    tile: Tile
+    grid: tuple[int, int, int]
+    share: tuple[int, int, int]
+    row_blocks: int
+
+    @property
+    def workers(self) -> int:
+        return math.prod(self.grid)
+
+
+def choose_blocking(p: Product, lanes: int, machine: X86, threads: int) -> Blocking:
+    """The blocking with the least work for the thread that has most of it."""
+    best: tuple[float, Tile, tuple[int, int, int], tuple[int, int, int]] | None = None
+    for tile in tiles(p.m, p.n, lanes, machine.registers):
+        panel = p.k * tile.columns * p.itemsize
+        cycles = step(tile, machine, panel > machine.l1 // 2) * p.k + TILE_START
+        whole = (p.batches, -(-p.m // tile.rows), -(-p.n // tile.columns))
+        for grid in _grids(threads):
+            used = tuple(min(a, b) for a, b in zip(grid, whole))
+            share = tuple(-(-b // a) for a, b in zip(used, whole))
+            read = share[0] * p.k * p.itemsize * (share[1] * tile.rows + share[2] * tile.columns)
+            cost = math.prod(share) * cycles + EXPOSED * read / BYTES_FROM_L3
+            if best is None or cost < best[0] - 1e-9:
+                best = cost, tile, used, share  # type: ignore[assignment]
+    assert best is not None
+    _, tile, grid, share = best
+    rows = share[1] * tile.rows
+    # Where all panels stay in L2, so does a block of the result; else as many rows as fit, since each block reads all panels.
+    columns = share[2] * tile.columns
+    small = p.k * columns * p.itemsize <= machine.l2 // 4
+    fit = machine.l2 // 4 // ((p.k + columns) * p.itemsize) if small else machine.l2 // 2 // (p.k * p.itemsize)
+    return Blocking(tile, grid, share, min(-(-rows // max(fit, tile.rows)), share[1]))
+
+
+def tiles(m: int, n: int, lanes: int, registers: int) -> Iterator[Tile]:
+    """Tiles of an m by n result whose accumulators fit the registers, with the vectors of one k and one broadcast."""
+    for vectors in range(1, min(8, -(-n // lanes)) + 1):
+        for rows in range(1, min(m, 14) + 1):
+            if rows * vectors + vectors + 1 <= registers or rows * vectors == 1:
+                yield Tile(rows, vectors, lanes)
+
+
+def step(tile: Tile, machine: X86, from_l2: bool) -> float:
+    """Cycles of one k."""
+    multiply = tile.rows * tile.vectors / machine.fma
+    loads = (tile.rows + tile.vectors) / LOADS
+    return max(multiply, loads, LATENCY) + (LINE_FROM_L2 * tile.vectors if from_l2 else 0)
+
+
+def aliases(stride: int, rows: int, machine: X86) -> bool:
+    """Whether the lines of `rows` rows, `stride` bytes apart, fall on so few sets of L1 that they displace each other."""
+    way = 4096  # bytes: a way of L1 is a page on x86, since sets are numbered by addresses within one
+    sets = way // math.gcd(way, stride) if stride >= LINE else way // LINE
+    return rows > 1 and -(-rows // min(sets, way // LINE)) > machine.l1 // way // 2
+
+
+def _grids(threads: int) -> Iterator[tuple[int, int, int]]:
+    """Ways to write `threads` as a product of three."""
+    for a in range(1, threads + 1):
+        if threads % a == 0:
+            for b in range(1, threads // a + 1):
+                if threads // a % b == 0:
+                    yield a, b, threads // a // b
