@@ -4,6 +4,9 @@
  * is claimed before it runs: the caller claims those that no worker has taken when its own part is done. A worker
  * that is asleep, not there or waiting for a processor therefore delays nothing, and a loop never waits for a
  * thread to start. Linux; the waits are futexes.
+ *
+ * The kernel likes to wake a thread where its waker runs, and leaves two threads there that each run half of the time
+ * while other processors are idle. Workers therefore look where they are and move away from the caller and each other.
  */
 #define _GNU_SOURCE
 #include "graphopt.h"
@@ -44,6 +47,7 @@ typedef struct {
     alignas(LINE) _Atomic uint64_t claimed; /* the last loop whose share of this slot is taken */
     _Atomic uint64_t done;                  /* ... and finished */
     _Atomic int status;
+    _Atomic int cpu;                        /* where the worker was when it last looked, -1 asleep */
     pthread_t thread;
     graphopt_pool *pool;
 } slot;
@@ -54,6 +58,7 @@ struct graphopt_pool {
     task run;
     void *closure;
     int32_t tasks;
+    _Atomic int cpu;                     /* where the caller runs */
     alignas(LINE) _Atomic int sleepers;
     alignas(LINE) _Atomic int busy;  /* a loop is in flight */
     _Atomic int calls;               /* entries in flight */
@@ -98,7 +103,34 @@ static int claim(graphopt_pool *p, int k, uint64_t loop) {
                                                    memory_order_relaxed);
 }
 
-static uint64_t wait_for_loop(graphopt_pool *p, uint64_t seen) {
+/* Whether another thread of the pool runs on that processor. */
+static int taken(graphopt_pool *p, slot *mine, int cpu) {
+    if (cpu == atomic_load_explicit(&p->cpu, memory_order_relaxed))
+        return 1;
+    for (int k = 1; k < p->threads; k++)
+        if (&p->slots[k] != mine && cpu == atomic_load_explicit(&p->slots[k].cpu, memory_order_relaxed))
+            return 1;
+    return 0;
+}
+
+/* Move this worker to a processor of its own, of those that the process may use now, where it shares one. */
+static void step_aside(graphopt_pool *p, slot *mine) {
+    int here = sched_getcpu();
+    atomic_store_explicit(&mine->cpu, here, memory_order_relaxed);
+    if (p->idle_ns == 0 || here < 0 || !taken(p, mine, here))
+        return;
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(getpid(), sizeof allowed, &allowed))
+        return;
+    CPU_ZERO(&others);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &allowed) && !taken(p, mine, cpu))
+            CPU_SET(cpu, &others);
+    if (CPU_COUNT(&others) && sched_setaffinity(0, sizeof others, &others) == 0)
+        atomic_store_explicit(&mine->cpu, sched_getcpu(), memory_order_relaxed);
+}
+
+static uint64_t wait_for_loop(graphopt_pool *p, slot *mine, uint64_t seen) {
     int64_t start = 0;
     for (unsigned spin = 1;; spin++) {
         uint64_t loop = atomic_load_explicit(&p->loop, memory_order_acquire);
@@ -107,15 +139,18 @@ static uint64_t wait_for_loop(graphopt_pool *p, uint64_t seen) {
         RELAX();
         if (spin % 32)
             continue;
+        step_aside(p, mine);
         int64_t t = now();
         if (start == 0)
             start = t;
         if (t - start < (atomic_load_explicit(&p->calls, memory_order_relaxed) && p->idle_ns ? BETWEEN_NS : p->idle_ns))
             continue;
+        atomic_store_explicit(&mine->cpu, -1, memory_order_relaxed);
         atomic_fetch_add(&p->sleepers, 1); /* before the kernel looks at `loop` again: a launch after that wakes us */
         while ((loop = atomic_load(&p->loop)) == seen)
             syscall(SYS_futex, futex_of(p), FUTEX_WAIT_PRIVATE, (uint32_t)seen, NULL, NULL, 0);
         atomic_fetch_sub(&p->sleepers, 1);
+        step_aside(p, mine);
         return loop;
     }
 }
@@ -126,7 +161,7 @@ static void *worker(void *argument) {
     int index = (int)(mine - p->slots);
     uint64_t seen = atomic_load(&mine->claimed);
     for (;;) {
-        seen = wait_for_loop(p, seen);
+        seen = wait_for_loop(p, mine, seen);
         if (atomic_load_explicit(&p->stop, memory_order_relaxed))
             return NULL;
         if (claim(p, index, seen)) { /* what is claimed keeps its loop open: run, closure and tasks are that loop's */
@@ -152,6 +187,7 @@ static void start(graphopt_pool *p) {
             slot *s = &p->slots[k];
             atomic_store(&s->claimed, loop);
             atomic_store(&s->done, loop);
+            atomic_store(&s->cpu, -1);
             s->pool = p;
             if (p->workers == k - 1 && pthread_create(&s->thread, NULL, worker, s) == 0) {
                 char name[16] = "graphopt-";
@@ -185,6 +221,7 @@ static int launch(task run, void *closure, int tasks) {
     p->run = run;
     p->closure = closure;
     p->tasks = tasks > 0 ? tasks : p->threads;
+    atomic_store_explicit(&p->cpu, sched_getcpu(), memory_order_relaxed);
     uint64_t loop = atomic_load_explicit(&p->loop, memory_order_relaxed) + 1;
     atomic_store(&p->loop, loop);
     if (atomic_load(&p->sleepers))
