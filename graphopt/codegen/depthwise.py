@@ -1,0 +1,224 @@
+"""Depthwise convolutions whose result lies channels last: rows of the image in registers.
+
+Vectors run along the channels. A box of output pixels stays in accumulators; every element of x that the box needs is
+loaded once and multiplied into all outputs whose windows cover it, so that a 3x3 window costs 4 loads or fewer instead
+of 9. Windows are written out; tall ones row by row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.codegen import math as vector_math
+from graphopt.codegen.channels_last import ChannelsLast
+from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, minimum
+from graphopt.codegen.index import flat_index, split_index
+from graphopt.codegen.kernels import Lowered, Packing
+from graphopt.codegen.loops import Alloc, For, Stmt, Store, nest, seq, store
+from graphopt.codegen.schedule import work
+from graphopt.codegen.tile import HEAVY
+from graphopt.ir.graph import Op, Value
+from graphopt.ir.types import DType
+
+WRITTEN_OUT = 9  # window positions up to which a box is more than one row high, and all of its code one block
+LATENCY = 4  # cycles of a multiply-add
+TILE = 6.0  # cycles that a tile takes besides: addresses, weights, the loop
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a box of outputs reads along the two innermost spatial axes."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def reach(self, axis: int, outputs: int) -> int:
+        """Elements of x from the first to the last that `outputs` neighbours need."""
+        return (outputs - 1) * self.stride[axis] + (self.size[axis] - 1) * self.dilation[axis] + 1
+
+    def covers(self, axis: int, outputs: int, at: int) -> list[tuple[int, int]]:
+        """The outputs that element `at` goes into, each with its position in their windows."""
+        s, d = self.stride[axis], self.dilation[axis]
+        return [(o, (at - o * s) // d) for o in range(outputs)
+                if (at - o * s) % d == 0 and 0 <= (at - o * s) // d < self.size[axis]]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A register tile: `high` by `wide` pixels, `vectors` vectors of channels."""
+
+    high: int
+    wide: int
+    vectors: int
+
+
+def choose_strip(height: int, width: int, channels: int, window: Window, lanes: int, registers: int,
+                 fma: int) -> tuple[float, Strip]:
+    """The strip that takes the fewest cycles for one image of `channels`, and those cycles."""
+    best: tuple[float, Strip] | None = None
+    taps = math.prod(window.size)
+    for vectors in (1, 2):
+        if vectors > 1 and vectors * lanes > channels:
+            continue
+        panels = -(-channels // (vectors * lanes))
+        for high in (1, 2, 3) if taps <= WRITTEN_OUT else (1,):
+            for wide in range(1, min(width, 16) + 1):
+                # Accumulators, a row's weights where they fit, and what is loaded.
+                if high > height or high * wide * vectors + min(window.size[1], 3) + 2 > registers:
+                    continue
+                rows = [r for r in range(window.reach(0, high)) if window.covers(0, high, r)]
+                columns = [c for c in range(window.reach(1, wide)) if window.covers(1, wide, c)]
+                adds = taps * high * wide * vectors
+                loads = (len(rows) * len(columns) + taps) * vectors
+                tiles = -(-height // high) * -(-width // wide) * panels
+                cycles = tiles * (max(adds / fma, loads / 2, taps * LATENCY / 2) + high * wide * vectors + TILE)
+                if best is None or cycles < best[0] * (1 - 1e-9):
+                    best = (cycles, Strip(high, wide, vectors))
+    assert best is not None
+    return best
+
+
+def is_depthwise(conv: Op) -> bool:
+    """As many groups as channels, and one result each."""
+    w = conv.operands[1]
+    assert w is not None
+    return w.static_shape[1] == 1 and conv.attrs["groups"] == conv.result.static_shape[1]
+
+
+def window_of(conv: Op) -> Window:
+    """Of the two innermost spatial axes; a row's height is one."""
+    w = conv.operands[1]
+    assert w is not None
+    last = lambda sizes: (*(1,) * (2 - len(sizes)), *sizes[-2:])
+    return Window(*(last(tuple(s)) for s in (w.static_shape[2:], conv.attrs["stride"], conv.attrs["dilation"])))
+
+
+class Depthwise(ChannelsLast):
+    """One channel to one channel."""
+
+    def build(self) -> Lowered | None:
+        x, w, self.bias = (*self.inner.operands, None)[:3]
+        assert x is not None and w is not None
+        attrs, out = self.inner.attrs, self.inner.result.static_shape
+        spatial = len(out) - 2
+        self.groups, self.batch, self.channels, self.pixels_shape = 1, out[0], out[1], out[2:]
+        self.stride, self.dilation, self.before = attrs["stride"], attrs["dilation"], attrs["pad"][:spatial]
+        self.window = w.static_shape[2:]
+        if any(p < 0 for p in attrs["pad"]) or not self.packable(w):
+            return None
+        while self.channels < self.lanes:
+            self.lanes //= 2
+        self.read(x)
+        return self.finish(seq(*self.sources.borders(self.style), *self.copied, self.strips(w)))
+
+    def strips(self, w: Value) -> Stmt:
+        taps, lanes, channels = window_of(self.inner), self.lanes, self.channels
+        *deep, height, width = (1, 1, *self.pixels_shape)[-max(2, len(self.pixels_shape)):]
+        _, strip = choose_strip(height, width, channels, taps, lanes, self.registers, self.machine.fma)
+        high, wide, vectors = strip.high, strip.wide, strip.vectors
+        columns = vectors * lanes
+        down, across, panels = -(-height // high), -(-width // wide), -(-channels // columns)
+        weights = self.pack(w, _by_channel(self.dtype, w), self.dtype)
+
+        def unit(u: Expr) -> Stmt:
+            c0 = minimum(u % panels * columns, channels - columns)
+            x0 = minimum(u // panels % across * wide, width - wide)
+            y0 = minimum(u // (panels * across) % down * high, height - high)
+            *outer, b = reversed(split_index(u // (panels * across * down), (self.batch, *deep)))
+            first = [*reversed(outer), y0, x0][-len(self.pixels_shape):]
+
+            def pixel(*at: ExprLike) -> list[Expr]:
+                return [o + a for o, a in zip(first, (*(0,) * (len(first) - 2), *at)[-len(first):])]
+
+            def element(out: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
+                """x at an offset from where the first output's window begins."""
+                start = [p * s - q for p, s, q in zip(first, self.stride, self.before)]
+                shift = [as_expr(o) for o in out][-len(first):]
+                return self.pixel(b, c0 + v * lanes + lane, [p + o for p, o in zip(start, shift)])
+
+            def write(at: Sequence[ExprLike], v: ExprLike, lane: Expr, value: Expr) -> list[Stmt]:
+                place = [b, c0 + as_expr(v) * lanes + lane, *pixel(*at)]
+                return [store(o, offset, y) for o, offset, y in self.epilogue(place, value)]
+
+            def start(v: int, lane: Expr) -> Expr:
+                return const(0, self.dtype) if self.bias is None else self.element(self.bias, c0 + v * lanes + lane)
+
+            def weight(at: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
+                place = flat_index([as_expr(a) for a in at][-len(self.window):], self.window)
+                return weights[place * channels + c0 + v * lanes + lane]
+
+            return self.strip(strip, taps, element, weight, start, write)
+
+        depth = math.prod(self.window)
+        units = self.batch * math.prod(deep) * down * across * panels
+        return self.spread(units, 2 * self.batch * math.prod(self.pixels_shape) * channels * depth // 16, unit)
+
+    def strip(self, strip: Strip, taps: Window, element: Callable[[Sequence[ExprLike], int, Expr], Expr],
+              weight: Callable[[Sequence[ExprLike], int, Expr], Expr], start: Callable[[int, Expr], Expr],
+              write: Callable[[Sequence[ExprLike], ExprLike, Expr, Expr], list[Stmt]]) -> Stmt:
+        """One tile. `element(offsets, vector, lane)` is x at offsets from the first window's begin, `weight(window
+        position, vector, lane)`; `write(pixel of the strip, vector, lane, value)` stores."""
+        lanes, vectors, wide = self.lanes, strip.vectors, strip.wide
+        count = strip.high * wide * vectors
+        acc = Buffer("acc", self.dtype, (count * lanes,), "local")
+        held = Buffer("held", self.dtype, (vectors * lanes,), "local")
+        place = lambda y, x, v, l: ((y * wide + x) * vectors + v) * lanes + l
+        each = [(y, x, v) for y in range(strip.high) for x in range(wide) for v in range(vectors)]
+
+        def vector(make: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
+            lane = Var("l", INDEX, 0, lanes - 1)
+            return seq(*(For(lane, const(lanes, INDEX), s, "vector") for s in make(lane)))
+
+        def row(offset: Sequence[ExprLike], outputs: Sequence[tuple[int, Sequence[ExprLike]]]) -> list[Stmt]:
+            """Multiply a row of x into the rows of outputs it goes to, each with the row of its window."""
+            parts = []
+            for c in range(taps.reach(1, wide)):
+                into = taps.covers(1, wide, c)
+                if not into:
+                    continue
+                for v in range(vectors):
+                    parts.append(vector(lambda l, c=c, v=v: [store(held, v * lanes + l, element([*offset, c], v, l))]))
+                    parts += [vector(lambda l, p=place, y=y, x=x, v=v, at=(*k, j): [store(
+                        acc, p(y, x, v, l), acc[p(y, x, v, l)] + held[v * lanes + l] * weight(at, v, l))])
+                        for y, k in outputs for x, j in into]
+            return parts
+
+        dilation = self.dilation
+        *outside, tall = (1, *self.window[:-1])
+
+        def rows(*k: Expr) -> Stmt:
+            """The window, at one position of the axes further out."""
+            shift = [a * d for a, d in zip(k, (0, *dilation))]
+            if math.prod(taps.size) <= WRITTEN_OUT:
+                parts: list[Stmt] = []
+                for r in range(taps.reach(0, strip.high)):
+                    parts += row([*shift, r], [(y, (*k, i)) for y, i in taps.covers(0, strip.high, r)])
+                return seq(*parts)
+            return nest((tall,), lambda i: seq(*row([*shift, i * taps.dilation[0]], [(0, (*k, i))])), ("kh",))
+
+        init = [vector(lambda l, y=y, x=x, v=v: [store(acc, place(y, x, v, l), start(v, l))]) for y, x, v in each]
+        sums = Alloc(held, nest(outside, rows, ("k0", "kd")))
+        sample = write((0, 0), 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
+        if sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store)) <= HEAVY:
+            out = [vector(lambda l, y=y, x=x, v=v: write((y, x), v, l, acc[place(y, x, v, l)])) for y, x, v in each]
+            return Alloc(acc, seq(*init, sums, *out))
+        # A long epilogue is written once, as a loop; the strip goes through memory, since registers have no index.
+        block = Buffer("block", self.dtype, (count * lanes,), "local")
+        spill = [vector(lambda l, k=k: [store(block, k * lanes + l, acc[k * lanes + l])]) for k in range(count)]
+        drain = nest((strip.high, wide, vectors), lambda y, x, v: vector(
+            lambda l: write((y, x), v, l, block[((y * wide + x) * vectors + v) * lanes + l])), ("y", "x", "v"))
+        return Alloc(acc, seq(*init, sums, Alloc(block, seq(*spill, drain))))
+
+
+def _by_channel(d: DType, w: Value) -> Packing:
+    """[window][channel]"""
+
+    def parts(array: np.ndarray) -> Iterator[np.ndarray]:
+        yield np.ascontiguousarray(np.moveaxis(array[:, 0], 0, -1)).astype(d.numpy, copy=False)
+
+    return Packing(f"depthwise{d}", math.prod(w.static_shape) * d.itemsize, parts)
