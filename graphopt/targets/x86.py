@@ -36,8 +36,7 @@ class X86(Target):
     @staticmethod
     def named(cpu: str | None, threads: int | None = None) -> X86:
         """The CPU of that LLVM name, this machine's where None. `threads` defaults to the cores this process may use."""
-        import tvm
-        import tvm.target.codegen as llvm
+        from graphopt.targets.toolchain import llvm, tvm
 
         native = llvm.llvm_get_system_cpu()
         known = llvm.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu"}))
@@ -105,8 +104,7 @@ def _is_server() -> bool:
 
 @cache
 def _features(cpu: str) -> frozenset[str]:
-    import tvm
-    import tvm.target.codegen as llvm
+    from graphopt.targets.toolchain import llvm, tvm
 
     found = llvm.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": cpu, "mtriple": "x86_64-linux-gnu"}))
     return frozenset(str(f) for f in found)
