@@ -157,6 +157,20 @@ def exp(x: Expr) -> Expr:
     return select(_isnan(x), x, _scale(p + 1.0, n))
 
 
+def exp_negative(x: Expr) -> Expr:
+    """e^x for x <= 0 (and NaN); at most 1 ulp, and 0 where it is no normal number: half the work of `exp`.
+
+    Adding 1.5 * 2^23 rounds to an integer and leaves that in the low bits, the exponent's bias already added.
+    """
+    if x.dtype is not F32:
+        return unary("exp", x)
+    shifted = x * LOG2_E + (1.5 * 2**23 + 127)
+    n = shifted - (1.5 * 2**23 + 127)
+    r = (x - n * LN2_HIGH) - n * LN2_LOW
+    e = (r + r * r * (r * _poly(r, EXP) + 0.5)) + 1.0
+    return select(x < -87.0, 0.0, e * _float(_shift_left(_bits(shifted), 23)))
+
+
 def _expm1_held(x: Expr) -> Expr:
     """e^x - 1 for x from -18 (where it is -1) to 89 (where it is infinite) and above 1e-10 in magnitude."""
     n, p = _exp_parts(x)
@@ -386,4 +400,4 @@ EXPANSIONS: dict[str, Callable[..., Expr]] = {
                             erf, pow, atan2)
 }
 
-__all__ = ["EXPANSIONS", "expand"]
+__all__ = ["EXPANSIONS", "exp_negative", "expand"]

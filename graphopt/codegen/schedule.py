@@ -38,13 +38,15 @@ from graphopt.codegen.loops import Alloc, For, Seq, Stmt, loop, seq, store
 class Style:
     """How a target likes its loops. `lanes`: f32 elements of a vector, 1 for none; `parallel_work`: scalar
     operations below which a kernel stays on one thread; `threads`: how many share a parallel loop. `bind`: every loop
-    over result elements is marked parallel, for targets that give each iteration a thread of its own."""
+    over result elements is marked parallel, for targets that give each iteration a thread of its own. `templated`: ops that
+    have no lowering rule but, whatever their shapes and dtypes, a template of the target's."""
 
     lanes: int = 1
     threads: int = 1
     parallel_work: int = 1 << 16
     accumulators: int = 4
     bind: bool = False
+    templated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

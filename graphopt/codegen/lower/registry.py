@@ -16,7 +16,7 @@ A *loop rule* writes the whole kernel: `@loops("top_k")`, `f(o, ins, outs) -> St
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,10 +140,11 @@ def computed(d: DType) -> DType:
     return F32 if d.name in WIDENED else d
 
 
-def why_not(op: Op) -> str | None:
-    """Why `op` has no kernel (it is then a host op), or None where it has one."""
+def why_not(op: Op, templated: Collection[str] = ()) -> str | None:
+    """Why `op` has no kernel (it is then a host op), or None where it has one. `templated` names ops for which the target
+    has a template, so that they need no rule here."""
     if op.name == "fused":
-        return next((r for inner in op.regions[0].ops if (r := why_not(inner))), None)
+        return next((r for inner in op.regions[0].ops if (r := why_not(inner, templated))), None)
     for v in (*op.operands, *op.results):
         if v is None:
             continue
@@ -159,7 +160,7 @@ def why_not(op: Op) -> str | None:
         return f"{op.name} draws random numbers"
     if op.definition.has(Trait.DATA_DEPENDENT | Trait.CONTROL):
         return f"{op.name} depends on run-time values"
-    if op.name not in COMPUTE and op.name not in LOOPS:
+    if op.name not in COMPUTE and op.name not in LOOPS and op.name not in templated:
         return f"{op.name} has no lowering"
     return None
 

@@ -270,6 +270,8 @@ def _attention_shape(o: Operands) -> Shape:
         raise o.fail(f"{o.q}, {o.k} and {o.v} do not match")
     if isinstance(h, int) and isinstance(hk, int) and (hk == 0 or h % hk):
         raise o.fail(f"{h} query heads are not a multiple of {hk} key heads")
+    if o.empty not in ("zero", "nan"):
+        raise o.fail(f'empty must be "zero" or "nan", got {o.empty!r}')
     if o.mask is not None and (o.mask.rank > 4 or len(broadcast_dims([(b, h, s, length), o.mask.shape])) > 4):
         raise o.fail(f"mask {o.mask} does not broadcast to [{b}, {h}, {s}, {length}]")
     return (b, h, s, dv)
@@ -280,15 +282,16 @@ def _attention_operations(o: Operands, results) -> DimLike:
     return 2 * b * h * s * o.k.shape[2] * (d + o.v.shape[3])
 
 
-@op("attention(q: T, k: T, v: T, mask?: M; scale: float, causal: bool = false, softcap: float = 0) -> T", T=FLOATS,
-    M="bool|f16|bf16|f32|f64", shape=_attention_shape, traits=Trait.COMPOSITE | Trait.CONTRACTION,
+@op('attention(q: T, k: T, v: T, mask?: M; scale: float, causal: bool = false, softcap: float = 0, empty: str = "zero") -> T',
+    T=FLOATS, M="bool|f16|bf16|f32|f64", shape=_attention_shape, traits=Trait.COMPOSITE | Trait.CONTRACTION,
     operations=_attention_operations)
-def attention(q, k, v, mask=None, *, scale, causal, softcap):
+def attention(q, k, v, mask=None, *, scale, causal, softcap, empty):
     """softmax(cap(q k^T * scale) + mask) v with q [B, H, S, D], k [B, Hk, L, D], v [B, Hk, L, Dv] (Vaswani et al. 2017).
 
     Query head h reads key head h // (H / Hk). cap(s) = softcap * tanh(s / softcap) where softcap > 0, before
     the mask. A bool mask keeps what is true, a float mask is added; both broadcast to [B, H, S, L]. `causal`
-    lets query i see keys j <= i. A query that may see no key gives zeros, as torch (2.5 and later) and ONNX do.
+    lets query i see keys j <= i. A query that may see no key (or only scores of -inf) gives zeros, as torch (2.5 and
+    later) and ONNX have it, or NaN where `empty` is "nan", as the softmax written out does.
     """
     rank = q.shape[1] // k.shape[1]
     wide_q, wide_k, wide_v = widest(q), widest(k), widest(v)
@@ -304,7 +307,8 @@ def attention(q, k, v, mask=None, *, scale, causal, softcap):
     largest = scores.max(axis=-1, keepdims=True, initial=-np.inf)
     e = np.exp(scores - np.where(np.isneginf(largest), 0, largest))
     total = e.sum(axis=-1, keepdims=True)
-    return np.matmul(e / np.where(total == 0, 1, total), wide_v).astype(q.dtype)
+    weights = e / np.where(total == 0, np.nan if empty == "nan" else 1, total)
+    return np.matmul(weights, wide_v).astype(q.dtype)
 
 
 @decomposition("attention")
@@ -332,15 +336,22 @@ def _(b: Builder, op: Op) -> Value:
     if op.attrs["causal"]:
         rows, columns = (b.iota(shape=(s, length), axis=axis, dtype="i32") for axis in (0, 1))
         scores = b.where(b.greater_equal(rows, columns), scores, lowest)
-    # A row of -inf alone has no largest score to subtract and a sum of zero: its result is zero, not NaN.
-    largest = b.reduce_max(scores, axes=[3], keepdims=True)
-    zero, one = b.const(0, scores.dtype), b.const(1, scores.dtype)
-    e = b.exp(b.sub(scores, b.where(b.equal(largest, lowest), zero, largest)))
-    total = b.reduce_sum(e, axes=[3], keepdims=True)
-    weights = b.div(e, b.where(b.equal(total, zero), one, total))
+    if op.attrs["empty"] == "nan":
+        weights = b.softmax(scores, axis=3)
+    else:
+        weights = _softmax_or_zero(b, scores, lowest)
     if shared:
         weights = b.reshape(weights, shape=(batch, hk, h // hk * s, length))
     y = b.matmul(weights, wide_v)
     if shared:
         y = b.reshape(y, shape=(batch, h, s, dv))
     return _narrowed(b, y, q)
+
+
+def _softmax_or_zero(b: Builder, scores: Value, lowest: Value) -> Value:
+    """A row of -inf alone has no largest score to subtract and a sum of zero: its result is zero, not NaN."""
+    largest = b.reduce_max(scores, axes=[3], keepdims=True)
+    zero, one = b.const(0, scores.dtype), b.const(1, scores.dtype)
+    e = b.exp(b.sub(scores, b.where(b.equal(largest, lowest), zero, largest)))
+    total = b.reduce_sum(e, axes=[3], keepdims=True)
+    return b.div(e, b.where(b.equal(total, zero), one, total))

@@ -1,0 +1,74 @@
+"""How attention is cut into tasks, blocks and tiles: by counting cycles, as for matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.codegen.blocking import TILE_START, step, tiles
+from graphopt.codegen.tile import Tile
+from graphopt.targets.x86 import X86
+
+MAX_KEYS = 512  # of a block
+MAX_VECTORS = 8  # of a tile
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`heads` times so many `queries` and `keys` of `size` components, with values of `vectors` vectors."""
+
+    heads: int
+    queries: int
+    keys: int
+    size: int
+    vectors: int
+    itemsize: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`keys` a block, `queries` a task; tiles of `tile` rows, with so many vectors of scores and of values. The scores of
+    `groups` such rows at a time are in memory."""
+
+    keys: int
+    queries: int
+    tile: int
+    score_vectors: int
+    value_vectors: int
+    groups: int
+
+
+def choose_cut(p: Problem, lanes: int, machine: X86, threads: int) -> Cut:
+    """The cut with the least cycles for the thread that has most to do: multiply-adds, exponentials, copies."""
+
+    def pace(t: Tile, depth: int) -> float:
+        """Cycles of one step of a tile."""
+        return step(t, machine, depth * t.columns * p.itemsize > machine.l1 // 2)
+
+    best: tuple[float, Cut] | None = None
+    packing = p.keys * (5 * p.size / lanes + 2 * p.vectors)
+    fewest = ceil_div(p.keys, MAX_KEYS)
+    for keys in sorted({ceil_div(ceil_div(p.keys, n), lanes) * lanes for n in range(fewest, fewest + 8)}):
+        blocks, vectors = ceil_div(p.keys, keys), keys // lanes
+        for rows in range(1, min(p.queries, 14) + 1):
+            fits = [t for t in tiles(rows, MAX_VECTORS * lanes, lanes, machine.registers) if t.rows == rows]
+            score, score_vectors = min((ceil_div(vectors, t.vectors) * (p.size * pace(t, p.size) + TILE_START), t.vectors)
+                                       for t in fits if t.vectors <= vectors)
+            value, value_vectors = min((p.vectors // t.vectors * (keys * pace(t, keys) + TILE_START), t.vectors)
+                                       for t in fits if p.vectors % t.vectors == 0)
+            softmax = 10 * vectors + 40 + (2 * p.vectors + 30 if blocks > 1 else 0)
+            row = blocks * ((score + value) / rows + softmax)
+            for chunks in range(1, ceil_div(p.queries, rows) + 1):
+                queries = ceil_div(ceil_div(p.queries, chunks), rows) * rows
+                rounds = ceil_div(p.heads * ceil_div(p.queries, queries), threads)
+                cost = rounds * (queries * row + packing)
+                if best is None or cost < best[0]:
+                    held = max(machine.l1 // 3 // (rows * keys * p.itemsize), 1)
+                    best = cost, Cut(keys, queries, rows, score_vectors, value_vectors, min(held, queries // rows))
+                if queries == rows:
+                    break
+    assert best is not None
+    return best[1]
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
