@@ -83,6 +83,19 @@ class ChannelsLast(Blocked):
         self.machine = machine
 
     def build(self) -> Lowered | None:
+        if not self.examine() or self.outs == 1:
+            return None
+        w = self.inner.operands[1]
+        assert w is not None
+        grid = self.pixels_shape
+        if self.flat():
+            grid = (math.prod(grid),)
+        self.grid = (1,) * (2 - len(grid)) + tuple(grid)
+        _, self.box = choose_box(self.grid[-2], self.grid[-1], self.outs, self.lanes, self.machine)
+        return self.finish(seq(*self.sources.borders(self.style), *self.copied, self.tiles(w)))
+
+    def examine(self) -> bool:
+        """Take the convolution apart and decide where its image is read. False where the weights cannot be packed."""
         x, w, self.bias = (*self.inner.operands, None)[:3]
         assert x is not None and w is not None
         attrs = self.inner.attrs
@@ -93,19 +106,12 @@ class ChannelsLast(Blocked):
         self.channels, self.window = w.static_shape[1], w.static_shape[2:]
         self.pixels_shape = out[2:]
         self.stride, self.dilation, self.before = attrs["stride"], attrs["dilation"], attrs["pad"][:spatial]
-        if any(p < 0 for p in attrs["pad"]) or self.outs == 1:
-            return None
+        if any(p < 0 for p in attrs["pad"]) or not self.packable(w):
+            return False
         while self.outs < self.lanes:
             self.lanes //= 2
-        if not self.packable(w):
-            return None
         self.read(x)
-        grid = self.pixels_shape
-        if self.flat():
-            grid = (math.prod(grid),)
-        self.grid = (1,) * (2 - len(grid)) + tuple(grid)
-        _, self.box = choose_box(self.grid[-2], self.grid[-1], self.outs, self.lanes, self.machine)
-        return self.finish(seq(*self.sources.borders(self.style), *self.copied, self.tiles(w)))
+        return True
 
     def read(self, x: Value) -> None:
         """Decide where pixels are read: `self.pixel(image, channel, at)`, `at` from -before on."""
