@@ -1,4 +1,4 @@
-"""Which models are captured, compiled and equal to eager PyTorch: `python -m bench.coverage`.
+"""Which models are captured, compiled and equal to eager PyTorch: `python -m bench coverage`.
 
 One process a model and route. `--target evaluator` stops at the reference evaluator; another target compiles.
 Equal means |ours - eager| <= ATOL * max|eager| + RTOL * |eager| for every element of every output.
@@ -26,7 +26,7 @@ COLUMNS = ("model", "route", "captured", "compiled", "equal", "host ops", "max e
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; the exit status is 1 where a model is not equal."""
-    parser = argparse.ArgumentParser(prog="python -m bench.coverage", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench coverage", description=__doc__.splitlines()[0])
     parser.add_argument("--models", help="comma-separated names; all by default")
     parser.add_argument("--target", default="evaluator", help="evaluator (default), x86, …")
     parser.add_argument("--route", default="fx", choices=("fx", "onnx", "both"))

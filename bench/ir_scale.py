@@ -1,6 +1,6 @@
 """How the IR scales: 10,000 elementwise ops built, verified, printed, parsed and rewritten.
 
-    python -m bench.ir_scale [--ops 10000]
+    python -m bench ir_scale [--ops 10000]
 
 Each step runs on a tenth of the ops too; a ratio near ten says that it is linear.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from graphopt.ir import Builder, Graph, parse_graph, print_graph, tensor, verify
 
@@ -63,16 +63,17 @@ def measure(ops: int) -> dict[str, float]:
     return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.ir_scale", description=(__doc__ or "").splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench ir_scale", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ops", type=int, default=10_000)
-    ops = parser.parse_args().ops
+    ops = parser.parse_args(argv).ops
     small, large = measure(ops // 10), measure(ops)
     print(f"{'':10}{ops // 10:>10} ops{ops:>10} ops{'ratio':>8}")
     for name, seconds in large.items():
         print(f"{name:10}{small[name]:>12.3f} s{seconds:>12.3f} s{seconds / small[name]:>8.1f}")
     print(f"{'total':10}{sum(small.values()):>12.3f} s{sum(large.values()):>12.3f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

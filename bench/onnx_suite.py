@@ -1,6 +1,6 @@
 """ONNX's official backend suite (2024 cases) through graphopt: how many pass, which fail, and what runs on the host.
 
-    python -m bench.onnx_suite --target evaluator --jobs 2 [--filter resize] [--list]
+    python -m bench onnx_suite --target evaluator --jobs 2 [--filter resize] [--list]
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def _run_index(index: int) -> Outcome:
 
 def main(argv: list[str] | None = None) -> int:
     global _cases, _target
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m bench onnx_suite", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="evaluator")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--filter", default="", help="only cases whose name has this text")

@@ -1,0 +1,147 @@
+"""One measurement in a process of its own: `python -m bench.worker JOB`, where JOB is JSON; one line of JSON comes back.
+
+The process is what makes measurements honest: threads, memory and compiled code of one cannot touch another's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.machine import ROOT
+
+TIMEOUT = 600  # seconds for one job
+
+
+def run(job: Mapping[str, Any], env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The job's result, or {"error": the reason}: a side that fails, crashes or hangs is a row, not the end."""
+    command = [sys.executable, "-m", "bench.worker", json.dumps(job)]
+    environment = {**os.environ, **(env or {})}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT, env=environment)
+    except subprocess.TimeoutExpired:
+        return {"error": f"more than {TIMEOUT} s"}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        said = done.stderr.strip().splitlines() or ["and said nothing"]
+        return {"error": f"its process ended with {done.returncode}: {said[-1][:300]}"}
+    return json.loads(lines[-1])
+
+
+def pair(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The named sides beside each other: times, and whether each is right."""
+    from bench.cases import Case
+    from bench.measure import interleave
+    from bench.sides import check, load_packages, open_side
+
+    case = Case.from_json(job["case"])
+    sides, result = [], {}
+    for name in job["sides"]:
+        try:
+            load_packages(name)
+            side = open_side(name, case, job["threads"], None)
+            equal, error = check(case, side)
+        except Exception as e:
+            return {"error": _reason(e), "side": name}
+        sides.append(side)
+        result[name] = {"equal": equal, "error": error}
+    for name, times in zip(job["sides"], interleave([s.call for s in sides], job["rounds"], job["seconds"])):
+        result[name] |= asdict(times)
+    return result
+
+
+def alone(job: Mapping[str, Any]) -> dict[str, Any]:
+    """One side by itself: seconds from its file (or module) to its first result, and resident bytes in a later call."""
+    from bench.cases import Case
+    from bench.sides import check, load_packages, open_side
+
+    case = Case.from_json(job["case"])
+    name, cache = job["side"], Path(job["cache"])
+    load_packages(name)
+    imports = resident()["VmRSS"]
+    try:
+        start = time.perf_counter()
+        side = open_side(name, case, job["threads"], cache if name == "openvino" else None)
+        side.call()
+        seconds = time.perf_counter() - start
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        side.call()
+        peak = resident()["VmHWM"]
+        equal, error = check(case, side)
+    except Exception as e:
+        return {"error": _reason(e)}
+    return {"seconds": seconds, "peak": peak, "imports": imports, "equal": equal, "error_size": error}
+
+
+def profile(job: Mapping[str, Any]) -> dict[str, Any]:
+    """graphopt's kernels in the order of their time."""
+    from bench.cases import Case
+    from bench.sides import OURS, open_side
+
+    case = Case.from_json(job["case"])
+    model = open_side(OURS, case, job["threads"], None).model
+    given = case.inputs()
+    rows = model.profile(*[given[s.name] for s in model.inputs], repeats=7)
+    return {"kernels": sorted(rows, key=lambda r: -r["seconds"])}
+
+
+def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a case."""
+    from bench import cases
+
+    case = cases.Case.from_json(job["case"])
+    try:
+        cases.prepare(case, Path(job["source"]) if job["source"] else None, job["dims"])
+    except Exception as e:
+        return {"error": _reason(e)}
+    return {}
+
+
+def kernels(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The distinct contraction kernels of one model."""
+    from bench.cases import Case
+    from bench.kernels import sweep
+
+    return {"kernels": [asdict(k) for k in sweep(Case.from_json(job["case"]), job["threads"])]}
+
+
+def resident() -> dict[str, int]:
+    """Bytes of memory of this process: VmRSS now, VmHWM at most."""
+    found = re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    return {name: int(kib) << 10 for name, kib in found}
+
+
+def _reason(e: Exception) -> str:
+    """An error in one line, with its place."""
+    where = traceback.extract_tb(e.__traceback__)[-1]
+    said = " ".join(str(e).split())[:300]
+    return f"{type(e).__name__}: {said} ({Path(where.filename).name}:{where.lineno})"
+
+
+JOBS = {"pair": pair, "alone": alone, "profile": profile, "prepare": prepare, "kernels": kernels}
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    job = json.loads(sys.argv[1])
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not the result
+        result = JOBS[job["kind"]](job)
+    print(json.dumps(result), flush=True)
+    os._exit(0)  # without the libraries' own ends, which wait for their threads
+
+
+if __name__ == "__main__":
+    main()

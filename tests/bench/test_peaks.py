@@ -1,0 +1,73 @@
+"""The roofline's arithmetic, against sums by hand, and what it is read from."""
+
+import json
+
+import pytest
+
+from bench.machine import byte_count
+from bench.peaks import Peaks, Work, parse, read
+from bench.roofline import buffer_sizes, show
+
+PEAKS = Peaks(2, {"fma": 100.0, "fma_l1": 50.0}, {"l1": 40.0, "l2": 20.0, "dram": 5.0}, {"l1": 64, "l2": 1024})
+
+
+@pytest.mark.parametrize("nbytes, bandwidth", [(0, 40), (64, 40), (65, 20), (1024, 20), (1025, 5)])
+def test_bytes_come_from_the_innermost_level_that_holds_them(nbytes, bandwidth):
+    assert PEAKS.bandwidth(nbytes) == bandwidth
+
+
+def test_the_floor_is_the_larger_of_arithmetic_and_memory_for_each_contraction():
+    arithmetic, memory = Work(1000, 0, 40), Work(100, 0, 1000)
+    assert PEAKS.floor([arithmetic]) == 10  # 1000 / 100, more than 40 / 40
+    assert PEAKS.floor([memory]) == 50  # 1000 / 20, more than 100 / 100
+    assert PEAKS.floor([arithmetic, memory]) == 60
+    assert PEAKS.floor([arithmetic], "fma_l1") == 20
+
+
+def test_weights_come_from_where_those_of_the_whole_model_fit():
+    one = Work(0, 600, 0)
+    assert PEAKS.floor([one]) == 30  # alone they stay in L2
+    assert PEAKS.floor([one, one]) == 240  # together in memory
+    assert PEAKS.floor([Work(0, 600, 0, count=2)]) == 240
+    assert PEAKS.floor([one], all_weights=10_000) == 120
+
+
+def test_no_work_takes_no_time():
+    assert PEAKS.floor([]) == 0
+
+
+def written(tmp_path, cpu):
+    path = tmp_path / "roofline.json"
+    peaks = {"1": {"rates": {"fma": 2e11}, "bandwidths": {"l1": 3e11}, "sizes": {"l1": 49152}}}
+    path.write_text(json.dumps({"machine": {"cpu": cpu}, "peaks": peaks}))
+    return path
+
+
+def test_a_roofline_is_of_its_machine_and_its_numbers_of_threads(tmp_path):
+    data, reason = read(written(tmp_path, "this"), "this")
+    assert reason == "" and parse(data, 1).rates == {"fma": 2e11} and parse(data, 2) is None
+    assert "200.0" in show(data["peaks"]) and "300.0" in show(data["peaks"])
+    data, reason = read(written(tmp_path, "other"), "this")
+    assert data is None and "another machine" in reason and "bench roofline" in reason
+    data, reason = read(tmp_path / "none.json", "this")
+    assert data is None and "bench roofline" in reason
+
+
+@pytest.mark.parametrize("text, size", [("48K", 48 << 10), ("2M", 2 << 20), ("512", 512), ("1G", 1 << 30)])
+def test_cache_sizes_as_linux_writes_them(text, size):
+    assert byte_count(text) == size
+
+
+def test_buffers_lie_in_their_level_and_in_no_inner_one():
+    caches = {"l1": 48 << 10, "l2": 2 << 20, "l3": 480 << 20}
+    for threads in (1, 2):
+        found = buffer_sizes(caches, 24 << 30, threads)
+        assert found["l1"] <= caches["l1"] and caches["l1"] < found["l2"] <= caches["l2"]
+        assert caches["l2"] < found["l3"] <= caches["l3"] // threads
+        assert caches["l3"] < found["dram"] * threads <= 24 << 30
+        assert all(n % 4096 == 0 for n in found.values())
+
+
+def test_a_share_of_l3_that_l2_would_hold_is_not_measured():
+    assert "l3" not in buffer_sizes({"l1": 32 << 10, "l2": 1 << 20, "l3": 8 << 20}, 8 << 30, 8)
+    assert set(buffer_sizes({"l1": 32 << 10, "l2": 1 << 20}, 8 << 30, 2)) == {"l1", "l2", "dram"}
