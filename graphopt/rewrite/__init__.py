@@ -15,9 +15,11 @@ from graphopt.rewrite.fold import Fold
 from graphopt.rewrite.fold_norm import FoldNorm
 from graphopt.rewrite.fuse import Fuse
 from graphopt.rewrite.gathers import Gathers
+from graphopt.rewrite.heads import Heads
 from graphopt.rewrite.inline import Inline
 from graphopt.rewrite.layout import Layout
 from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
+from graphopt.rewrite.projections import Projections
 from graphopt.rewrite.recognise import Recognise
 from graphopt.rewrite.reshapes import Reshapes
 from graphopt.rewrite.sequences import Sequences
@@ -35,7 +37,7 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
         Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
     ]
-    return [*passes, Fuse(), DeadCode(), Layout()] if fuse else passes
+    return [*passes, Projections(), Heads(), DeadCode(), Fuse(), DeadCode(), Layout()] if fuse else passes
 
 
 def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any = None, **manager: Any) -> Results:
@@ -44,8 +46,7 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 
 __all__ = [
-    "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Inline",
-    "Layout", "Pass", "PassManager", "PassResult", "Reason", "Recognise", "Reshapes", "Results", "Sequences", "Simplify",
-    "Snapshots",
-    "Transposes", "Unroll", "default_passes", "optimise",
+    "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Heads",
+    "Inline", "Layout", "Pass", "PassManager", "PassResult", "Projections", "Reason", "Recognise", "Reshapes", "Results",
+    "Sequences", "Simplify", "Snapshots", "Transposes", "Unroll", "default_passes", "optimise",
 ]

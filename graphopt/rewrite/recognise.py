@@ -164,7 +164,7 @@ def _split_choice(scores: Value) -> tuple[Value, Value, Value, bool] | None:
 
 
 def _attention(keeps: Callable[[Op], bool], m: Match) -> Value | None:
-    """softmax(q kᵀ c + mask) v. A query to which the mask leaves no key then gives zeros, where the softmax gave NaN."""
+    """softmax(q kᵀ c + mask) v. With `%zero`, NaN of the softmax of a query that sees no key was replaced by zeros."""
     weights, v = m.w, m.v
     rank = weights.rank if known_shape(weights) is not None else 0
     if m.axis != rank - 1 or rank not in (3, 4) or known_shape(v) is None or v.rank != rank:
@@ -190,7 +190,8 @@ def _attention(keeps: Callable[[Op], bool], m: Match) -> Value | None:
     if rank == 3:  # [B·H, S, D]: one head
         q, k, v, mask = (t if t is None or t.rank < 3 else m.build.reshape(t, shape=(t.shape[0], 1, *t.shape[1:]))
                          for t in (q, k, v, mask))
-    y = m.build.attention(q, k, v, mask, scale=scale * of_q * of_k)
+    y = m.build.attention(q, k, v, mask, scale=scale * of_q * of_k,
+                          empty="zero" if "zero" in m.values else "nan")
     if not keeps(y.op):
         return None
     return y if rank == 4 else m.build.reshape(y, shape=m.result.shape)
@@ -217,5 +218,6 @@ class Recognise(RulePass):
         rules = list(self.rules)
         if keeps is not None:
             pattern = "matmul(%w=softmax!(%s) {axis=?axis}, %v)"
-            rules.append(Rule("attention", pattern, partial(_attention, keeps), when=_float, ulps=64))
+            nanless = "matmul(where!(isnan!(%w=softmax(%s) {axis=?axis}), %zero, %w=softmax(%s) {axis=?axis}), %v)"
+            rules += [Rule("attention", p, partial(_attention, keeps), when=_float, ulps=64) for p in (pattern, nanless)]
         return Rewriter(rules, graph, context).run() > 0

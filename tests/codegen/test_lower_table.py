@@ -17,7 +17,7 @@ NO_LOWERING = {
     "const": "data, not a computation",
     "return": "a pseudo-op",
     "fused": "its body is lowered",
-    "attention": "decomposed at graph level, so that its products use the contraction templates",
+    "attention": "a template on x86; elsewhere decomposed at graph level, so that its products use the contraction templates",
     "split_to_seq": "its result is a sequence",
     "deferred": "runs the source operator in Python",
     "string_concat": "strings", "string_split": "strings", "regex_full_match": "strings", "string_normalize": "strings",

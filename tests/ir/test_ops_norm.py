@@ -172,6 +172,17 @@ def test_attention_is_onnxs_softcap_before_mask(softcap):
         assert (got[:, :, 1] == 0).all()
 
 
+def test_attention_of_a_query_that_sees_nothing_is_nan_where_asked():
+    q, k, v = normal(1, 2, 3, 4), normal(1, 2, 5, 4), normal(1, 2, 5, 4)
+    mask = np.ones((3, 5), bool)
+    mask[1] = False
+    scores = torch.where(torch.from_numpy(mask), double(q) @ double(k).mT * 0.7, -torch.inf)
+    expected = (torch.softmax(scores, -1) @ double(v)).numpy()
+    for got in (run(f, q, k, v, mask, scale=0.7, empty="nan") for run, f in ((run_op, "attention"), (decomposed, "attention"))):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+        assert np.isnan(got[:, :, 1]).all()
+
+
 def test_attention_without_keys_is_zero():
     q, none = normal(1, 2, 3, 4), np.zeros((1, 2, 0, 4), np.float32)
     same(run_op("attention", q, none, none, scale=1.0), np.zeros_like(q))

@@ -212,6 +212,29 @@ def test_attention_with_a_choice_of_keys(kept, lowest, bias):
     assert ("attention" in names(graph)) == (lowest != "-1000.0")
 
 
+@pytest.mark.parametrize("guarded", [True, False])
+def test_attention_of_a_query_that_sees_nothing(guarded):
+    """NaN as the softmax gives it, or zeros where they replaced it."""
+    seen = np.arange(35).reshape(5, 7) % 3 > 0
+    seen[2] = False
+    rng = np.random.default_rng(2)
+    inputs = [rng.standard_normal(s).astype(np.float32) for s in ((1, 2, 5, 4), (1, 2, 4, 7), (1, 2, 7, 6))]
+    choice = "%n = isnan(%w) : bool[1, 2, 5, 7]\n%z = where(%n, %zero, %w)" if guarded else "%z = identity(%w)"
+    graph = rewritten([*CLEAN, Canonicalise()], f"""
+    graph @g(%q: f32[1, 2, 5, 4], %k: f32[1, 2, 4, 7], %v: f32[1, 2, 7, 6], %m: bool[5, 7]) -> f32[1, 2, 5, 6] {{
+      %low = const -inf : f32[]
+      %zero = const 0.0 : f32[]
+      %s = matmul(%q, %k) : f32[1, 2, 5, 7]
+      %u = where(%m, %s, %low) : f32[1, 2, 5, 7]
+      %w = softmax(%u) {{axis=3}} : f32[1, 2, 5, 7]
+      {choice} : f32[1, 2, 5, 7]
+      %y = matmul(%z, %v) : f32[1, 2, 5, 6]
+      return %y
+    }}""", inputs=[*inputs, seen], target=KeepsAll())
+    (found,) = (op for op in graph.ops if op.name == "attention")
+    assert found.attrs["empty"] == ("zero" if guarded else "nan")
+
+
 def test_attention_weights_that_are_returned_are_kept():
     unchanged(Recognise(), """
     graph @g(%q: f32[1, 1, 5, 4], %k: f32[1, 1, 4, 7], %v: f32[1, 1, 7, 6]) -> (f32[1, 1, 5, 6], f32[1, 1, 5, 7]) {

@@ -336,10 +336,7 @@ def _(b: Builder, op: Op) -> Value:
     if op.attrs["causal"]:
         rows, columns = (b.iota(shape=(s, length), axis=axis, dtype="i32") for axis in (0, 1))
         scores = b.where(b.greater_equal(rows, columns), scores, lowest)
-    if op.attrs["empty"] == "nan":
-        weights = b.softmax(scores, axis=3)
-    else:
-        weights = _softmax_or_zero(b, scores, lowest)
+    weights = _build_weights(b, scores, lowest, op.attrs["empty"])
     if shared:
         weights = b.reshape(weights, shape=(batch, hk, h // hk * s, length))
     y = b.matmul(weights, wide_v)
@@ -348,10 +345,14 @@ def _(b: Builder, op: Op) -> Value:
     return _narrowed(b, y, q)
 
 
-def _softmax_or_zero(b: Builder, scores: Value, lowest: Value) -> Value:
-    """A row of -inf alone has no largest score to subtract and a sum of zero: its result is zero, not NaN."""
+def _build_weights(b: Builder, scores: Value, lowest: Value, empty: str) -> Value:
+    """The softmax of each row; with `empty` "zero", a row of -inf alone gives zeros: it has no largest score to subtract, and
+    a sum of zero."""
     largest = b.reduce_max(scores, axes=[3], keepdims=True)
-    zero, one = b.const(0, scores.dtype), b.const(1, scores.dtype)
-    e = b.exp(b.sub(scores, b.where(b.equal(largest, lowest), zero, largest)))
+    if empty == "zero":
+        largest = b.where(b.equal(largest, lowest), b.const(0, scores.dtype), largest)
+    e = b.exp(b.sub(scores, largest))
     total = b.reduce_sum(e, axes=[3], keepdims=True)
-    return b.div(e, b.where(b.equal(total, zero), one, total))
+    if empty == "zero":
+        total = b.where(b.equal(total, b.const(0, scores.dtype)), b.const(1, scores.dtype), total)
+    return b.div(e, total)
