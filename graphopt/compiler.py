@@ -1,38 +1,31 @@
-"""`graphopt.compile`: capture, run the target's passes, emit, wrap. Read this file first."""
+"""`graphopt.compile`: capture, run the target's passes, emit, wrap. Read this file first.
+
+What needs the compiler, or the framework that a model comes from, is imported when it is needed: a program that is
+found in the cache needs neither.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt import programs
 from graphopt.errors import InputError, TargetError
-from graphopt.ir.evaluate import bind_symbols, evaluate_op
-from graphopt.ir.graph import Graph, Value
-from graphopt.ir.types import TensorType
-from graphopt.pipeline import X86Keeps, optimise, specialise, specs
-from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned
-from graphopt.runtime.library import runtime
-from graphopt.runtime.model import Model, Specialisation, Specialisations
-from graphopt.targets import Target, parse_target
+from graphopt.runtime import artifact
+from graphopt.runtime.arrays import to_numpy
+from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
+
+if TYPE_CHECKING:
+    from graphopt.ir.graph import Graph
+    from graphopt.static import Compiled
+    from graphopt.targets import Target
 
 MAX_SPECIALISATIONS = 16
-
-
-@dataclass
-class Compiled:
-    """The compiler's record of one program: what `source`, `explain` and `profile` read."""
-
-    source_graph: Graph
-    graph: Graph
-    results: Any  # rewrite.Results
-    program: Any  # codegen.plan.Program
-    code: Any  # codegen.tir.build.Code
-    seconds: dict[str, float]
 
 
 def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x86", threads: int | None = None,
@@ -45,33 +38,122 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
     (default: this process's cores). A model with symbolic dims is compiled for each concrete shape when it
     first occurs; `max_specialisations` programs are kept; CUDA and FPGA take the shapes of `example_inputs`.
     `validate` checks every pass with the reference evaluator.
+    Programs of ONNX paths and bytes are kept on disk (GRAPHOPT_CACHE) and found again without compiling.
     Raises GraphOptError: UnsupportedOperators, CaptureError, TargetError, ...
     """
-    from graphopt.capture import capture
-
-    where = parse_target(target, threads)
-    graph = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
-    if where.kind == "x86":
-        return CompiledModel(graph, where, max_specialisations, validate)
+    recipe = Recipe(model, example_inputs, dynamic_shapes, target, threads, validate)
+    if str(getattr(target, "kind", target)).partition(":")[0] == "x86":
+        return CompiledModel(recipe, max_specialisations)
     from graphopt.emitted import compile_emitted
 
-    return compile_emitted(graph, where, example_inputs, validate)
+    where = recipe.target
+    return compile_emitted(recipe.graph, where, example_inputs, validate)
+
+
+@dataclass
+class Recipe:
+    """What `compile` was given, and what was made of it so far."""
+
+    model: Any
+    example_inputs: Any
+    dynamic_shapes: Any
+    target_given: Any
+    threads: int | None
+    validate: bool
+    again: bool = False  # whether a program was already made of the model
+
+    @cached_property
+    def key(self) -> str | None:
+        """What names this compilation on disk; None where it cannot be kept there."""
+        from os import sched_getaffinity
+
+        if self.validate or self.dynamic_shapes is not None or not (self.threads is None or self.threads > 0):
+            return None
+        threads = self.threads or len(sched_getaffinity(0))
+        given = self.target_given
+        target = given if isinstance(given, str) else [(k, sorted(v) if isinstance(v, frozenset) else v)
+                                                       for k, v in sorted(vars(given).items())]
+        return programs.model_key(self.model, {"target": target, "threads": threads})
+
+    @cached_property
+    def target(self) -> Any:
+        from graphopt.targets import parse_target
+
+        return parse_target(self.target_given, self.threads)
+
+    @cached_property
+    def graph(self) -> Graph:
+        from graphopt.capture import capture
+
+        graph = capture(self.model, self.example_inputs, dynamic_shapes=self.dynamic_shapes)
+        if self.again and self.key != Recipe(self.model, None, None, self.target_given, self.threads, False).key:
+            raise InputError("the model's file has changed since it was compiled", where=str(self.model),
+                             hint="Compile it again")
+        return graph
+
+    def forget(self) -> None:
+        """Give back the memory of the graph and its weights; they can be had again."""
+        self.again = True
+        self.__dict__.pop("graph", None)
+
+
+@dataclass
+class Details:
+    """A program's own record: `summary` is there at once, `compiled` is made again where the program came from disk."""
+
+    summary: dict[str, Any]
+    decisions: str
+    host_ops: list[tuple[str, str, str]]
+    _make: Callable[[], Compiled]
+    _compiled: Compiled | None = field(default=None, repr=False)
+
+    @property
+    def compiled(self) -> Compiled:
+        if self._compiled is None:
+            self._compiled = self._make()
+        return self._compiled
 
 
 class CompiledModel(Model):
-    """A network compiled for x86: call it as its source is called, or `run` it by names."""
+    """A network compiled for x86: call it as its source is called, or `run` it by names.
 
-    def __init__(self, graph: Graph, target: Any, max_specialisations: int = MAX_SPECIALISATIONS, validate: bool = False) -> None:
-        self.target = target
-        self._source, self._validate = graph, validate
-        self._missing = target.missing()
-        programs = Specialisations(self._build, max_specialisations)
+    A program from the cache on disk is compiled anew (but for its machine code) where `graph`, `source` or `profile`
+    want to look into it.
+    """
+
+    def __init__(self, recipe: Recipe, max_specialisations: int = MAX_SPECIALISATIONS) -> None:
+        self._recipe = recipe
+        self._missing: list[str] = []
+        kept = Specialisations(self._build, max_specialisations)
+        found = recipe.key and programs.find(recipe.key)
+        known = found.manifest if found else recipe.key and programs.interface(recipe.key)
+        if known:
+            super().__init__(artifact.read_specs(known["inputs"]), artifact.read_specs(known["outputs"]), kept,
+                             control_inputs=known["control_inputs"], ranges=known["ranges"])
+        else:
+            self._from_graph(kept)
+        if found:
+            recipe.again = True
+            self._only = self._from_disk(found, time.perf_counter(), {}, {})
+        elif self._static:
+            shapes: Any = {s.name: s.shape for s in self.inputs}
+            self._only = kept.get((tuple(sorted(shapes.items())), ()), shapes, {})
+        elif recipe.key and not known and self._storable():
+            programs.keep_interface(recipe.key, self._interface(), self._external())
+
+    def _from_graph(self, kept: Specialisations) -> None:
+        from graphopt.pipeline import specs
+
+        self._missing = self._recipe.target.missing()  # a wrong target is refused before the work of a capture
+        graph = self._recipe.graph
         inputs, outputs = specs(graph)
-        super().__init__(inputs, outputs, programs, structure=graph.metadata.get("call"),
+        super().__init__(inputs, outputs, kept, structure=graph.metadata.get("call"),
                          control_inputs=graph.metadata.get("control_inputs", ()), ranges=graph.metadata.get("dim_ranges"))
-        if self._static:
-            shapes = {s.name: s.shape for s in self.inputs}
-            self._only = programs.get((tuple(sorted(shapes.items())), ()), shapes, {})  # type: ignore[arg-type]
+
+    @property
+    def target(self) -> Any:
+        """The machine that the code is for."""
+        return self._recipe.target
 
     def program(self, arrays: Sequence[Any]) -> Specialisation:
         """The program for checked inputs, built if it is the first call with their shapes. Refused where it cannot run."""
@@ -80,72 +162,117 @@ class CompiledModel(Model):
                               hint="Look at its source(), or compile with target='x86' for this machine")
         return super().program(arrays)
 
+    # Building -----------------------------------------------------------------------------------
     def _build(self, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Specialisation:
+        from graphopt import static
+
         start = time.perf_counter()
-        graph = specialise(self._source, [s.name for s in self.inputs], shapes, values)
+        recipe = self._recipe
+        key = recipe.key if self._static else recipe.key and programs.program_key(recipe.key, shapes, values)
+        found = programs.find(key) if key and not self._static else None
+        if found:
+            return self._from_disk(found, start, shapes, values)
+        compiled = self._compile(shapes, values)
+        compiled.seconds["all"] = time.perf_counter() - start
+        details = Details(static.statistics(compiled), static.decisions(compiled, self.target),
+                          [(h.op.name, ", ".join(h.op.loc), h.why) for h in compiled.program.hosts],
+                          lambda: self._compile(shapes, values), compiled)
+        if key and not self._missing and self._storable() and static.why_no_artifact(compiled) is None:
+            manifest = {**self._interface(), **static.artifact_manifest(compiled, self.target)}
+            stored = programs.keep(key, manifest, static.artifact_files(compiled), self._external())
+            if stored:  # from here on as if it had come from there: the weights are held once, by the file
+                details._compiled = None
+                if self._static:
+                    recipe.forget()
+                return Specialisation(stored.executable(), details)
+        return Specialisation(static.link(compiled, self.target.threads), details)
+
+    def _compile(self, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Compiled:
+        from graphopt import static
+        from graphopt.pipeline import specialise
+
+        start = time.perf_counter()
+        graph = specialise(self._recipe.graph, [s.name for s in self.inputs], shapes, values)
         for s, v in zip(self.inputs, graph.inputs):
-            if s.name in shapes and isinstance(v.type, TensorType) and v.type.is_static and v.static_shape != shapes[s.name]:
+            t: Any = v.type
+            if s.name in shapes and getattr(t, "is_static", False) and v.static_shape != shapes[s.name]:
                 raise InputError(f"expected shape [{', '.join(map(str, s.shape or ()))}], here {list(v.static_shape)}, "
                                  f"got {list(shapes[s.name])}", where=f"input {s.name}")
         specialised = time.perf_counter()
-        compiled = compile_static(graph, self.target, self._validate)
+        compiled = static.compile_static(graph, self.target, self._recipe.validate)
         compiled.seconds = {"specialise": specialised - start, **compiled.seconds}
-        return Specialisation(link(compiled, self.target.threads), compiled)
+        return compiled
+
+    def _from_disk(self, found: artifact.Artifact, start: float, shapes: dict[str, tuple[int, ...]],
+                   values: dict[str, np.ndarray]) -> Specialisation:
+        executable = found.executable()
+        shapes = shapes or {s.name: s.shape for s in self.inputs}  # type: ignore[misc]
+        summary = {**found.manifest["stats"], "from_cache": True, "seconds": {"load": time.perf_counter() - start}}
+        details = Details(summary, found.manifest["decisions"], [], lambda: self._compile(shapes, values))
+        return Specialisation(executable, details)
+
+    def _storable(self) -> bool:
+        """Whether what the model is called with can be described in an artifact."""
+        specs = (*self.inputs, *self.outputs)
+        return self._structure is None and all(s.numpy is not None and s.numpy != np.object_ for s in specs)
+
+    def _interface(self) -> dict[str, Any]:
+        describe: Callable[[list[Spec]], list[Any]] = lambda specs: [artifact.spec_json(s) for s in specs]
+        return {"inputs": describe(self.inputs), "outputs": describe(self.outputs), "control_inputs": list(self._control),
+                "ranges": {k: list(r) for k, r in self._ranges.items()}}
+
+    def _external(self) -> list[Any]:
+        return list(self._recipe.graph.metadata.get("external", ()))
 
     # What the compiler did ----------------------------------------------------------------------
-    def _details(self) -> Compiled:
+    def _latest(self) -> Details:
         latest = self._only or self._programs.latest
         if latest is None:
             raise InputError("the model has symbolic dims and has not been called yet",
                              hint="Call it once with inputs of the wanted shape")
         return latest.details
 
+    def _details(self) -> Compiled:
+        return self._latest().compiled
+
     @property
     def graph(self) -> Graph:
         """The optimised graph of the latest program; the captured one before the first call of a symbolic model."""
         latest = self._only or self._programs.latest
-        return latest.details.graph if latest is not None else self._source
+        return latest.details.compiled.graph if latest is not None else self._recipe.graph
 
     def source(self, kind: str = "tir") -> str:
         """The latest program's code: `tir` or `asm`."""
+        from graphopt.static import build_code
+
         if kind not in ("tir", "asm"):
             raise InputError(f"no source of kind {kind!r} for {self.target.name}", hint="Use 'tir' or 'asm'")
-        code = self._details().code
-        if kind == "asm":  # shared objects from the cache have no text
-            code = _build_code(self._details().program, self.target, in_memory=True)
-        return code.tir() if kind == "tir" else code.asm()
+        details = self._details()
+        if kind == "asm":  # shared objects have no text
+            return build_code(details.program, self.target, in_memory=True).asm()
+        return details.code.tir()
 
     @property
     def stats(self) -> dict[str, Any]:
         """Counts and sizes of the latest program: ops, kernels, host ops, operations, bytes, arena, weights, seconds."""
-        d = self._details()
-        operations, moved = 0, 0
-        for op in d.source_graph.ops:
-            a, b = op.definition.cost(op.view(), [r.type for r in op.results])
-            operations += a if isinstance(a, int) else 0
-            moved += b if isinstance(b, int) else 0
-        return {"ops": len(d.source_graph), "ops_after": len(d.graph), "kernels": len(d.program.kernels),
-                "calls": len(d.program.calls), "host_ops": len(d.program.hosts), "operations": operations, "bytes": moved,
-                "arena_bytes": d.program.arena_size, "arena_lower_bound_bytes": d.program.arena_bound,
-                "weights_bytes": d.program.weights_size, "seconds": d.seconds, "from_cache": d.code.from_cache,
-                "runtime": "tvm" if d.code.in_memory else "graphopt"}
+        return dict(self._latest().summary)
 
     @property
     def host_ops(self) -> list[tuple[str, str, str]]:
         """Ops that the reference evaluator runs: (name, place, why)."""
-        return [(h.op.name, ", ".join(h.op.loc), h.why) for h in self._details().program.hosts]
+        return list(self._latest().host_ops)
 
     def profile(self, *args: Any, repeats: int = 20, **kwargs: Any) -> list[dict[str, Any]]:
         """Median seconds of every step on the given inputs, with the source locations it came from.
 
         Each kernel is called on its own here, so the sum is a little above the time of a whole call.
         """
-        given = self._structure.flatten(args, kwargs) if self._structure is not None else self._by_position(args, kwargs)
-        from graphopt.runtime.arrays import to_numpy
+        from graphopt.static import build_code, link
 
+        given = self._structure.flatten(args, kwargs) if self._structure is not None else self._by_position(args, kwargs)
         arrays = [self._check(s, to_numpy(x)) for s, x in zip(self.inputs, given, strict=True)]
-        details: Compiled = self.program(arrays).details
-        steps = link(details, self.target.threads, each=_build_code(details.program, self.target, each=True))
+        details: Compiled = self.program(arrays).details.compiled
+        steps = link(details, self.target.threads, each=build_code(details.program, self.target, each=True))
         marks: list[list[float]] = [[] for _ in steps.steps]
         for _ in range(repeats):
             last = time.perf_counter()
@@ -169,13 +296,12 @@ class CompiledModel(Model):
 
     def explain(self) -> str:
         """What the compiler did: passes, kernels, memory, host ops."""
-        d, s = self._details(), self.stats
-        lines = [f"target {self.target.name}, {self.target.threads} threads, {self.target.lanes} f32 lanes",
-                 str(d.results), "",
+        d, s = self._latest(), self.stats
+        lines = [d.decisions, "",
                  f"{s['calls']} kernel calls ({s['kernels']} different kernels), {s['host_ops']} host ops",
                  f"arena {s['arena_bytes']} bytes (no plan needs less than {s['arena_lower_bound_bytes']})",
                  f"weights {s['weights_bytes']} bytes",
-                 "seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in d.seconds.items()),
+                 "seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in s["seconds"].items()),
                  "code from the cache on disk" if s["from_cache"] else "code made now"]
         if s["runtime"] == "tvm":
             lines.append("in memory, on TVM's slower runtime and thread pool: there is no C compiler (cc) here to link with")
@@ -183,87 +309,8 @@ class CompiledModel(Model):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"CompiledModel({', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}; {self.target.name})"
+        target = getattr(self._recipe.target_given, "name", self._recipe.target_given)
+        return f"CompiledModel({', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}; {target})"
 
 
-def compile_static(graph: Graph, target: Any, validate: bool = False) -> Compiled:
-    """Passes, plan and machine code for a graph of concrete input shapes."""
-    from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
-    from graphopt.codegen.plan import plan
-    from graphopt.codegen.x86 import style_of, templates_of
-
-    start = time.perf_counter()
-    optimised, results = optimise(graph, validate, X86Keeps(target))
-    passes = time.perf_counter()
-    program = plan(optimised, style_of(target), templates_of(target))
-    planned = time.perf_counter()
-    code = _build_code(program, target)
-    seconds = {"passes": passes - start, "plan": planned - passes, "code": time.perf_counter() - planned}
-    _announce(program)
-    return Compiled(graph, optimised, results, program, code, seconds)
-
-
-def _announce(program: Any) -> None:
-    """Host ops are never silent."""
-    if program.hosts:
-        import logging
-
-        names = sorted({h.op.name for h in program.hosts})
-        logging.getLogger("graphopt").warning("%d op(s) run on the reference evaluator, not in a kernel: %s (see explain())",
-                                              len(program.hosts), ", ".join(names))
-
-
-def _build_code(program: Any, target: Any, each: bool = False, in_memory: bool = False) -> Any:
-    from graphopt.codegen.tir.build import build
-
-    return build(program, target, each, in_memory)
-
-
-def link(compiled: Compiled, threads: int, each: Any = None) -> Executable:
-    """Bind code, weights and host ops into something that runs. With `each`, one step per kernel call."""
-    from graphopt.codegen.tir.build import stretches
-
-    program, code = compiled.program, each or compiled.code
-    functions = iter(code.functions if code.library is None else
-                     runtime(*code.runtime).entries(code.library, code.names, threads))
-    steps: list[Any] = []
-    for part in stretches(program, each is not None):
-        if isinstance(part, list):
-            steps.append(next(functions))
-        else:
-            op = part.op
-            steps.append(HostStep(partial(_evaluate, op),
-                                  tuple(None if s is None else _place(s, v) for s, v in zip(part.args, op.operands)),
-                                  tuple(_place(s, r) for s, r in zip(part.results, op.results)), op.name, part.why))
-    outputs = []
-    for v in compiled.graph.outputs:
-        slot = program.slots.get(v)
-        static = isinstance(v.type, TensorType) and v.type.is_static
-        dynamic = not static or (slot is not None and slot.space == "host")
-        host = _place(slot, v) if dynamic and slot is not None else None
-        shape, dt = (v.type.static_shape, v.type.dtype.numpy) if static else (None, None)  # type: ignore[union-attr]
-        outputs.append(OutputSpec(shape, dt, host))
-    return Executable(steps, outputs, _weights(compiled, program), program.arena_size, len(compiled.graph.inputs))
-
-
-def _evaluate(op: Any, arguments: list[Any], dims: dict[str, int]) -> list[Any]:
-    """An op's results by the reference evaluator; dims that they show are known to later ones."""
-    given = [x if v is None or v.constant is None else v.constant for v, x in zip(op.operands, arguments)]
-    results = evaluate_op(op, given, dims)
-    for r, value in zip(op.results, results):
-        bind_symbols(r.type, value, dims, op.where(), check=False)
-    return results
-
-
-def _weights(compiled: Compiled, program: Any) -> np.ndarray:
-    """The packed weights, made once per program."""
-    if "weights" not in compiled.graph.metadata:
-        compiled.graph.metadata["weights"] = program.pack_weights(aligned)
-    return compiled.graph.metadata["weights"]
-
-
-def _place(slot: Any, v: Value | None) -> Place:
-    t = v.type if v is not None else None
-    static = isinstance(t, TensorType) and t.is_static
-    return Place(slot.space, slot.index, slot.offset, t.static_shape if static else None,  # type: ignore[union-attr]
-                 t.dtype.numpy if isinstance(t, TensorType) else None)
+__all__ = ["MAX_SPECIALISATIONS", "CompiledModel", "compile"]

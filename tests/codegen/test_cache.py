@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.codegen import cache, native
+from graphopt import store
+from graphopt.codegen import native
 from graphopt.ir import Builder, Graph, tensor
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="the cache needs a C linker")
@@ -117,7 +118,7 @@ def test_a_folder_that_may_only_be_read_serves(folder: Path, monkeypatch: pytest
     entry, = (folder / "code").glob("*.so")
     entry.rename(entry.with_suffix(".old"))
     entry.write_bytes(b"damaged")
-    monkeypatch.setattr(cache.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     assert right(model())
 
 
@@ -133,6 +134,6 @@ def test_the_least_recently_used_entries_go_first(folder: Path, monkeypatch: pyt
     model(threads=1)
     old, = (folder / "code").glob("*.so")
     os.utime(old, (1, 1))
-    monkeypatch.setattr(cache, "LIMIT_BYTES", old.stat().st_size * 3 // 2)
+    monkeypatch.setattr(store, "LIMIT_BYTES", old.stat().st_size * 3 // 2)
     model(threads=2)
     assert not old.exists() and len(list((folder / "code").glob("*.so"))) == 1

@@ -28,6 +28,7 @@ class Source:
     model: onnx.ModelProto
     tensors: dict[str, Tensor]
     where: str
+    external: list[Path]  # other files that it was read from
 
 
 def load(model: Any) -> Source:
@@ -59,7 +60,14 @@ def load(model: Any) -> Source:
             array = tensor_array(t, place)
         tensors[t.name] = Tensor(array, t.name)
     _inline_external(proto, folder, where)
-    return Source(proto, tensors, where)
+    return Source(proto, tensors, where, _external_files(given, folder))
+
+
+def _external_files(proto: onnx.ModelProto, folder: Path | None) -> list[Path]:
+    """The files that external data lies in."""
+    found = {e.value for t in (*proto.graph.initializer, *(t for t, _ in _nested_tensors(proto)))
+             if t.data_location == TensorProto.EXTERNAL for e in t.external_data if e.key == "location"}
+    return [] if folder is None else [(folder / name).resolve() for name in sorted(found)]
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:

@@ -51,6 +51,7 @@ def _capture(source: Source, shapes: Mapping[str, Sequence[int]], values: Mappin
     control = session.control_inputs(graph)
     graph.metadata["call"] = None  # positional in the order of the inputs, or by their names
     graph.metadata["control_inputs"] = control
+    graph.metadata["external"] = source.external
     if control or graph.symbols() or session.deferred:
         graph.metadata["recapture"] = lambda shapes, values=None: _capture(source, shapes, values or {})
     return graph

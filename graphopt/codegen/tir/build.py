@@ -7,7 +7,8 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -95,7 +96,7 @@ def build(program: Program, target: X86, each: bool = False, in_memory: bool = F
     library: Path | bytes | None = disk.load(key)
     cached = library is not None
     if library is None:
-        made = native.link([_object(_compile(make(), target))])
+        made = native.link(_objects(program, calls, names, target))
         library = disk.store(key, made) or made
     return Code(names, library, runtime_library(), [], time.perf_counter() - start, cached, None, make)
 
@@ -120,7 +121,38 @@ def _compile(mod: Any, target: X86) -> Any:
                            hint="This is a bug in graphopt; please report it") from e
 
 
-def _object(module: Any) -> bytes:
+def _objects(program: Program, calls: list[list[Call]], names: list[str], target: X86) -> list[bytes]:
+    """Object files of the kernels and of the functions that call them, made side by side: LLVM takes most of a compilation.
+
+    A kernel's symbol is the hash of what it was made from. Its object is kept on disk: profiles and other models share it.
+    """
+    base = "\0".join((_compiler_digest(), tvm.__version__, _machine(target), ""))
+    keys = {k.name: key for k, key in zip(program.kernels, program.keys)}
+    symbols = {name: f"kernel_{hashlib.sha256((base + key).encode()).hexdigest()}" for name, key in keys.items()}
+    used = {c.kernel.name: c.kernel for stretch in calls for c in stretch}
+
+    def kernel(name: str) -> bytes:
+        symbol = symbols[name]
+        found = disk.load(symbol, "objects")
+        if found is not None:
+            return found.read_bytes()
+        made = _object(tvm.IRModule({ir.GlobalVar(symbol): emit_kernel(used[name]).with_attr("global_symbol", symbol)}), target)
+        disk.store(symbol, made, "objects")
+        return made
+
+    def entries() -> bytes:
+        mains = {ir.GlobalVar(n): _main(program, c, n, symbols, packed=False) for n, c in zip(names, calls)}
+        return _object(tvm.IRModule(mains), target)
+
+    largest = sorted(used, key=lambda name: -len(keys[name]))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+        made = [workers.submit(kernel, name) for name in largest]
+        return [entries(), *(m.result() for m in made)]
+
+
+def _object(mod: Any, target: X86) -> bytes:
+    """The object file of a module."""
+    module = _compile(mod, target)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as work:
         path = Path(work) / "code.o"
         module.write_to_file(str(path))
@@ -137,13 +169,13 @@ def _lowering(machine: Any) -> Any:
     t = tirx.transform
     return tvm.ir.transform.Sequential([
         t.BindTarget(machine.with_host(machine)), t.VectorizeLoop(True), t.VerifyMemory(),
-        t.AnnotateEntryFunc(), t.SplitHostDevice(), t.LowerIntrin()])
+        t.SplitHostDevice(), t.LowerIntrin()])
 
 
 def ir_module(program: Program, calls: list[list[Call]], names: list[str], packed: bool = False) -> Any:
     """The TVM module: kernels under their own names, then the public functions, `packed` for calls through TVM."""
     kernels = {k.name: ir.GlobalVar(k.name) for k in program.kernels}
-    functions = {kernels[k.name]: emit_kernel(k) for k in program.kernels}
+    functions = {variable: emit_kernel(k) for k, variable in zip(program.kernels, kernels.values())}
     for name, stretch in zip(names, calls):
         functions[ir.GlobalVar(name)] = _main(program, stretch, name, kernels, packed)
     return tvm.IRModule(functions)
@@ -156,8 +188,11 @@ def parameters(program: Program) -> list[tuple[str, int]]:
             ("weights", 0), ("arena", 0)]
 
 
-def _main(program: Program, calls: list[Call], name: str, kernels: dict[str, Any], packed: bool) -> Any:
-    """`int32_t name(void **pointers)`; packed: TVM's calling convention, whose arguments are of 16 bytes, a tag before each."""
+def _main(program: Program, calls: list[Call], name: str, kernels: Mapping[str, Any], packed: bool) -> Any:
+    """`int32_t name(void **pointers)`; packed: TVM's calling convention, whose arguments are of 16 bytes, a tag before each.
+
+    `kernels` gives a kernel's function in this module, or its symbol in another.
+    """
     spaces = parameters(program)
     given = tirx.Var("pointers", ir.PointerType(ir.PrimType("uint64"), "global"))
     stride, first = (2, 1) if packed else (1, 0)
@@ -173,9 +208,13 @@ def _main(program: Program, calls: list[Call], name: str, kernels: dict[str, Any
 
     body: list[Any] = [tirx.DeclBuffer(words, data=given)]
     for k, c in enumerate(calls):
+        callee, arguments = kernels[c.kernel.name], [pointer(s) for s in c.args]
+        if isinstance(callee, str):
+            body.append(tirx.Evaluate(tirx.call_extern("int32", callee, *arguments)))
+            continue
         if k:
             body.append(_barrier(base(("arena", 0))))
-        body.append(tirx.Evaluate(ir.Call(kernels[c.kernel.name], [pointer(s) for s in c.args], ret_ty=STATUS)))
+        body.append(tirx.Evaluate(ir.Call(callee, arguments, ret_ty=STATUS)))
     body.append(tirx.Return(tirx.const(0, "int32")))
     around = [tirx.Var("self", "handle"), given, tirx.Var("count", "int32"), tirx.Var("result", "handle")] if packed else [given]
     main = tirx.PrimFunc(around, tirx.SeqStmt(body), ret_type=STATUS)
@@ -195,12 +234,16 @@ def _barrier(pointer: Any) -> Any:
 def _digest(program: Program, calls: list[list[Call]], target: X86) -> str:
     """Everything that the machine code depends on, hashed: kernels, calls, target, and this compiler itself."""
     h = hashlib.sha256()
-    machine = f"{target.name} {target.llvm_target()} {target.l1} {target.l2} {target.fma}"
-    for text in (_compiler_digest(), tvm.__version__, machine, str(parameters(program)), *program.keys):
+    for text in (_compiler_digest(), tvm.__version__, _machine(target), str(parameters(program)), *program.keys):
         h.update(text.encode() + b"\0")
     for stretch in calls:
         h.update(b"|".join(f"{c.kernel.name}{[(s.space, s.index, s.offset) for s in c.args]}".encode() for c in stretch) + b"\0")
     return h.hexdigest()
+
+
+def _machine(target: X86) -> str:
+    """All that kernels ask of a target."""
+    return " ".join(f"{name}={sorted(v) if isinstance(v, frozenset) else v}" for name, v in sorted(vars(target).items()))
 
 
 _LOADED = time.time()

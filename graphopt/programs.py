@@ -1,0 +1,147 @@
+"""Finished programs on disk: what an ONNX file was compiled to, found again without capturing or compiling it.
+
+An entry is an artifact (`graphopt.runtime.artifact`) named by the digest of the model's file, the options, the machine
+and this compiler. Models with data in other files also list those, with their digests. Nothing here imports the
+compiler, onnx or TVM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt import store
+from graphopt.errors import ArtifactError
+from graphopt.runtime import artifact
+from graphopt.runtime.machine import identity
+
+log = logging.getLogger("graphopt")
+_LOADED = time.time()
+
+
+def model_key(model: Any, options: Mapping[str, Any]) -> str | None:
+    """What names everything compiled from this model with these options; None where it cannot be named cheaply, or nothing
+    is kept."""
+    if store.folder() is None or not isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
+        return None
+    try:
+        if isinstance(model, (str, os.PathLike)):
+            path = Path(os.fspath(model))
+            digest, place = store.digest(path), str(path.resolve())  # external data is looked for beside the file
+        else:
+            digest, place = store.digest_of(bytes(model)), ""
+    except OSError:  # the capture says why it cannot be read
+        return None
+    compiler = compiler_digest()
+    if compiler is None:
+        return None
+    given = [digest, compiler, identity(), place, sorted((k, repr(v)) for k, v in options.items())]
+    return hashlib.sha256(json.dumps(given).encode()).hexdigest()
+
+
+def program_key(model: str, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> str:
+    """What names a program of the model for these input shapes and values."""
+    h = hashlib.sha256(model.encode())
+    h.update(json.dumps(sorted((n, list(s)) for n, s in shapes.items())).encode())
+    for n in sorted(values):
+        h.update(f"{n} {values[n].dtype.str} {values[n].shape}".encode() + values[n].tobytes())
+    return h.hexdigest()
+
+
+def find(key: str) -> artifact.Artifact | None:
+    """The whole entry of that name, or None; a damaged one is removed."""
+    root = store.folder()
+    if root is None:
+        return None
+    path = root / "programs" / key
+    if not path.exists():
+        return None
+    try:
+        found = artifact.read(path)
+        for file, digest in found.manifest["external"]:
+            if store.digest(Path(file)) != digest:
+                raise FileNotFoundError(f"{file} has changed since")  # nothing is wrong with the entry but its age
+    except (ArtifactError, KeyError, TypeError) as e:
+        log.warning("removing the damaged cache entry %s: %s", path, e)
+        store.remove(path)
+        return None
+    except OSError:
+        return None
+    store.touch(path)
+    return found
+
+
+def keep(key: str, manifest: Mapping[str, Any], files: Mapping[str, Any], external: Sequence[Path]) -> artifact.Artifact | None:
+    """Store a program; the entry, or None where there is no room for it."""
+    root = store.folder()
+    if root is None:
+        return None
+    path = root / "programs" / key
+    try:
+        outside = [[str(f), store.digest(f)] for f in external]
+        artifact.write(path, {**manifest, "external": outside}, files)
+        store.trim(root)
+        return artifact.Artifact(path, json.loads((path / artifact.MANIFEST).read_text()))
+    except (OSError, ArtifactError) as e:
+        log.warning("the program could not be cached in %s: %s", path, e)
+        return None
+
+
+def interface(key: str) -> dict[str, Any] | None:
+    """What `keep_interface` stored of a model whose programs depend on its inputs' shapes."""
+    root = store.folder()
+    with contextlib.suppress(OSError, ValueError):
+        if root is not None:
+            path = root / "programs" / f"{key}.json"
+            found: dict[str, Any] = json.loads(path.read_text())
+            if all(store.digest(Path(file)) == digest for file, digest in found["external"]):
+                store.touch(path)
+                return found
+    return None
+
+
+def keep_interface(key: str, description: Mapping[str, Any], external: Sequence[Path]) -> None:
+    """Remember the inputs and outputs of such a model."""
+    root = store.folder()
+    if root is None:
+        return
+    try:
+        outside = [[str(f), store.digest(f)] for f in external]
+        (root / "programs").mkdir(parents=True, exist_ok=True)
+        store.write(root / "programs" / f"{key}.json", json.dumps({**description, "external": outside}).encode())
+    except OSError as e:
+        log.warning("the model's interface could not be cached in %s: %s", root, e)
+
+
+@cache
+def compiler_digest() -> str | None:
+    """Hash of this compiler's sources and of the versions of what it builds on: a changed one finds no stale programs.
+
+    None where a source has changed since this process began: what runs here is not what would be hashed.
+    """
+    root = Path(__file__).parent
+    h = hashlib.sha256()
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.[ch]")]):
+        if path.stat().st_mtime >= _LOADED:
+            return None
+        h.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for name in ("tvm", "onnx", "numpy"):
+        spec = importlib.util.find_spec(name)
+        origin = None if spec is None else spec.origin
+        status = os.stat(origin) if origin else None
+        h.update(f"{name} {origin} {status and (status.st_size, status.st_mtime_ns)}".encode())
+    return h.hexdigest()
+
+
+__all__ = ["compiler_digest", "find", "interface", "keep", "keep_interface", "model_key", "program_key"]

@@ -1,0 +1,40 @@
+"""What this machine's processor can do, from the system alone."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+# What Linux calls otherwise than LLVM, both without dots and underscores.
+_LINUX = {"pni": "sse3", "bmi1": "bmi", "abm": "lzcnt", "cx16": "cx16", "lahflm": "sahf"}
+
+
+@cache
+def _fields() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+@cache
+def features() -> frozenset[str]:
+    """Instruction sets of the processor: LLVM's names without dots, dashes and underscores."""
+    flags = {f.replace("_", "") for f in _fields().get("flags", "").split()}
+    return frozenset(_LINUX.get(f, f) for f in flags)
+
+
+def missing(needed: list[str]) -> list[str]:
+    """Those of LLVM's features that this machine lacks."""
+    here = features()
+    return [f for f in needed if f.translate(str.maketrans("", "", "._-")) not in here]
+
+
+@cache
+def identity() -> str:
+    """What tells this kind of processor from others."""
+    fields = _fields()
+    names = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
+    return " | ".join(fields.get(n, "?") for n in names)

@@ -1,0 +1,175 @@
+"""A graph of concrete shapes to a program: passes, plan, machine code, and what runs it. Read after compiler.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from graphopt.ir.evaluate import bind_symbols, evaluate_op
+from graphopt.ir.graph import Graph, Value
+from graphopt.ir.types import TensorType
+from graphopt.pipeline import X86Keeps, optimise
+from graphopt.runtime import artifact
+from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned
+from graphopt.runtime.library import runtime
+
+VECTOR = ("avx", "fma", "f16c", "amx", "sse")  # features that code for a target may use
+
+
+@dataclass
+class Compiled:
+    """The compiler's record of one program: what `source`, `explain` and `profile` read."""
+
+    source_graph: Graph
+    graph: Graph
+    results: Any  # rewrite.Results
+    program: Any  # codegen.plan.Program
+    code: Any  # codegen.tir.build.Code
+    seconds: dict[str, float]
+
+
+def compile_static(graph: Graph, target: Any, validate: bool = False) -> Compiled:
+    """Passes, plan and machine code for a graph of concrete input shapes."""
+    from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
+    from graphopt.codegen.plan import plan
+    from graphopt.codegen.x86 import style_of, templates_of
+
+    start = time.perf_counter()
+    optimised, results = optimise(graph, validate, X86Keeps(target))
+    passes = time.perf_counter()
+    program = plan(optimised, style_of(target), templates_of(target))
+    planned = time.perf_counter()
+    code = build_code(program, target)
+    seconds = {"passes": passes - start, "plan": planned - passes, "code": time.perf_counter() - planned}
+    _announce(program)
+    return Compiled(graph, optimised, results, program, code, seconds)
+
+
+def _announce(program: Any) -> None:
+    """Host ops are never silent."""
+    if program.hosts:
+        import logging
+
+        names = sorted({h.op.name for h in program.hosts})
+        logging.getLogger("graphopt").warning("%d op(s) run on the reference evaluator, not in a kernel: %s (see explain())",
+                                              len(program.hosts), ", ".join(names))
+
+
+def build_code(program: Any, target: Any, each: bool = False, in_memory: bool = False) -> Any:
+    from graphopt.codegen.tir.build import build
+
+    return build(program, target, each, in_memory)
+
+
+def link(compiled: Compiled, threads: int, each: Any = None) -> Executable:
+    """Bind code, weights and host ops into something that runs. With `each`, one step per kernel call."""
+    from graphopt.codegen.tir.build import stretches
+
+    program, code = compiled.program, each or compiled.code
+    functions = iter(code.functions if code.library is None else
+                     runtime(*code.runtime).entries(code.library, code.names, threads))
+    steps: list[Any] = []
+    for part in stretches(program, each is not None):
+        if isinstance(part, list):
+            steps.append(next(functions))
+        else:
+            op = part.op
+            steps.append(HostStep(partial(_evaluate, op),
+                                  tuple(None if s is None else _place(s, v) for s, v in zip(part.args, op.operands)),
+                                  tuple(_place(s, r) for s, r in zip(part.results, op.results)), op.name, part.why))
+    outputs = []
+    for v in compiled.graph.outputs:
+        slot = program.slots.get(v)
+        static = isinstance(v.type, TensorType) and v.type.is_static
+        dynamic = not static or (slot is not None and slot.space == "host")
+        host = _place(slot, v) if dynamic and slot is not None else None
+        shape, dt = (v.type.static_shape, v.type.dtype.numpy) if static else (None, None)  # type: ignore[union-attr]
+        outputs.append(OutputSpec(shape, dt, host))
+    return Executable(steps, outputs, _weights(compiled, program), program.arena_size, len(compiled.graph.inputs))
+
+
+def _evaluate(op: Any, arguments: list[Any], dims: dict[str, int]) -> list[Any]:
+    """An op's results by the reference evaluator; dims that they show are known to later ones."""
+    given = [x if v is None or v.constant is None else v.constant for v, x in zip(op.operands, arguments)]
+    results = evaluate_op(op, given, dims)
+    for r, value in zip(op.results, results):
+        bind_symbols(r.type, value, dims, op.where(), check=False)
+    return results
+
+
+def _weights(compiled: Compiled, program: Any) -> np.ndarray:
+    """The packed weights, made once per program."""
+    if "weights" not in compiled.graph.metadata:
+        compiled.graph.metadata["weights"] = program.pack_weights(aligned)
+    return compiled.graph.metadata["weights"]
+
+
+def _place(slot: Any, v: Value | None) -> Place:
+    t = v.type if v is not None else None
+    static = isinstance(t, TensorType) and t.is_static
+    return Place(slot.space, slot.index, slot.offset, t.static_shape if static else None,  # type: ignore[union-attr]
+                 t.dtype.numpy if isinstance(t, TensorType) else None)
+
+
+# What a program says of itself ------------------------------------------------------------------
+def statistics(d: Compiled) -> dict[str, Any]:
+    """Counts and sizes: ops, kernels, host ops, operations, bytes, arena, weights, seconds."""
+    operations, moved = 0, 0
+    for op in d.source_graph.ops:
+        a, b = op.definition.cost(op.view(), [r.type for r in op.results])
+        operations += a if isinstance(a, int) else 0
+        moved += b if isinstance(b, int) else 0
+    return {"ops": len(d.source_graph), "ops_after": len(d.graph), "kernels": len(d.program.kernels),
+            "calls": len(d.program.calls), "host_ops": len(d.program.hosts), "operations": operations, "bytes": moved,
+            "arena_bytes": d.program.arena_size, "arena_lower_bound_bytes": d.program.arena_bound,
+            "weights_bytes": d.program.weights_size, "seconds": d.seconds, "from_cache": d.code.from_cache,
+            "runtime": "tvm" if d.code.in_memory else "graphopt"}
+
+
+def decisions(d: Compiled, target: Any) -> str:
+    """The target, and what the passes did."""
+    return f"target {target.name}, {target.threads} threads, {target.lanes} f32 lanes\n{d.results}"
+
+
+# To an artifact ---------------------------------------------------------------------------------
+def why_no_artifact(d: Compiled) -> str | None:
+    """Why a program cannot be stored, None where it can."""
+    if d.program.hosts:
+        return f"{d.program.hosts[0].op.name} runs on the reference evaluator, which belongs to the compiler"
+    if d.code.library is None or len(d.code.names) != 1:
+        return "its code is in memory: there is no C compiler (cc) to link with"
+    interface = (*d.graph.inputs, *d.graph.outputs)
+    if any(not isinstance(v.type, TensorType) or not v.type.is_static or v.type.dtype.numpy == np.object_ for v in interface):
+        return "its inputs and outputs are not all numeric tensors of known shapes"
+    return None
+
+
+def artifact_files(d: Compiled) -> dict[str, Any]:
+    """The files of an artifact, and what they hold."""
+    return {artifact.CODE: d.code.library, artifact.WEIGHTS: _packed(d.program), artifact.RUNTIME: d.code.runtime[0]}
+
+
+def _packed(program: Any) -> Iterator[np.ndarray]:
+    """The block of weights in pieces, so that it is never in memory as a whole."""
+    at = 0
+    for w in program.weights:
+        yield np.zeros(w.offset - at, np.uint8)
+        array = w.tensor.numpy()
+        for part in [array] if w.packing is None else w.packing.parts(array):
+            yield np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+        at = w.offset + w.nbytes
+    yield np.zeros(program.weights_size - at, np.uint8)
+
+
+def artifact_manifest(d: Compiled, target: Any) -> Mapping[str, Any]:
+    """What the manifest says of the program; its inputs and outputs are the model's to name."""
+    outputs = tuple(OutputSpec(v.type.static_shape, v.type.dtype.numpy) for v in d.graph.outputs)  # type: ignore[union-attr]
+    program = artifact.Program(d.code.names[0], len(d.graph.inputs), outputs, d.program.arena_size, target.threads)
+    features = sorted(f for f in target.features if f.startswith(VECTOR))
+    return {"target": target.name, "features": features, "runtime": d.code.runtime[1],
+            "program": artifact.program_json(program), "stats": statistics(d), "decisions": decisions(d, target)}

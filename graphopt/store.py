@@ -1,0 +1,117 @@
+"""Where things are kept between processes: one folder, bounded, and digests of files that need not be taken twice.
+
+`GRAPHOPT_CACHE=0` turns it off, any other value is the folder (default: ~/.cache/graphopt). Processes may share it:
+entries are written beside and renamed, a damaged one is removed and made anew, and the least recently used go first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+log = logging.getLogger("graphopt")
+LIMIT_BYTES = 8 << 30  # of everything together
+BOUNDED = ("code", "objects", "programs", "digests")  # kinds of entries that may go
+PIECE = 8 << 20
+SETTLED_NS = 2_000_000_000  # a file that changed later than this before it was read may change again within its time stamp
+
+
+def folder() -> Path | None:
+    """Where entries are, None where nothing is kept."""
+    setting = os.environ.get("GRAPHOPT_CACHE", "")
+    if setting == "0":
+        return None
+    return Path(setting) if setting else Path.home() / ".cache" / "graphopt"
+
+
+def trim(root: Path) -> None:
+    """Drop the least recently used entries beyond LIMIT_BYTES. An entry is a file or a folder, used when its time stamp says."""
+    entries = []
+    for kind in BOUNDED:
+        for path in (root / kind).glob("*"):
+            with contextlib.suppress(OSError):  # another process trims too
+                size = sum(f.stat().st_size for f in path.iterdir()) if path.is_dir() else path.stat().st_size
+                entries.append((path.stat().st_mtime, size, path))
+    total = 0
+    for _, size, path in sorted(entries, reverse=True):
+        total += size
+        if total > LIMIT_BYTES:
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Take an entry away at once, whoever still has its files open; nothing where it cannot be."""
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            away = Path(tempfile.mkdtemp(dir=path.parent, prefix=".gone-"))
+            with contextlib.suppress(OSError):
+                path.rename(away / "entry")
+            shutil.rmtree(away, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def touch(path: Path) -> None:
+    """Mark an entry as used."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the SHA-256 of every 8 MiB of a file, taken by several threads. OSError where it cannot be read.
+
+    A file that has neither changed nor moved since its digest was last taken (device, inode, size, times of change of
+    its contents and of its entry) is not read again.
+    """
+    before = path.stat()
+    identity = f"{path.resolve()} {before.st_dev} {before.st_ino} {before.st_size} {before.st_mtime_ns} {before.st_ctime_ns}"
+    root = folder()
+    note = None if root is None else root / "digests" / hashlib.sha256(identity.encode()).hexdigest()
+    if note is not None:
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(note.read_text())
+            if isinstance(found, str) and len(found) == 64:
+                return found
+    now = time.time_ns()
+    pieces = range(max(1, -(-before.st_size // PIECE)))
+    with ThreadPoolExecutor(min(len(pieces), len(os.sched_getaffinity(0)))) as workers:
+        made = hashlib.sha256(b"".join(workers.map(lambda k: _piece(path, k * PIECE), pieces))).hexdigest()
+    if note is not None and now - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED_NS:
+        with contextlib.suppress(OSError):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write(note, json.dumps(made).encode())
+    return made
+
+
+def digest_of(data: bytes | memoryview) -> str:
+    """The same of bytes in memory."""
+    view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+    starts = range(0, max(len(view), 1), PIECE)
+    return hashlib.sha256(b"".join(hashlib.sha256(view[s:s + PIECE]).digest() for s in starts)).hexdigest()
+
+
+def _piece(path: Path, start: int) -> bytes:
+    with open(path, "rb", buffering=0) as f:
+        f.seek(start)
+        return hashlib.sha256(f.read(PIECE)).digest()
+
+
+def write(path: Path, data: bytes) -> None:
+    """A file that is there whole or not at all."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
