@@ -42,10 +42,32 @@ class X86Keeps(Keeps):
 
         return why_not(op, TEMPLATED) is None
 
+    def takes(self, op: Any, k: int) -> bool:
+        from graphopt.codegen.contraction import takes
+
+        return takes(op, k, self.target)
+
+    def places(self, op: Any) -> bool:
+        from graphopt.codegen.contraction import places
+
+        return places(op, self.target)
+
     def layout_choice(self, op: Any) -> Any:
         from graphopt.codegen.layouts import layout_choice
 
         return layout_choice(op, self.target)
+
+    def joins(self, op: Any) -> bool:
+        """Is the op a kernel that reads and writes tensors wherever they lie?"""
+        from graphopt.codegen.lower.registry import why_not
+
+        return len(op.results) == 1 and op.name not in ("transpose", "return") and why_not(op) is None
+
+    def streams(self, first: Any, second: Any) -> str | None:
+        """Why two ops are better one kernel that takes rows from one to the other; None where they are not."""
+        from graphopt.codegen.streamed import pays
+
+        return pays(first, second, self.target)
 
     def room(self, op: Any, v: Any) -> tuple[int, int] | None:
         from graphopt.codegen.layouts import room

@@ -129,7 +129,7 @@ class _Planner:
         self.place_interface(roots)
         pending: list[tuple[Op, Lowered | None, str]] = []
         for op in self.graph.ops:
-            if op.name == "const" or (op.results and all(r in roots for r in op.results)):
+            if op.name == "const" or op in self.views:
                 continue
             why = why_not(op, self.style.templated)
             pending.append((op, None if why else self.lower(op), why or ""))
@@ -157,8 +157,13 @@ class _Planner:
     def alias(self) -> dict[Value, tuple[Value, int]]:
         """Values that are memory of another: value -> (root, byte offset)."""
         found: dict[Value, tuple[Value, int]] = {}
+        self.views: set[Op] = set()  # ops that have nothing to do
+        for op in reversed(list(self.graph.ops)):
+            if op.name == "join":
+                self.views.add(op)
+                _alias_parts(op, found)
         for op in self.graph.ops:
-            if op.name == "const" or not op.results or not _static(op):
+            if op.name in ("const", "join") or not op.results or not _static(op):
                 continue
             offset = _view_offset(op)
             if offset is None:
@@ -169,6 +174,7 @@ class _Planner:
                 continue
             root, base = found.get(source, (source, 0))
             found[op.results[0]] = (root, base + offset)
+            self.views.add(op)
         return found
 
     def place_interface(self, roots: dict[Value, tuple[Value, int]]) -> None:
@@ -303,13 +309,33 @@ def _static(op: Op) -> bool:
     return all(v is None or _is_static(v) for v in (*op.operands, *op.results))
 
 
+def _alias_parts(op: Op, found: dict[Value, tuple[Value, int]]) -> None:
+    """Place a join's operands in its result, or the result where its operands lie already."""
+    parts = op.variadic()
+    if parts[0] in found:
+        found.setdefault(op.result, found[parts[0]])
+        return
+    root, at = found.get(op.result, (op.result, 0))
+    for v in parts:
+        found[v] = (root, at)
+        assert isinstance(v.type, TensorType)
+        at += (v.static_shape[1] if v.type.layout is not None else math.prod(v.static_shape)) * v.dtype.itemsize
+
+
 def _view_offset(op: Op) -> int | None:
     """Byte offset of a view's memory in its operand's, None where the op is no view."""
     if op.definition.has(Trait.VIEW):
         return 0
-    if op.name != "slice" or op.operands[0] is None:
+    if op.name not in ("slice", "transpose") or op.operands[0] is None:
         return None
     a, result = op.attrs, op.results[0]
+    here, there = op.operands[0].type, result.type
+    assert isinstance(here, TensorType) and isinstance(there, TensorType)
+    if op.name == "transpose":
+        same = tuple(a["perm"][k] for k in there.storage_axes) == here.storage_axes
+        return 0 if same and sorted(here.storage) == sorted(there.storage) == sorted(here.static_shape) else None
+    if here.layout is not None or there.layout is not None:
+        return None
     offset = slice_offset(op.operands[0].static_shape, result.static_shape, a["axes"], a["starts"], a["steps"])
     return None if offset is None else offset * result.dtype.itemsize
 

@@ -17,6 +17,7 @@ from graphopt.rewrite.fuse import Fuse
 from graphopt.rewrite.gathers import Gathers
 from graphopt.rewrite.heads import Heads
 from graphopt.rewrite.inline import Inline
+from graphopt.rewrite.join import Join
 from graphopt.rewrite.layout import Layout
 from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
 from graphopt.rewrite.projections import Projections
@@ -24,6 +25,7 @@ from graphopt.rewrite.recognise import Recognise
 from graphopt.rewrite.reshapes import Reshapes
 from graphopt.rewrite.sequences import Sequences
 from graphopt.rewrite.simplify import Simplify
+from graphopt.rewrite.stream import Stream
 from graphopt.rewrite.transposes import Transposes
 from graphopt.rewrite.unroll import Unroll
 
@@ -37,7 +39,7 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
         Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
     ]
-    return [*passes, Projections(), Heads(), DeadCode(), Fuse(), DeadCode(), Layout()] if fuse else passes
+    return [*passes, Projections(), Heads(), DeadCode(), Fuse(), DeadCode(), Layout(), Stream(), Join()] if fuse else passes
 
 
 def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any = None, **manager: Any) -> Results:
@@ -47,6 +49,6 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 __all__ = [
     "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Heads",
-    "Inline", "Layout", "Pass", "PassManager", "PassResult", "Projections", "Reason", "Recognise", "Reshapes", "Results",
-    "Sequences", "Simplify", "Snapshots", "Transposes", "Unroll", "default_passes", "optimise",
+    "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Projections", "Reason", "Recognise", "Reshapes", "Results",
+    "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "default_passes", "optimise",
 ]

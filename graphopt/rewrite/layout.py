@@ -109,10 +109,10 @@ def _cut(graph: Graph, choices: dict[Op, Choice]) -> set[Op]:
             # One conversion serves all readers of a kind.
             if made is not row:
                 edge(reader, ("to row", v), None)
-                edge(("to row", v), made, _cost(v))
+                net.add_edge(("to row", v), made, capacity=_cost(v))
             if reader is not row:
                 edge(("to last", v), reader, None)
-                edge(made, ("to last", v), _cost(v))
+                net.add_edge(made, ("to last", v), capacity=_cost(v))
     _, (rows, _) = nx.minimum_cut(net, row, last)
     return {op for op in choices if op not in rows}
 
