@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from bench import machine, options, peaks, plots, tables, worker
 from bench.cases import Case, of_model
+from bench.sides import OURS, open_side
 
 REPEATS = 15
 
@@ -71,10 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = [(m, b, t) for t in args.threads for b in args.batch for m in args.models or TEN]
     for model, batch, threads in tqdm(work, disable=None, unit="model"):
         case = of_model(model, batch)
-        result = worker.run({"kind": "prepare", "case": case.to_json(), "source": "", "dims": {}})
+        result: dict[str, Any] = {}
+        if not case.folder.exists():
+            result = worker.run({"kind": "prepare", "case": case.to_json(), "source": "", "dims": {}})
         if "error" not in result:
             result = worker.run({"kind": "kernels", "case": case.to_json(), "threads": threads},
-                                {"GRAPHOPT_CACHE": str(machine.cache_folder() / "code" / "kernels")})
+                                {"GRAPHOPT_CACHE": str(machine.cache_folder() / "code" / OURS)})
         if "error" in result:
             failed.append(f"{model} batch {batch} threads {threads}: {result['error']}")
             continue
@@ -99,7 +102,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(case: Case, threads: int) -> list[Timed]:
     """The distinct contraction kernels of one model's program, timed where they stand."""
-    from bench.sides import OURS, open_side
     from graphopt.codegen.kernels import kernel_key
 
     model = open_side(OURS, case, threads, None).model

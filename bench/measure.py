@@ -12,7 +12,7 @@ REST = 0.02  # seconds of sleep before a side's turn: the other side's threads, 
 SETTLE = 0.005  # seconds of unmeasured calls at the beginning of a turn
 TURN = 0.02  # seconds of measured calls of a turn; one call where that takes longer
 LONG = 0.05  # seconds: a call that takes longer than this needs no unmeasured one before it
-FEWEST = 5  # rounds, however long they take
+FEWEST = 3  # rounds, however long they take
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ def geometric_mean(values: Iterable[float]) -> float:
 def interleave(calls: Sequence[Callable[[], Any]], rounds: int, seconds: float,
                clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep) -> list[Times]:
     """Times of each call. In every round each has a turn, in an order that alternates; a turn is a rest, unmeasured calls,
-    then measured ones. Ends after `rounds`, or after `seconds` and the fewest rounds that make a median."""
+    then measured ones. Ends after `rounds`, or after `seconds` and the fewest rounds that make a median. A call that has never
+    been made is best made before."""
     def timed(call: Callable[[], Any]) -> float:
         start = clock()
         call()
         return clock() - start
 
-    for call in calls:
-        call()
     latest = [timed(call) for call in calls]
+    latest = [timed(call) if seconds < LONG else seconds for call, seconds in zip(calls, latest)]
     samples: list[list[float]] = [[] for _ in calls]
     start = clock()
     for done in range(rounds):
