@@ -52,6 +52,16 @@ class X86Keeps(Keeps):
 
         return places(op, self.target)
 
+    def takes(self, op: Any, k: int) -> bool:
+        from graphopt.codegen.contraction import takes
+
+        return takes(op, k, self.target)
+
+    def places(self, op: Any) -> bool:
+        from graphopt.codegen.contraction import places
+
+        return places(op, self.target)
+
     def layout_choice(self, op: Any) -> Any:
         from graphopt.codegen.layouts import layout_choice
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from graphopt.codegen.channels_last import ChannelsLast
 from graphopt.codegen.convolution import Convolution
 from graphopt.codegen.depthwise import Depthwise, is_depthwise
 from graphopt.codegen.kernels import Lowered, Sources, Template
-from graphopt.codegen.matmul import Matmul
+from graphopt.codegen.matmul import Matmul, covers
 from graphopt.codegen.schedule import Style
 from graphopt.codegen.winograd import Winograd
-from graphopt.ir.graph import Op
+from graphopt.ir.graph import Graph, Op
 from graphopt.ir.table import Trait
 from graphopt.targets.x86 import X86
 
+SHARED = 16  # rows that make use of a right operand's element from which it may be computed while it is packed
 SUPPORTED = ("f32", "f64", "f16", "bf16", "i32", "i64")
 
 
@@ -47,10 +50,10 @@ def _contraction_of(op: Op) -> tuple[Op, Sources] | None:
     """The one contraction of a plain or fused op, where the template can have it."""
     if op.name == "fused":
         found = [o for o in op.regions[0].ops if o.definition.has(Trait.CONTRACTION)]
-        if len(found) != 1 or any(r.shape != found[0].result.shape for r in op.results):
+        if len(found) != 1 or not _follows(op.regions[0], found[0]):
             return None
         inner = found[0]
-        if any(v is not None and v.op is not None for v in inner.operands):
+        if inner.name != "matmul" and any(v is not None and v.op is not None for v in inner.operands):
             return None  # something is fused into its operands
     elif op.definition.has(Trait.CONTRACTION):
         inner = op
@@ -64,4 +67,43 @@ def _contraction_of(op: Op) -> tuple[Op, Sources] | None:
     return inner, Sources(op)
 
 
-__all__ = ["template"]
+def _follows(body: Graph, inner: Op) -> bool:
+    """Whether all results of a body are the contraction's, element by element, perhaps at other places."""
+    stages = {inner.result: 0}
+    for op in body.ops:
+        sources = [v for v in op.operands if v is not None and v in stages]
+        if not sources:
+            continue
+        if len({stages[v] for v in sources}) > 1 or len(op.results) != 1:
+            return False
+        if op.name in ("transpose", "reshape"):
+            stages[op.result] = len(stages)
+        elif op.definition.has(Trait.ELEMENTWISE) and op.result.shape == sources[0].shape:
+            stages[op.result] = stages[sources[0]]
+        else:
+            return False
+    return all(v in stages for v in body.outputs)
+
+
+def takes(op: Op, k: int, machine: X86) -> bool:
+    """Whether the kernel of a contraction computes its operand `k` element by element, each once, when ops are fused into it."""
+    if not places(op, machine):
+        return False
+    *_, m, _ = op.result.static_shape
+    return k == 0 or (k == 1 and m >= SHARED)
+
+
+def places(op: Op, machine: X86) -> bool:
+    """Whether the kernel of a contraction stores its result element by element, so that transposes after it are free."""
+    if op.name != "matmul":
+        return False
+    a, b = op.operands
+    assert a is not None and b is not None
+    if a.dtype.name not in SUPPORTED or any(0 in v.static_shape for v in (a, b, op.result)):
+        return False
+    lanes = max(1, machine.lanes // (2 if a.dtype.bits == 64 else 1))
+    constant = b.constant is not None and len(b.uses) == 1 and math.prod(b.static_shape[:-2]) == 1
+    return covers(op, constant, lanes)
+
+
+__all__ = ["places", "takes", "template"]

@@ -503,6 +503,14 @@ def _divide(kind: str, x: Expr, by: int) -> Expr:
     low, high = bounds(rest)
     if 0 <= low and high < by:
         return _sum(whole) if kind == "floordiv" else rest
+    if isinstance(rest, Const):
+        return _sum([*whole, (const(1, INDEX), rest.value // by)]) if kind == "floordiv" else const(rest.value % by, INDEX)
+    split = _fine(rest, by)
+    if split is not None:
+        coarse, fine, grain = split
+        if kind == "floordiv":
+            return _sum([*whole, *_terms(_divide(kind, coarse, by // grain))])
+        return _divide(kind, coarse, by // grain) * grain + fine
     common = math.gcd(by, *(c for _, c in _terms(rest)))
     if common > 1 and kind == "floordiv":
         return _sum([*whole, *_terms(_divide(kind, _sum((f, c // common) for f, c in _terms(rest)), by // common))])
@@ -513,6 +521,17 @@ def _divide(kind: str, x: Expr, by: int) -> Expr:
         return _sum([*whole, *_terms(_divide("floordiv", rest.args[0], rest.args[1].value * by))])
     core = _apply(kind, (rest, const(by, INDEX)), INDEX)
     return core if kind == "floormod" else _sum([*whole, (core, 1)])
+
+
+def _fine(x: Expr, by: int) -> tuple[Expr, Expr, int] | None:
+    """x = coarse * grain + fine with 0 <= fine < grain and grain a divisor of `by`: lanes within an aligned vector."""
+    terms = list(_terms(x))
+    for grain in sorted({math.gcd(by, c) for _, c in terms} - {1, by}, reverse=True):
+        small = _sum((f, c) for f, c in terms if c % grain)
+        low, high = bounds(small)
+        if low >= 0 and high < grain and not isinstance(small, Const):
+            return _sum((f, c // grain) for f, c in terms if c % grain == 0), small, grain
+    return None
 
 
 # Walking ------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ def layout_choice(op: Op, target: X86) -> Choice | None:
     body = list(op.regions[0].ops) if op.name == "fused" else [op]
     contractions = [o for o in body if o.definition.has(Trait.CONTRACTION)]
     if contractions:
+        if len(contractions) == 1 and contractions[0].name == "matmul":
+            return _product(op, body, contractions[0])
         return _convolution(op, contractions[0], target) if len(contractions) == 1 and contractions[0].name == "conv" else None
     if op.name == "transpose":
         return _transpose(op)
@@ -128,6 +130,18 @@ def _way(perm: tuple[int, ...]) -> str:
     return "other"
 
 
+def _product(op: Op, body: list[Op], matmul: Op) -> Choice | None:
+    """A product whose columns become the channels of an image: channels last, it is stored as it comes."""
+    nbytes = lambda v: v.type.nbytes
+    if _paths(op, body).get(matmul.result) == "from last":
+        return Choice(nbytes(op.result) * STRIDED, 0.0, _reads(op))
+    ways = _ways(op, body)
+    strided = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "to last")
+    if not strided:
+        return None
+    return Choice(strided * STRIDED, 0.0, tuple("same" if w == "to last" else "row" for w in ways), result=False)
+
+
 def _computed(op: Op, body: list[Op]) -> Choice | None:
     shapes = [v.static_shape for v in (*op.operands, *op.results) if v is not None]
     if not any(len(s) in AXES for s in shapes):
@@ -165,6 +179,13 @@ def _reads(op: Op) -> tuple[str, ...]:
 
 def _ways(op: Op, body: list[Op]) -> list[str]:
     """How the axes of each operand become those of the result: "" (axis by axis), "to last", "from last" or "other"."""
+    found = _paths(op, body)
+    inner = op.regions[0].inputs if op.name == "fused" else op.operands
+    return [found.get(v, "other") if v is not None else "" for v in inner]
+
+
+def _paths(op: Op, body: list[Op]) -> dict[Value, str]:
+    """The same of all values in the body of an op."""
     found: dict[Value, str] = {op.regions[0].outputs[0] if op.name == "fused" else op.result: ""}
 
     def note(v: Value, way: str) -> None:
@@ -177,8 +198,7 @@ def _ways(op: Op, body: list[Op]) -> list[str]:
         for v in o.operands:
             if v is not None:
                 note(v, _through(o, v, way))
-    inner = op.regions[0].inputs if op.name == "fused" else op.operands
-    return [found.get(v, "other") if v is not None else "" for v in inner]
+    return found
 
 
 def _through(o: Op, v: Value, way: str) -> str:
@@ -190,6 +210,8 @@ def _through(o: Op, v: Value, way: str) -> str:
         return "" if {turn, way} == {"to last", "from last"} else "other"
     if o.definition.has(Trait.REDUCTION) and not o.definition.has(Trait.COMPOSITE):
         return way
+    if o.name == "matmul":
+        return "other"
     same_rank = len(v.static_shape) == len(o.result.static_shape)
     if o.definition.has(Trait.VIEW) and not o.definition.has(Trait.ELEMENTWISE):
         return way if v.static_shape == o.result.static_shape else "other"

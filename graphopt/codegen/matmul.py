@@ -25,7 +25,7 @@ from graphopt.ir.types import DType
 from graphopt.targets.x86 import X86
 
 REREAD = 3  # row tiles from which a panel of a right operand in memory is copied, so that its vectors are aligned
-AHEAD = 16  # steps of k by which weights are fetched before they are multiplied, where several rows hide the fetching
+AHEAD = 16  # steps of k by which weights are fetched before they are multiplied, where one row tile is all there is
 FETCHING = 4  # rows of a tile from which they do
 
 
@@ -47,9 +47,7 @@ class Matmul(Blocked):
         if self.rows_merged:
             self.m, batches = self.m * batches, 1
         self.constant = self.packable(b) and math.prod(self.bshape[:-2]) == 1
-        if self.n < self.lanes and not self.constant:
-            return None
-        if self.m * self.n * self.k < 8 or (self.n < 4 and self.k < 16):
+        if not covers(self.inner, self.constant, self.lanes):
             return None
         size = self.dtype.itemsize
         # Work in scalar operations of a vector machine; reading the weights may take longer than multiplying them.
@@ -80,21 +78,25 @@ class Matmul(Blocked):
     def prepare(self, workers: int) -> None:
         """Scratch memory for what is packed on the way."""
         size, share = self.dtype.itemsize, self.blocking.share
-        row = self.ashape[-1] * self.a.dtype.itemsize
+        row = self.k * self.a.dtype.itemsize
         self.left = self.panel = None
         many = share[2] > 1 and self.cut.rows > 1
-        if many and (self.computed_dtype(self.a) or aliases(row, self.cut.rows, self.machine)):
+        if self.is_computed(self.a) or (many and (self.converts(self.a) or aliases(row, self.cut.rows, self.machine))):
             line = -(-self.k * size // 64)
             self.stride = (line | 1) * 64 // size  # an odd number of cache lines: rows fall on different sets
             self.left = Buffer("left", self.dtype, (workers * self.block_rows * self.stride,))
             self.scratch.append(self.left)
-        if not self.constant and share[1] >= REREAD:
+        if not self.constant and (share[1] >= REREAD or self.is_computed(self.b)):
             self.panel = Buffer("panel", self.dtype, (workers * self.k * self.cut.columns,))
             self.scratch.append(self.panel)
 
-    def computed_dtype(self, v: Value) -> bool:
+    def converts(self, v: Value) -> bool:
         """Is a value stored in another dtype than it is multiplied in?"""
         return v.dtype is not self.dtype
+
+    def is_computed(self, v: Value) -> bool:
+        """Is something fused into this operand?"""
+        return self.op.name == "fused" and v.op is not None
 
     def rows_of(self, worker: Expr, bt: Expr, tile: Expr, panel: Expr) -> Stmt:
         """One batch of a thread's share: blocks of rows, in each all its panels."""
@@ -108,7 +110,7 @@ class Matmul(Blocked):
 
             def over(p: Expr) -> Stmt:
                 pt = panel + p
-                body = loop(count, lambda t: self.tile_of(worker, index, first + t, pt, start), name="tile")
+                body = loop(count, lambda t: self.tile_of(worker, index, first + t, pt, start, t), name="tile")
                 return seq(self.copy_panel(worker, index, pt), body) if self.panel is not None else body
 
             body = loop(share[2], over, name="panel")
@@ -117,37 +119,57 @@ class Matmul(Blocked):
         return loop(blocks, block, name="block")
 
     def copy_rows(self, worker: Expr, index: Sequence[Expr], start: Expr) -> Stmt:
-        """The rows of a block, packed."""
+        """The rows of a block, packed: computed, converted, or just side by side."""
         assert self.left is not None
-        r, k = Var("r", INDEX, 0, self.block_rows - 1), Var("k", INDEX, 0, self.k - 1)
-        at = lambda r: worker * (self.block_rows * self.stride) + r * self.stride
-        return self.serial((r, k), (self.block_rows, self.k), self.left, at(r) + k, self.row(index, start + r)(k))
+        factors = _factors(self.a, self.k)  # the axes that k consists of before a reshape merges them
+        r, *ks = (Var(f"i{d}", INDEX, 0, n - 1) for d, n in enumerate((self.block_rows, *factors)))
+        k = flat_index(ks, factors)
+        place = (worker * self.block_rows + r) * self.stride + k
+        return self.fill((r, *ks), (self.block_rows, *factors), self.left, place, self.row(index, start + r)(k))
 
     def copy_panel(self, worker: Expr, index: Sequence[Expr], pt: Expr) -> Stmt:
+        """A panel of a right operand that is no constant."""
         assert self.panel is not None
-        width = self.cut.columns
-        base = self.base(self.b, self.bshape, index)
-        parts = []
+        width, parts = self.cut.columns, []
         for v in range(self.cut.vectors):
             k, l = Var("k", INDEX, 0, self.k - 1), Var("l", INDEX, 0, self.lanes - 1)
             place = (worker * self.k + k) * width + v * self.lanes + l
-            value = self.element(self.b, base + k * self.n + column_of(pt, v, self.n, self.cut) + l)
-            parts.append(self.serial((k, l), (self.k, self.lanes), self.panel, place, value))
+            value = self.column(index, column_of(pt, v, self.n, self.cut) + l)(k)
+            parts.append(self.fill((k, l), (self.k, self.lanes), self.panel, place, value))
         return seq(*parts)
 
-    def serial(self, vars: Sequence[Var], shape: Sequence[int], into: Buffer, place: Expr, value: Expr) -> Stmt:
+    def fill(self, vars: Sequence[Var], shape: Sequence[int], into: Buffer, place: Expr, value: Expr) -> Stmt:
+        """Store `value` at `place` for all values of the variables, in the thread that asks for it."""
         return schedule(vars, shape, [Output(into, value)], Style(self.lanes), place)
 
     def row(self, index: Sequence[Expr], row: Expr) -> Callable[[Expr], Expr]:
         """Elements of a row of the left operand, by k."""
+        if self.is_computed(self.a):
+            access = self.operand(self.a)
+            batch = split_index(row, (*self.batch, self.ashape[-2])) if self.rows_merged else [*index, row]
+            place = self.broadcast(self.ashape, batch)
+            return lambda k: access(*place, k)
         base = self.base(self.a, self.ashape, index) + row * self.k
         return lambda k: self.element(self.a, base + k)
 
-    def tile_of(self, worker: Expr, index: Sequence[Expr], mt: Expr, pt: Expr, start: Expr) -> Stmt:
+    def column(self, index: Sequence[Expr], column: Expr) -> Callable[[Expr], Expr]:
+        """Elements of a column of the right operand, by k."""
+        if self.is_computed(self.b):
+            access = self.operand(self.b)
+            place = self.broadcast(self.bshape[:-1], index)
+            return lambda k: access(*place, k, column)
+        base = self.base(self.b, self.bshape, index) + column
+        return lambda k: self.element(self.b, base + k * self.n)
+
+    def broadcast(self, shape: Sequence[int], index: Sequence[Expr]) -> list[Expr]:
+        """The index of all but the last axis of an operand, whose batch dims broadcast to the result's."""
+        own = index[len(index) - (len(shape) - 1):] if len(shape) > 1 else ()
+        return [const(0, INDEX) if n == 1 else i for i, n in zip(own, shape[:-1])]
+
+    def tile_of(self, worker: Expr, index: Sequence[Expr], mt: Expr, pt: Expr, start: Expr, t: Expr) -> Stmt:
         """One tile of the result."""
         tile, n = self.cut, self.n
         m0 = minimum(mt * tile.rows, self.m - tile.rows)
-        bbase = self.base(self.b, self.bshape, index)
 
         def left(i: int, k: Expr) -> Expr:
             if self.left is not None:
@@ -159,7 +181,7 @@ class Matmul(Blocked):
                 return self.right[(pt * self.k + k) * tile.columns + v * tile.lanes + l]
             if self.panel is not None:
                 return self.panel[(worker * self.k + k) * tile.columns + v * tile.lanes + l]
-            return self.element(self.b, bbase + k * n + column_of(pt, v, n, tile) + l)
+            return self.column(index, column_of(pt, v, n, tile) + l)(k)
 
         def write(i: ExprLike, v: ExprLike, l: Expr, value: Expr) -> list[Stmt]:
             row, col = m0 + i, column_of(pt, v, n, tile) + l
@@ -167,14 +189,25 @@ class Matmul(Blocked):
                 else [*index, row, col]
             return [store(o, offset, x) for o, offset, x in self.epilogue(place, value)]
 
-        line = 64 // self.dtype.itemsize
-
-        def ahead(k: Sequence[Expr]) -> Stmt:
-            place = (pt * self.k + k[0] + AHEAD) * tile.columns  # the next panel follows in memory
-            return seq(*(Prefetch(self.right, place + j, 1) for j in range(0, tile.columns, line)))
-
-        hint = ahead if self.constant and tile.rows >= FETCHING else None
+        hint = self.ahead(pt, t) if self.constant and tile.rows >= FETCHING else None
         return self.tile(tile, self.k, left, right, write, partial=n if n < self.lanes else None, hint=hint)
+
+    def ahead(self, pt: Expr, t: Expr) -> Callable[[Sequence[Expr]], Stmt]:
+        """What to fetch at each k: of the next panel, a part with each of the row tiles; with one tile, what comes soon."""
+        width, line = self.cut.columns, 64 // self.dtype.itemsize
+        lines = -(-width // line)
+        if self.block_tiles == 1:
+            return lambda k: seq(*(Prefetch(self.right, (pt * self.k + k[0] + AHEAD) * width + j, 1)
+                                   for j in range(0, width, line)))
+        at_once = -(-lines // self.block_tiles)
+        pause = 1 << max(0, (self.block_tiles // lines).bit_length() - 1)  # steps of k from one line to the next
+        share = -(-self.k // pause)
+
+        def hint(k: Sequence[Expr]) -> Stmt:
+            step = minimum(t * share + k[0] // pause, self.k * lines - 1)
+            return seq(*(Prefetch(self.right, (pt + 1) * self.k * width + (step * at_once + j) * line) for j in range(at_once)))
+
+        return hint
 
     def base(self, v: Value, shape: tuple[int, ...], index: Sequence[Expr]) -> Expr:
         """Offset of the matrix that batch `index` uses, with broadcasting."""
@@ -183,6 +216,29 @@ class Matmul(Blocked):
             return const(0, INDEX)
         place = [const(0, INDEX) if n == 1 else i for i, n in zip(own, shape[:-2])]
         return flat_index(place, shape[:-2]) * (shape[-2] * shape[-1])
+
+
+def covers(op: Op, constant: bool, lanes: int) -> bool:
+    """Whether a matmul is one for the register block; `constant`: its right operand is a matrix that can be packed."""
+    *_, m, n = op.result.static_shape
+    assert op.operands[0] is not None
+    k = op.operands[0].static_shape[-1]
+    return (n >= lanes or constant) and m * n * k >= 8 and (n >= 4 or k >= 16)
+
+
+def _factors(v: Value, k: int) -> tuple[int, ...]:
+    """The last axis of a value as the axes that a reshape fused into it merged: elements along each lie at one stride."""
+    while v.op is not None:
+        op = v.op
+        source = next((x for x in op.operands if x is not None and x.shape == v.shape), op.operands[0])
+        assert source is not None
+        last = source.static_shape[-1] if source.static_shape else 0
+        if op.name == "reshape" and 1 < last < k and k % last == 0:
+            return (k // last, last)
+        if last != k or (op.name == "transpose" and op.attrs["perm"][-1] != len(v.static_shape) - 1):
+            break
+        v = source
+    return (k,)
 
 
 def _pack_right(n: int, k: int, tile: Tile, d: DType) -> Packing:

@@ -28,6 +28,7 @@ from graphopt.codegen.expr import (
     const,
     minimum,
 )
+from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing, Sources, position
 from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, Store, loop, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
@@ -119,19 +120,36 @@ class Blocked:
 
     def epilogue(self, index: Sequence[Expr], value: Expr) -> list[tuple[Buffer, Expr, Expr]]:
         """What to store where for result element `index` of the contraction: (buffer, offset, value)."""
-        where = self.op.results[0].type
-        assert isinstance(where, TensorType)
-        offset = position(index, where)
         if self.op.name != "fused":
-            return [(self.sources.outputs[0], offset, value.cast(self.op.result.dtype))]
+            t = self.op.result.type
+            assert isinstance(t, TensorType)
+            return [(self.sources.outputs[0], position(index, t), value.cast(t.dtype))]
         inside = self.inner.result
         value = cast(cast(value, inside.dtype), self.dtype)  # rounded as the op on its own would be
         accessors: dict[Value, object] = {inside: lambda *i: value}
         for v, outer in self.outer.items():
             accessors[v] = self.sources.access(outer)  # type: ignore[arg-type]
         inliner = Inliner(accessors)  # type: ignore[arg-type]
-        outs = self.op.regions[0].outputs
-        return [(b, offset, inliner.at(v, index).cast(b.dtype)) for b, v in zip(self.sources.outputs, outs)]
+        where = {inside: list(index)}  # of what the element becomes, its index there
+        for op in self.op.regions[0].ops:
+            source = next((v for v in op.operands if v is not None and v in where), None)
+            if source is None:
+                continue
+            place = where[op.result] = _moved(op, where[source])
+            if place is not where[source]:
+                moved = inliner.at(source, where[source])
+                accessors[op.result] = lambda *i, x=moved: x
+        stores = []
+        for b, v, r in zip(self.sources.outputs, self.op.regions[0].outputs, self.op.results):
+            assert isinstance(r.type, TensorType)
+            stores.append((b, position(where[v], r.type), inliner.at(v, where[v]).cast(b.dtype)))
+        return stores
+
+    def operand(self, v: Value) -> Callable[..., Expr]:
+        """Elements of an operand of the contraction by logical index, with what is fused into it, in the accumulator's dtype."""
+        accessors = {w: self.sources.access(outer) for w, outer in self.outer.items() if outer is not None}
+        access = Inliner(accessors) if self.op.name == "fused" else Inliner({v: self.sources.access(v)})
+        return lambda *index: cast(access.at(v, index), self.dtype)
 
     def tile(self, tile: Tile, depth: ExprLike, a: Callable[[int, Expr], Expr], b: Callable[[int, Expr, Expr], Expr],
              write: Callable[[ExprLike, ExprLike, Expr, Expr], list[Stmt]],
@@ -208,6 +226,16 @@ class Blocked:
         index = minimum(worker * per, tasks - per) + task if tasks % workers else worker * per + task
         one = body(worker, bounded(index, tasks))
         return For(worker, const(workers, INDEX), For(task, const(per, INDEX), one, "serial"), "parallel")
+
+
+def _moved(op: Op, index: list[Expr]) -> list[Expr]:
+    """Where the operand's element `index` is in the op's result; the same list where the op does not move it."""
+    if op.name == "transpose":
+        return [index[d] for d in op.attrs["perm"]]
+    if op.name == "reshape":
+        assert op.operands[0] is not None
+        return split_index(flat_index(index, op.operands[0].static_shape), op.result.static_shape)
+    return index
 
 
 def bounded(e: Expr, count: int) -> Expr:

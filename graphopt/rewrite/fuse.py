@@ -38,6 +38,8 @@ class Group:
     mapped: set[Op] = field(default_factory=set)  # members read through a movement op, at other indices than the root's
     reread: set[Op] = field(default_factory=set)  # movement members whose elements are read more than once
     external: dict[Value, None] = field(default_factory=dict)
+    stages: dict[Op, int] = field(default_factory=dict)  # of an epilogue: how many movement ops its operands stand before
+    into: str = ""  # what was fused into an operand of the contraction
 
     def add(self, op: Op) -> None:
         self.ops.append(op)
@@ -81,7 +83,9 @@ class Fuse(GraphPass):
     """Before: a graph of ops. After: elementwise DAGs, elementwise epilogues of contractions, and reductions with what is
     elementwise around them are `fused` ops; what they compute is unchanged, and nothing is computed twice.
 
-    kind="contraction": one contraction, and elementwise ops of its result's shape after it.
+    kind="contraction": one contraction, and elementwise ops of its result's shape after it. Where `target.takes(op, k)`
+    says that the contraction's kernel computes operand k element by element, movement and elementwise ops before it; where
+    `target.places(op)` says that it stores its result element by element, transposes and reshapes after it.
     kind="reduction": reductions over the same axes of one shape, or one row kernel of the target; elementwise ops on
     that shape or on the reduced one, before, between and after; movement ops only on what flows in.
     kind="elementwise": elementwise ops of the root's shape, and movement ops on what flows in.
@@ -94,10 +98,14 @@ class Fuse(GraphPass):
         order = list(graph.ops)
         kernel = {op for op in order if op.name != "const" and is_kernel_op(op)}
         row_kernel = getattr(context.target, "row_kernel", None) or (lambda op: False)
-        groups = [g for g in _grow(order, kernel, _Epilogues()) if g.anchor is not None]
+        takes = getattr(context.target, "takes", None) or (lambda op, k: False)
+        places = getattr(context.target, "places", None) or (lambda op: False)
+        groups = [g for g in _grow(order, kernel, _Epilogues(places)) if g.anchor is not None]
         taken = {op for g in groups for op in g.ops}
         groups += _grow([op for op in order if op not in taken], kernel, _Rows(_row_values(order, kernel), row_kernel))
         member = {op: g for g in groups for op in g.ops}
+        if hasattr(context.target, "takes"):
+            groups = _prologues(order, kernel, groups, member, takes)
         for group in groups:
             if text := _kept_apart(group.root, member):
                 context.because(group.root, text)
@@ -146,18 +154,127 @@ def _grow(order: list[Op], kernel: set[Op], policy: _Policy) -> list[Group]:
 
 
 class _Epilogues(_Policy):
-    """Elementwise ops of one shape, and one contraction of that shape which they follow."""
+    """Elementwise ops of one shape, and one contraction of that shape which they follow; between them, transposes and
+    reshapes that only what follows reads, where the contraction's kernel can store through them."""
+
+    def __init__(self, places: Callable[[Op], bool]) -> None:
+        self.places = places
 
     def start(self, op: Op) -> Group | None:
-        return Group(op, "contraction", _shape(op)) if op.definition.has(Trait.ELEMENTWISE) else None
+        if not (op.definition.has(Trait.ELEMENTWISE) or (op.name == "transpose" and self._carries(op))):
+            return None
+        group = Group(op, "contraction", _shape(op))
+        if op.name == "transpose":
+            self._step(group, op)
+        else:
+            group.stages[op] = 0
+        return group
 
     def join(self, group: Group, op: Op, users: list[Op]) -> bool:
-        if _shape(op) != group.full or group.anchor in users:
+        stage = group.stages[users[0]] if group.anchor is None else -1
+        if group.anchor is not None or any(group.stages[u] != stage for u in users):
             return False
-        if op.definition.has(Trait.CONTRACTION) and not op.definition.has(Trait.COMPOSITE) and group.anchor is None:
+        if _shape(op) != group.full or stage != max(group.stages.values()):
+            return False
+        if op.definition.has(Trait.CONTRACTION) and not op.definition.has(Trait.COMPOSITE):
             group.anchor = op
+        elif op.name in ("transpose", "reshape") and self._carries(op):
+            self._step(group, op)
             return True
-        return op.definition.has(Trait.ELEMENTWISE)
+        elif not op.definition.has(Trait.ELEMENTWISE):
+            return False
+        group.stages[op] = stage
+        return True
+
+    def _step(self, group: Group, op: Op) -> None:
+        """Past a movement op: from here on, what joins has the shape of its operand."""
+        assert op.operands[0] is not None
+        group.full = op.operands[0].static_shape
+        group.stages[op] = 1 + max(group.stages.values(), default=0)
+
+    def _carries(self, op: Op) -> bool:
+        """Does the result of a contraction that can be stored through it flow into this movement op, and nowhere else?"""
+        v = op.operands[0]
+        while v is not None and v.op is not None and len(v.users) == 1:
+            op = v.op
+            if op.definition.has(Trait.CONTRACTION):
+                return self.places(op)
+            if op.name in ("transpose", "reshape"):
+                v = op.operands[0]
+            elif op.definition.has(Trait.ELEMENTWISE):
+                # the operand that was computed last: the others are biases and residuals
+                v = next((x for x in op.operands if x is not None and x.op is not None and _shape(op) == static_shape(x)
+                          and len(x.users) == 1), None)
+            else:
+                return False
+        return False
+
+
+def _prologues(order: list[Op], kernel: set[Op], groups: list[Group], member: dict[Op, Group],
+               takes: Callable[[Op, int], bool]) -> list[Group]:
+    """Merge what only a contraction reads into the contraction's group: movement ops, and one elementwise group."""
+    anchors = {g.anchor: g for g in groups if g.kind == "contraction"}
+    position = {op: i for i, op in enumerate(order)}
+    for anchor in (op for op in order if op in kernel and op.definition.has(Trait.CONTRACTION)):
+        group = anchors.get(anchor)
+        if group is None and anchor in member:
+            continue
+        for k, v in enumerate(anchor.operands):
+            if v is None or v.constant is not None or not takes(anchor, k):
+                continue
+            chain = _chain(v, anchor, kernel, member)
+            if not any(not o.definition.has(Trait.VIEW) for o in chain):
+                continue  # views cost nothing
+            if group is None:
+                group = Group(anchor, "contraction", _shape(anchor), anchor=anchor)
+                group.add(anchor)
+                member[anchor] = group
+                groups.append(group)
+            if not all(group.has_room(o) for o in chain) or len(group.ops) + len(chain) > MAX_OPS:
+                continue
+            for o in chain:
+                before = member.get(o)
+                if before is not None and before in groups:
+                    groups.remove(before)
+                group.add(o)
+                member[o] = group
+            group.into = "left" if k == 0 else "right"
+        if group is not None:
+            group.ops.sort(key=lambda o: -position[o])
+    return groups
+
+
+def _chain(v: Value, user: Op, kernel: set[Op], member: dict[Op, Group]) -> list[Op]:
+    """The ops that compute `v` for `user` alone, last first: movement ops, then the elementwise ops of one group."""
+    chain: list[Op] = []
+    while v.op is not None and v.op in kernel and v.users == [user] * len(v.users) and len(v.uses) == 1:
+        op = v.op
+        group = member.get(op)
+        if group is not None:
+            if group.kind == "elementwise" and group.root is op:
+                chain += group.ops
+            break
+        if op.definition.has(Trait.ELEMENTWISE):
+            chain.append(op)
+            break
+        if op.name not in ("transpose", "reshape", "slice") or _cuts_stored(op) or not _keeps_rows(op):
+            break
+        chain.append(op)
+        user = op
+        assert op.operands[0] is not None
+        v = op.operands[0]
+    while chain and chain[-1].definition.has(Trait.VIEW) and chain[-1].name == "reshape":
+        chain.pop()  # the first of them is a view of what is in memory
+    return chain
+
+
+def _keeps_rows(op: Op) -> bool:
+    """Can a row be walked through this op by a few strides? A reshape may only split or keep the last axis."""
+    if op.name != "reshape":
+        return True
+    assert op.operands[0] is not None
+    inner, outer = op.operands[0].static_shape, _shape(op)
+    return bool(inner) and bool(outer) and inner[-1] > 0 and outer[-1] % inner[-1] == 0
 
 
 class _Rows(_Policy):
@@ -351,7 +468,8 @@ def _reason(group: Group, members: list[Op]) -> str:
     names = ", ".join(op.name for op in members)
     if group.kind == "contraction":
         assert group.anchor is not None
-        return f"fused ({names}): applied to the result of {group.anchor.name} before it is stored"
+        before = f"; what comes before it is computed while the {group.into} operand is packed" if group.into else ""
+        return f"fused ({names}): applied to the result of {group.anchor.name} before it is stored{before}"
     if group.kind == "reduction":
         return f"fused ({names}): one walk over the rows, nothing in between is written out"
     return f"fused ({names}): each intermediate value is used only here, so none of them is stored"
