@@ -36,24 +36,27 @@ class Peaks:
     bandwidths: Mapping[str, float]
     sizes: Mapping[str, int]
 
-    def bandwidth(self, nbytes: int) -> float:
-        """Of the innermost level that holds so many bytes."""
+    def reading(self, nbytes: int) -> float:
+        """Least seconds to read so many bytes again: what fits each level comes from there, only the rest from further out."""
         levels = [level for level in LEVELS if level in self.bandwidths]
-        for level in levels[:-1]:
-            if nbytes <= self.sizes[level]:
-                return self.bandwidths[level]
-        return self.bandwidths[levels[-1]]
+        seconds, inner = 0.0, 0
+        for level in levels:
+            held = nbytes if level == levels[-1] else min(nbytes, self.sizes[level])
+            seconds += max(held - inner, 0) / self.bandwidths[level]
+            inner = max(inner, held)
+        return seconds
 
     def floor(self, work: Iterable[Work], rate: str = "fma", all_weights: int | None = None) -> float:
         """Least seconds: the sum over contractions of max(operations / peak, bytes / bandwidth).
 
-        Weights come from where all weights of the model fit, since each is read once a call (`all_weights` bytes; by default
-        those of this work); operands and results from where those of the one contraction fit.
+        Weights are read as part of all weights of the model, since each is read once a call (`all_weights` bytes; by default
+        those of this work); operands and results as those of the one contraction.
         """
         work = list(work)
-        weights = self.bandwidth(sum(w.weights * w.count for w in work) if all_weights is None else all_weights)
+        total = sum(w.weights * w.count for w in work) if all_weights is None else all_weights
+        weight = self.reading(total) / total if total else 0.0  # seconds a byte
         return sum(w.count * max(w.operations / self.rates[rate],
-                                 w.weights / weights + w.activations / self.bandwidth(w.activations)) for w in work)
+                                 w.weights * weight + self.reading(w.activations)) for w in work)
 
 
 def parse(data: Mapping[str, Any], threads: int) -> Peaks | None:

@@ -11,25 +11,28 @@ from bench.roofline import buffer_sizes, show
 PEAKS = Peaks(2, {"fma": 100.0, "fma_l1": 50.0}, {"l1": 40.0, "l2": 20.0, "dram": 5.0}, {"l1": 64, "l2": 1024})
 
 
-@pytest.mark.parametrize("nbytes, bandwidth", [(0, 40), (64, 40), (65, 20), (1024, 20), (1025, 5)])
-def test_bytes_come_from_the_innermost_level_that_holds_them(nbytes, bandwidth):
-    assert PEAKS.bandwidth(nbytes) == bandwidth
+@pytest.mark.parametrize("nbytes, seconds", [
+    (0, 0), (40, 1), (64, 1.6), (84, 1.6 + 1), (1024, 1.6 + 48), (1034, 1.6 + 48 + 2),
+])
+def test_bytes_come_from_the_innermost_levels_that_hold_them(nbytes, seconds):
+    assert PEAKS.reading(nbytes) == pytest.approx(seconds)
 
 
 def test_the_floor_is_the_larger_of_arithmetic_and_memory_for_each_contraction():
-    arithmetic, memory = Work(1000, 0, 40), Work(100, 0, 1000)
+    arithmetic, memory = Work(1000, 0, 40), Work(100, 0, 1024)
     assert PEAKS.floor([arithmetic]) == 10  # 1000 / 100, more than 40 / 40
-    assert PEAKS.floor([memory]) == 50  # 1000 / 20, more than 100 / 100
-    assert PEAKS.floor([arithmetic, memory]) == 60
+    assert PEAKS.floor([memory]) == pytest.approx(49.6)  # more than 100 / 100
+    assert PEAKS.floor([arithmetic, memory]) == pytest.approx(59.6)
     assert PEAKS.floor([arithmetic], "fma_l1") == 20
 
 
-def test_weights_come_from_where_those_of_the_whole_model_fit():
-    one = Work(0, 600, 0)
-    assert PEAKS.floor([one]) == 30  # alone they stay in L2
-    assert PEAKS.floor([one, one]) == 240  # together in memory
-    assert PEAKS.floor([Work(0, 600, 0, count=2)]) == 240
-    assert PEAKS.floor([one], all_weights=10_000) == 120
+def test_weights_are_read_as_part_of_those_of_the_whole_model():
+    one = Work(0, 517, 0)
+    alone, together = 1.6 + (517 - 64) / 20, 1.6 + 48 + 2
+    assert PEAKS.floor([one]) == pytest.approx(alone)
+    assert PEAKS.floor([one, one]) == pytest.approx(together)
+    assert PEAKS.floor([Work(0, 517, 0, count=2)]) == pytest.approx(together)
+    assert PEAKS.floor([one], all_weights=1034) == pytest.approx(together / 2)
 
 
 def test_no_work_takes_no_time():
