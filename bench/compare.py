@@ -167,10 +167,8 @@ def caches(folder: Path) -> dict[str, str]:
 def cost(case: Case, side: str, threads: int, fresh: Path) -> dict[str, Any]:
     """Compile seconds, with an empty cache and with what that run left in it, and memory of the second run.
 
-    onnxruntime keeps nothing between processes, so it has one run. Inductor finds the C++ headers precompiled that
-    are there from earlier: it does them once a machine, in ten seconds, whatever the model."""
-    if side == "inductor" and (headers := fresh.parent / "inductor" / "precompiled_headers").is_dir():
-        shutil.copytree(headers, fresh / "inductor" / "precompiled_headers")
+    onnxruntime keeps nothing between processes, so it has one run. Inductor keeps its precompiled C++ headers outside of
+    its cache: a machine's first compile takes some ten seconds longer, once."""
     job = {"kind": "alone", "case": case.to_json(), "side": side, "threads": threads, "cache": str(fresh / "openvino")}
     cold = worker.run(job, caches(fresh))
     again = cold if side == "onnxruntime" or "error" in cold else worker.run(job, caches(fresh))
