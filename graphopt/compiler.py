@@ -6,6 +6,7 @@ found in the cache needs neither.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -95,6 +96,7 @@ class Recipe:
         """Give back the memory of the graph and its weights; they can be had again."""
         self.again = True
         self.__dict__.pop("graph", None)
+        gc.collect()  # graphs are cycles
 
 
 @dataclass
@@ -183,6 +185,7 @@ class CompiledModel(Model):
             if stored:  # from here on as if it had come from there: the weights are held once, by the file
                 details._compiled = None
                 if self._static:
+                    del compiled
                     recipe.forget()
                 return Specialisation(stored.executable(), details)
         return Specialisation(static.link(compiled, self.target.threads), details)

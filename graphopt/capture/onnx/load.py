@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from graphopt.capture.onnx.types import decoded, element_dtype, tensor_array
+from graphopt.capture.onnx.wire import cut
 from graphopt.errors import CaptureError
 from graphopt.ir.graph import Tensor
 
@@ -33,16 +35,20 @@ class Source:
 
 def load(model: Any) -> Source:
     """Read a model; raises CaptureError where it is damaged, or newer than what is known here."""
+    mapped: dict[int, np.ndarray] = {}  # data of initializers that stayed in the file
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
         where = str(path)
         try:
-            with open(path, "rb") as file:
-                data = file.read()
+            data = _mapped(path)
         except OSError as e:
             raise CaptureError(f"cannot be read: {e.strerror}", where=where) from e
-        given, folder = _parse(data, where), path.resolve().parent
-        del data
+        lean = cut(memoryview(data))
+        given, folder = _parse(data.tobytes() if lean is None else lean.model, where), path.resolve().parent
+        if lean is not None and len(lean.places) == len(given.graph.initializer):
+            mapped = {k: data[at:at + size] for k, (at, size) in enumerate(p or (0, 0) for p in lean.places) if size}
+        elif lean is not None:
+            given = _parse(data.tobytes(), where)
     elif isinstance(model, (bytes, bytearray, memoryview)):
         given, folder, where = _parse(bytes(model), "bytes"), None, "bytes"
     else:
@@ -50,11 +56,13 @@ def load(model: Any) -> Source:
     _check_header(given, where)
     proto = _without_weights(given)  # what recapturing needs; the weights are held once, as arrays
     tensors: dict[str, Tensor] = {}
-    for t in given.graph.initializer:
+    for k, t in enumerate(given.graph.initializer):
         place = f"{where}: initializer {t.name!r}"
         if t.name in tensors:
             raise CaptureError("is there twice", where=place)
-        if t.data_location == TensorProto.EXTERNAL:
+        if k in mapped:
+            array = _in_place(t, mapped[k], place)
+        elif t.data_location == TensorProto.EXTERNAL:
             array = _external(t, folder, place)
         else:
             array = tensor_array(t, place)
@@ -68,6 +76,23 @@ def _external_files(proto: onnx.ModelProto, folder: Path | None) -> list[Path]:
     found = {e.value for t in (*proto.graph.initializer, *(t for t, _ in _nested_tensors(proto)))
              if t.data_location == TensorProto.EXTERNAL for e in t.external_data if e.key == "location"}
     return [] if folder is None else [(folder / name).resolve() for name in sorted(found)]
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """The bytes of a file, read when they are looked at."""
+    if not path.stat().st_size:
+        return np.zeros(0, np.uint8)
+    return np.memmap(path, np.uint8, mode="r")
+
+
+def _in_place(t: TensorProto, data: np.ndarray, place: str) -> np.ndarray:
+    """A tensor's data as it lies in the file; what is not simply its elements is decoded from a copy."""
+    plain = t.data_location != TensorProto.EXTERNAL and t.data_type not in (TensorProto.STRING, TensorProto.UNDEFINED)
+    d = element_dtype(t.data_type, place) if plain else None
+    if d is None or d.bits < 8 or d.kind == "bool" or math.prod(t.dims) * d.itemsize != len(data):
+        t.raw_data = data.tobytes()
+        return tensor_array(t, place)
+    return data.view(d.numpy).reshape(list(t.dims))
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
