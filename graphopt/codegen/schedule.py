@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from graphopt.codegen.expr import (
     INDEX,
+    TRANSCENDENTAL,
     Apply,
     Buffer,
     Const,
@@ -138,6 +139,7 @@ class _Nest:
     def __init__(self, axes: list[tuple[Var, int]], stores: list[tuple[Buffer, Expr]], offset: Expr, style: Style) -> None:
         self.axes, self.stores, self.offset, self.style = axes, stores, offset, style
         self.names = iter(range(1 << 30))
+        self.in_place = False  # whether the results' last loop changes what is stored there already: no element twice
         self.own = "parallel" if style.bind else "serial"  # the kind of loops over result elements
 
     def build(self) -> Stmt:
@@ -188,7 +190,7 @@ class _Nest:
                 return For(v, const(extent, INDEX), self.level(rest, inner, n, values, bound | {v}, offset), self.own)
             return self.innermost(inner, n, values, bound, offset)
 
-        return self.hoist(values, bound, then)
+        return self.hoist(values, bound, then, None if outer else (inner, n, offset))
 
     def innermost(self, inner: Var, n: int, values: list[Expr], bound: frozenset[Var], offset: Expr) -> Stmt:
         low, high = interior(values, inner, n)
@@ -221,7 +223,12 @@ class _Nest:
         parts = [loop(n // wide, lambda b: block(b * wide, wide), "serial", inner.name)]
         left = n % wide
         parts += [block(const(n - left + k, INDEX), lanes) for k in range(0, left - lanes + 1, lanes)]
-        if left % lanes:
+        if left % lanes and self.in_place:
+            tail = Var("t", INDEX, 0, left % lanes - 1)
+            moved: dict[Expr, Expr] = {inner: tail + (n - left % lanes)}
+            rest = self.write([substitute(v, moved) for v in values], substitute(offset, moved))
+            parts.append(For(tail, const(left % lanes, INDEX), rest, "serial"))
+        elif left % lanes:
             parts.append(block(const(n - lanes, INDEX), lanes))  # overlaps what is done already
         return seq(*parts)
 
@@ -252,26 +259,55 @@ class _Nest:
             body = Alloc(b, body)
         return body
 
-    def hoist(self, values: list[Expr], bound: frozenset[Var], then: Callable[[list[Expr]], Stmt]) -> Stmt:
-        """Compute every Reduce whose free variables are bound, innermost first, then go on with the rest."""
+    def hoist(self, values: list[Expr], bound: frozenset[Var], then: Callable[[list[Expr]], Stmt],
+              row: tuple[Var, int, Expr] | None = None) -> Stmt:
+        """Compute every Reduce whose free variables are bound, innermost first, then go on with the rest. `row`: the innermost
+        loop that is left, its extent, and where its elements are stored."""
         memo: dict[int, frozenset[Var]] = {}
         for r in _all_reduces(values):
             inside = (c for c in postorder(r.body) if isinstance(c, Reduce))
             if free_vars(r, memo) <= bound and not any(free_vars(c, memo) <= bound for c in inside):
                 acc = Buffer(f"acc{next(self.names)}", r.dtype, (1,), "local")
                 rest = [substitute(v, {r: acc[0]}) for v in values]
-                return Alloc(acc, seq(self.reduction(r, acc, bound), self.hoist(rest, bound, then)))
+                kept = self.kept(r, rest, row)
+                if kept is not None:
+                    element, place = kept
+                    self.in_place = True
+                    rest = [substitute(v, {element: self.stores[0][0][row[2]]}) for v in rest]  # type: ignore[index]
+                    return Alloc(acc, seq(self.reduction(r, acc, bound, place), self.hoist(rest, bound, then, row)))
+                return Alloc(acc, seq(self.reduction(r, acc, bound), self.hoist(rest, bound, then, row)))
         return then(values)
 
-    def reduction(self, r: Reduce, acc: Buffer, bound: frozenset[Var]) -> Stmt:
-        """Statements that leave the reduction's value in acc[0]."""
-        axes, (body,) = merge(r.vars, r.extents, [r.body])
+    def kept(self, r: Reduce, values: list[Expr], row: tuple[Var, int, Expr] | None) -> tuple[Expr, Expr] | None:
+        """What is summed up, as the row's own loop would compute it once more, and where the sum's loop may leave it instead:
+        the row of results, which that loop fills next. So softmax takes each exponential once."""
+        if row is None or len(self.stores) != 1 or len(r.vars) != 1 or r.extents[0] != row[1] or self.style.bind:
+            return None
+        if r.dtype is not self.stores[0][0].dtype or not _transcendental(r.body):
+            return None
+        inner, _, offset = row
+        if vectorisable([r.body], r.vars[0]) and linear(offset)[0].get(inner, 0) != 1:
+            return None
+        element = substitute(r.body, {r.vars[0]: inner})
+        if not any(node is element for v in values for node in postorder(v)):
+            return None
+        return element, substitute(offset, {inner: r.vars[0]})
+
+    def reduction(self, r: Reduce, acc: Buffer, bound: frozenset[Var], place: Expr | None = None) -> Stmt:
+        """Statements that leave the reduction's value in acc[0], and every element of it at `place` of the result if given."""
+        if place is not None:
+            axes, body = [(r.vars[0], r.extents[0])], r.body
+        else:
+            axes, (body,) = merge(r.vars, r.extents, [r.body])
         *outer, (last, n) = axes
         start = store(acc, 0, identity_of(r.kind, r.dtype))
         lanes = self.lanes_for([body])
         nested = any(isinstance(node, Reduce) for node in postorder(body))
         if nested or lanes == 1 or n < lanes or not vectorisable([body], last):
-            inside = self.hoist([body], bound | {v for v, _ in axes}, lambda vs: store(acc, 0, combine(r.kind, acc[0], vs[0])))
+            def one(vs: list[Expr]) -> Stmt:
+                return self.added(acc, const(0, INDEX), r.kind, vs[0], place)
+
+            inside = self.hoist([body], bound | {v for v, _ in axes}, one)
             for v, extent in reversed(axes):
                 inside = For(v, const(extent, INDEX), inside, "serial")
             return seq(start, inside)
@@ -280,8 +316,9 @@ class _Nest:
 
         def step(base: Expr, count: int) -> Stmt:
             lane = Var("l", INDEX, 0, count - 1)
-            value = substitute(body, {last: base + lane})
-            return For(lane, const(count, INDEX), store(partial, lane, combine(r.kind, partial[lane], value)), "vector")
+            move = {last: base + lane}
+            return For(lane, const(count, INDEX), self.added(partial, lane, r.kind, substitute(body, move),
+                                                             None if place is None else substitute(place, move)), "vector")
 
         main = loop(n // width, lambda b: step(b * width, width), "serial", last.name)
         left = n % width
@@ -289,14 +326,29 @@ class _Nest:
         if left % lanes:
             first = n - left % lanes
             tail = Var("t", INDEX, 0, left % lanes - 1)
-            value = substitute(body, {last: tail + first})
-            parts.append(For(tail, const(left % lanes, INDEX), store(acc, 0, combine(r.kind, acc[0], value)), "serial"))
+            move = {last: tail + first}
+            added = self.added(acc, const(0, INDEX), r.kind, substitute(body, move),
+                               None if place is None else substitute(place, move))
+            parts.append(For(tail, const(left % lanes, INDEX), added, "serial"))
         inside = seq(*parts)
         for v, extent in reversed(outer):
             inside = For(v, const(extent, INDEX), inside, "serial")
         lane = Var("l", INDEX, 0, width - 1)
         init = For(lane, const(width, INDEX), store(partial, lane, identity_of(r.kind, r.dtype)), "vector")
         return Alloc(partial, seq(start, init, inside, *_fold(r.kind, partial, width, acc)))
+
+
+    def added(self, acc: Buffer, at: Expr, kind: str, value: Expr, place: Expr | None) -> Stmt:
+        """One step of a reduction, its element left at `place` of the result if given."""
+        if place is None:
+            return store(acc, at, combine(kind, acc[at], value))
+        result = self.stores[0][0]
+        return seq(store(result, place, value), store(acc, at, combine(kind, acc[at], result[place])))
+
+
+def _transcendental(e: Expr) -> bool:
+    """Whether evaluating `e` once more would cost."""
+    return any(isinstance(node, Apply) and node.kind in TRANSCENDENTAL for node in postorder(e))
 
 
 def interior(values: Sequence[Expr], var: Var, n: int) -> tuple[int, int]:

@@ -8,7 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from compiling import Batch
-from lowering import random
+from lowering import make, random
+
+from graphopt.codegen.expr import Apply, postorder
+from graphopt.codegen.kernels import lower
+from graphopt.codegen.loops import Store, statements
+from graphopt.codegen.schedule import Style
 
 RNG = np.random.default_rng(5)
 SIZES = (1, 7, 15, 16, 17, 33, 100)
@@ -284,3 +289,27 @@ def test_denormals_and_signed_zeros_survive() -> None:
     batch.give(batch.b.reciprocal(batch.b.neg(a)), tolerance=0)
     batch.give(batch.b.reduce_sum(batch.b.reshape(a, shape=[6, 6]), axes=[0]), tiny.reshape(6, 6).sum(0), tolerance=0)
     batch.check()
+
+
+# Rows whose sum needs what their elements need
+@pytest.mark.parametrize("target", ["x86", "x86:haswell", "x86:x86-64"])
+def test_softmax_rows_of_every_remainder(target: str) -> None:
+    batch = Batch()
+    b = batch.b
+    for n in (*SIZES, 31, 65, 197):
+        x, mask = batch.input(random(RNG, "f32", 5, n)), batch.input(random(RNG, "f32", n))
+        batch.give(b.softmax(x, axis=1))
+        batch.give(b.mul(b.softmax(b.add(x, mask), axis=1), 3.0), what="masked and scaled")
+        batch.give(b.log_softmax(x, axis=1))
+    for dtype in ("f64", "f16"):
+        batch.give(b.softmax(batch.input(random(RNG, dtype, 5, 37)), axis=1))
+    batch.give(b.softmax(batch.input(random(RNG, "f32", 3, 19, 21)), axis=1), what="along an outer axis")
+    batch.check(target=target)
+
+
+def test_softmax_takes_each_exponential_once() -> None:
+    op = make("softmax", [np.zeros((4, 64), np.float32)], axis=1)
+    kernel = lower(op, "softmax", Style(lanes=16)).kernel
+    exps = [node for s in statements(kernel.body) if isinstance(s, Store) for node in postorder(s.value)
+            if isinstance(node, Apply) and node.kind == "exp"]
+    assert len(exps) == 1

@@ -64,7 +64,7 @@ def _(b: Builder, op: Op) -> Value:
     axes, [x] = [op.attrs["axis"]], _given(op, 1)
     wide = _widened(b, x)
     e = b.exp(b.sub(wide, b.reduce_max(wide, axes=axes, keepdims=True)))
-    return _narrowed(b, b.div(e, b.reduce_sum(e, axes=axes, keepdims=True)), x)
+    return _narrowed(b, b.mul(e, b.reciprocal(b.reduce_sum(e, axes=axes, keepdims=True))), x)
 
 
 @op("log_softmax(x: T; axis: int) -> T", T=FLOATS, shape=_along_axis, traits=Trait.COMPOSITE | Trait.REDUCTION,
