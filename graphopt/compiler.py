@@ -210,7 +210,8 @@ class CompiledModel(Model):
                    values: dict[str, np.ndarray]) -> Specialisation:
         executable = found.executable()
         shapes = shapes or {s.name: s.shape for s in self.inputs}  # type: ignore[misc]
-        summary = {**found.manifest["stats"], "from_cache": True, "seconds": {"load": time.perf_counter() - start}}
+        summary = {**found.manifest["stats"], "from_cache": True, "loaded": True,
+                   "seconds": {"load": time.perf_counter() - start}}
         details = Details(summary, found.manifest["decisions"], [], lambda: self._compile(shapes, values))
         return Specialisation(executable, details)
 
@@ -257,7 +258,10 @@ class CompiledModel(Model):
 
     @property
     def stats(self) -> dict[str, Any]:
-        """Counts and sizes of the latest program: ops, kernels, host ops, operations, bytes, arena, weights, seconds."""
+        """Counts and sizes of the latest program: ops, kernels, host ops, operations, bytes, arena, weights, seconds.
+
+        `from_cache` says that its machine code was found on disk, `loaded` that all of it was.
+        """
         return dict(self._latest().summary)
 
     @property
@@ -305,6 +309,7 @@ class CompiledModel(Model):
                  f"arena {s['arena_bytes']} bytes (no plan needs less than {s['arena_lower_bound_bytes']})",
                  f"weights {s['weights_bytes']} bytes",
                  "seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in s["seconds"].items()),
+                 "program from the cache on disk" if s["loaded"] else
                  "code from the cache on disk" if s["from_cache"] else "code made now"]
         if s["runtime"] == "tvm":
             lines.append("in memory, on TVM's slower runtime and thread pool: there is no C compiler (cc) here to link with")

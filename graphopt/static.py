@@ -128,7 +128,7 @@ def statistics(d: Compiled) -> dict[str, Any]:
             "calls": len(d.program.calls), "host_ops": len(d.program.hosts), "operations": operations, "bytes": moved,
             "arena_bytes": d.program.arena_size, "arena_lower_bound_bytes": d.program.arena_bound,
             "weights_bytes": d.program.weights_size, "seconds": d.seconds, "from_cache": d.code.from_cache,
-            "runtime": "tvm" if d.code.in_memory else "graphopt"}
+            "loaded": False, "runtime": "tvm" if d.code.in_memory else "graphopt"}
 
 
 def decisions(d: Compiled, target: Any) -> str:
