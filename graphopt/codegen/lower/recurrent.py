@@ -1,7 +1,8 @@
 """Recurrent layers: time is serial, each (direction, sequence) of the batch a line of its own.
 
 The weights are transposed into scratch memory once a call, so that the innermost loop runs over hidden units
-with unit stride; the state stays in the dtype of arithmetic and is rounded only where results are stored.
+with unit stride; the state stays in the dtype of arithmetic and is rounded only where results are stored. x86 has a
+template (codegen.recurrent) that packs constant weights ahead and keeps the gates in registers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from graphopt.codegen.expr import INDEX, Buffer, Expr, call, cast, const, maximu
 from graphopt.codegen.loops import If, Stmt, let, loop, nest, seq
 from graphopt.codegen.lower.common import PARALLEL_FROM, read, write
 from graphopt.codegen.lower.registry import OpView, computed, loops
+from graphopt.ir.graph import Op
 from graphopt.ir.ops.recurrent import DIRECTIONS, resolve_activations
 from graphopt.ir.types import DType
 
@@ -107,65 +109,69 @@ class _Layer:
             self.start(b, self.gates_x, 0), self.start(b, self.gates_h, 1),
             self.multiply(self.gates_x, b, self.wt, lambda k: read(x, t, b, k), 0, count),
             self.multiply(self.gates_h, b, self.rt, lambda k: self.h[line, k], 0, count - n if lazy else count),
-            CELLS[self.o.op.name](self, b, t))
+            self.cells(b, t))
 
-    def gate(self, b: Expr, g: int, j: Expr) -> Expr:
+    def unit(self, b: Expr, j: Expr) -> Unit:
+        """What the cell of unit `j` sees."""
+        line, peephole = self.line(b), self.operands.get("p")
+        part = lambda gates, g: gates[line, g * self.hidden + j]
+        sums = [part(self.gates_x, g) + part(self.gates_h, g) for g in range(GATES[self.o.op.name])]
+        if self.o.op.name == "gru":
+            sums[2:] = [part(self.gates_x, 2), part(self.gates_h, 2)]
+        peep = None if peephole is None else (lambda g: read(peephole, self.direction, g * self.hidden + j))
+        return Unit(sums, self.h[line, j], self.extra[line, j], peep)
+
+    def finish(self, b: Expr, t: Expr, j: Expr, values: Sequence[Expr]) -> Stmt:
+        """The new state of unit j, and its place in y; an lstm's cell besides."""
         line = self.line(b)
-        return self.gates_x[line, g * self.hidden + j] + self.gates_h[line, g * self.hidden + j]
+        return let("new", values[0], lambda v: seq(
+            *(write(self.extra, [line, j], cell) for cell in values[1:]), write(self.h, [line, j], v),
+            write(self.outs[0], [t, self.direction, b, j], v)))
 
-    def finish(self, b: Expr, t: Expr, j: Expr, value: Expr) -> Stmt:
-        """The new state of unit j, and its place in y."""
-        return let("new", value, lambda v: seq(write(self.h, [self.line(b), j], v),
-                                               write(self.outs[0], [t, self.direction, b, j], v)))
-
-
-def _lstm_cell(s: _Layer, b: Expr, t: Expr) -> Stmt:
-    f, g, h = s.functions
-    line, peephole = s.line(b), s.operands.get("p")
-
-    def unit(j: Expr) -> Stmt:
-        def peep(k: int, cell: Expr) -> Expr:
-            return const(0, s.dtype) if peephole is None else read(peephole, s.direction, k * s.hidden + j) * cell
-
-        def gate(k: int, p: int, cell: Expr) -> Expr:
-            return s.gate(b, k, j) if peephole is None else s.gate(b, k, j) + peep(p, cell)
-
-        def with_input(i: Expr) -> Stmt:
-            old = s.extra[line, j]
-            forget = 1 - i if s.o.input_forget else f(gate(2, 2, old))
-            return let("cell", forget * old + i * g(s.gate(b, 3, j)), with_cell)
-
-        def with_cell(cell: Expr) -> Stmt:
-            return seq(write(s.extra, [line, j], cell), s.finish(b, t, j, f(gate(1, 1, cell)) * h(cell)))
-
-        return let("i", f(gate(0, 0, s.extra[line, j])), with_input)
-
-    return loop(s.hidden, unit, name="j")
+    def cells(self, b: Expr, t: Expr) -> Stmt:
+        """All units of sequence `b` at time `t`, once their gates are summed up."""
+        line, n = self.line(b), self.hidden
+        unit = unit_of(self.o, self.functions)
+        units = loop(n, lambda j: self.finish(b, t, j, unit(self.unit(b, j))), name="j")
+        if self.o.op.name != "gru" or self.o.linear_before_reset:
+            return units
+        keep = lambda j: self.functions[0](self.unit(b, j).sums[1]) * self.h[line, j]
+        reset = loop(n, lambda j: write(self.extra, [line, j], keep(j)), name="j")
+        return seq(reset, self.multiply(self.gates_h, b, self.rt, lambda k: self.extra[line, k], 2 * n, n), units)
 
 
-def _gru_cell(s: _Layer, b: Expr, t: Expr) -> Stmt:
-    f, g = s.functions
-    line, n = s.line(b), s.hidden
+@dataclass
+class Unit:
+    """What one unit's cell sees: `sums` of its gates (a gru's last in two, the input's and the state's), the state, an
+    lstm's cell, and its peepholes by gate."""
 
-    def unit(j: Expr) -> Stmt:
-        recurrent: Expr = s.gates_h[line, 2 * n + j]
-        if s.o.linear_before_reset:
-            recurrent = f(s.gate(b, 1, j)) * recurrent
-        new = g(s.gates_x[line, 2 * n + j] + recurrent)
-        return let("z", f(s.gate(b, 0, j)), lambda z: s.finish(b, t, j, (1 - z) * new + z * s.h[line, j]))
-
-    units = loop(n, unit, name="j")
-    if s.o.linear_before_reset:
-        return units
-    reset = loop(n, lambda j: write(s.extra, [line, j], f(s.gate(b, 1, j)) * s.h[line, j]), name="j")
-    return seq(reset, s.multiply(s.gates_h, b, s.rt, lambda k: s.extra[line, k], 2 * n, n), units)
+    sums: Sequence[Expr]
+    h: Expr
+    c: Expr
+    peephole: Callable[[int], Expr] | None = None
 
 
-def _rnn_cell(s: _Layer, b: Expr, t: Expr) -> Stmt:
-    return loop(s.hidden, lambda j: s.finish(b, t, j, s.functions[0](s.gate(b, 0, j))), name="j")
+def unit_of(o: OpView, functions: Sequence[Callable[[Expr], Expr]]) -> Callable[[Unit], list[Expr]]:
+    """A unit's new state, and an lstm's new cell."""
 
+    def lstm(u: Unit) -> list[Expr]:
+        f, g, h = functions
+        peep = lambda k, cell: u.sums[k] + u.peephole(k) * cell if u.peephole is not None else u.sums[k]
+        i = f(peep(0, u.c))
+        forget = 1 - i if o.input_forget else f(peep(2, u.c))
+        cell = forget * u.c + i * g(u.sums[3])
+        return [f(peep(1, cell)) * h(cell), cell]
 
-CELLS: dict[str, Callable[[_Layer, Expr, Expr], Stmt]] = {"lstm": _lstm_cell, "gru": _gru_cell, "rnn": _rnn_cell}
+    def gru(u: Unit) -> list[Expr]:
+        f, g = functions
+        z = f(u.sums[0])
+        recurrent = f(u.sums[1]) * u.sums[3] if o.linear_before_reset else u.sums[3]
+        return [(1 - z) * g(u.sums[2] + recurrent) + z * u.h]
+
+    def rnn(u: Unit) -> list[Expr]:
+        return [functions[0](u.sums[0])]
+
+    return {"lstm": lstm, "gru": gru, "rnn": rnn}[o.op.name]
 
 
 def _clipped(name: str, alpha: float, beta: float, clip: float | None) -> Callable[[Expr], Expr]:
@@ -175,6 +181,15 @@ def _clipped(name: str, alpha: float, beta: float, clip: float | None) -> Callab
         return f(x if clip is None else minimum(maximum(x, -clip), clip), alpha, beta)
 
     return activation
+
+
+def activations_of(op: Op) -> list[list[Callable[[Expr], Expr]]]:
+    """The activations of each direction. The clip bounds what gates sum up, not the cell that an lstm's third one sees."""
+    a, default = op.attrs, DEFAULTS[op.name]
+    directions = DIRECTIONS[a["direction"]]
+    named = resolve_activations(a["activations"], a["alphas"], a["betas"], default, len(directions))
+    functions = [_clipped(*f, a["clip"] if k % len(default) < 2 else None) for k, f in enumerate(named)]
+    return [functions[d * len(default):(d + 1) * len(default)] for d in range(len(directions))]
 
 
 def _lines(s: _Layer, reverse: bool) -> Stmt:
@@ -213,14 +228,8 @@ def _lines(s: _Layer, reverse: bool) -> Stmt:
 def recurrent(o: OpView, ins: Sequence[Buffer | None], outs: Sequence[Buffer], scratch: Sequence[Buffer]) -> Stmt:
     operands = {p.name: b for p, b in zip(o.op.definition.operands, ins) if b is not None}
     wt, rt, gates_x, gates_h, h, extra = scratch
-    default = DEFAULTS[o.op.name]
-    directions = DIRECTIONS[o.direction]
-    named = resolve_activations(o.activations, o.alphas, o.betas, default, len(directions))
-    # The clip bounds the inputs of the gates, not the cell that an lstm's third activation sees.
-    functions = [_clipped(*a, o.clip if k % len(default) < 2 else None) for k, a in enumerate(named)]
     body: list[Stmt] = [_transposed(operands["w"], wt), _transposed(operands["r"], rt)]
-    for d, reverse in enumerate(directions):
-        own = functions[d * len(default):(d + 1) * len(default)]
+    for d, (reverse, own) in enumerate(zip(DIRECTIONS[o.direction], activations_of(o.op))):
         layer = _Layer(o, operands, outs, wt, rt, gates_x, gates_h, h, extra, d, own)
         body.append(_lines(layer, reverse))
     return seq(*body)
