@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.runtime.library import Entry, Pointer
+from graphopt.runtime.library import FAILED, Entry, Pointer
 
 ALIGN = 64
 _Byte = ctypes.c_char
+# The buffer protocol is three times as fast as numpy's interface, where it applies: not to read-only or empty arrays, nor
+# to dtypes that it does not know.
 _byte_of, _addressof = _Byte.from_buffer, ctypes.addressof
 
 
@@ -29,16 +31,7 @@ def address(array: np.ndarray) -> int:
 
 def pointer(array: np.ndarray) -> Pointer:
     """The address as an argument."""
-    return Pointer(_address(array))
-
-
-def _address(array: np.ndarray) -> int:
-    """The buffer protocol is three times as fast as numpy's interface, where it applies: not to read-only or empty arrays,
-    nor to dtypes that it does not know."""
-    try:
-        return _addressof(_byte_of(array))  # type: ignore[arg-type]
-    except (TypeError, ValueError, BufferError):
-        return address(array)
+    return Pointer(address(array))
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ class Executable:
         # One stretch of kernels and every shape known: nothing to interpret between the pointers and the call.
         fixed = all(o.shape is not None and o.host is None for o in outputs)
         only = self.steps[0] if fixed and len(self.steps) == 1 else None
-        self._run_only = only.run if isinstance(only, Entry) else None
+        self._only = only if isinstance(only, Entry) else None
         self._made = [(o.shape, o.dtype) for o in outputs]
 
     def run(self, inputs: Sequence[Any], observe: Callable[[int], None] | None = None) -> list[Any]:
@@ -104,8 +97,8 @@ class Executable:
 
         `observe(k)` is called after step k.
         """
-        if self._run_only is not None and observe is None:
-            return self._direct(inputs, self._run_only)
+        if self._only is not None and observe is None:
+            return self._direct(inputs, self._only)
         outputs = [np.empty(o.shape, o.dtype) if o.shape is not None and o.host is None else None for o in self.outputs]
         lent = self._lend()
         arena = lent.arena
@@ -137,18 +130,22 @@ class Executable:
             made.frame[-2:] = [self._weights_pointer, made.arena_pointer]
             return made
 
-    def _direct(self, inputs: Sequence[np.ndarray], run: Callable[[Any], None]) -> list[Any]:
+    def _direct(self, inputs: Sequence[np.ndarray], entry: Entry) -> list[Any]:
         outputs: list[Any] = [np.empty(shape, kind) for shape, kind in self._made]
-        lent = self._lend()
+        try:
+            lent = self._workspaces.pop()
+        except IndexError:
+            lent = self._lend()
         frame, k = lent.frame, 0
         try:
-            for a in inputs:
-                frame[k] = _address(a)
+            for a in (*inputs, *outputs):
+                try:
+                    frame[k] = _addressof(_byte_of(a))  # type: ignore[arg-type]
+                except (TypeError, ValueError, BufferError):
+                    frame[k] = address(a)
                 k += 1
-            for a in outputs:
-                frame[k] = _address(a)
-                k += 1
-            run(frame)
+            if entry.call(entry.pool, entry.address, frame):
+                raise FAILED
         finally:
             self._workspaces.append(lent)
         return outputs

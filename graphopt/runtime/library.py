@@ -61,20 +61,20 @@ class Runtime:
         return [Entry(self, pool, ctypes.cast(getattr(library, n), Pointer).value or 0) for n in names]
 
 
-class Entry:
-    """A stretch of kernels: `entry(*pointers)`, or `run(address of an array of pointers)`."""
+FAILED = GraphOptError("compiled code failed", hint="This is a bug in graphopt; please report it")
 
-    __slots__ = ("_address", "_call", "_pool")
+
+class Entry:
+    """A stretch of kernels: `entry(*pointers)`, or `call(pool, address, frame)` with an array of pointers; not 0 is a failure."""
+
+    __slots__ = ("address", "call", "pool")
 
     def __init__(self, runtime: Runtime, pool: int, address: int) -> None:
-        self._call, self._pool, self._address = runtime.call, Pointer(pool), Pointer(address)
+        self.call, self.pool, self.address = runtime.call, Pointer(pool), Pointer(address)
 
     def __call__(self, *pointers: Any) -> None:
-        self.run((Pointer * len(pointers))(*pointers))
-
-    def run(self, frame: Any) -> None:
-        if self._call(self._pool, self._address, frame):
-            raise GraphOptError("compiled code failed", hint="This is a bug in graphopt; please report it")
+        if self.call(self.pool, self.address, (Pointer * len(pointers))(*pointers)):
+            raise FAILED
 
 
 _RUNTIMES: dict[Any, Runtime] = {}

@@ -43,7 +43,7 @@ def load(model: Any) -> Source:
             data = _mapped(path)
         except OSError as e:
             raise CaptureError(f"cannot be read: {e.strerror}", where=where) from e
-        lean = cut(memoryview(data))
+        lean = cut(data.data)
         given, folder = _parse(data.tobytes() if lean is None else lean.model, where), path.resolve().parent
         if lean is not None and len(lean.places) == len(given.graph.initializer):
             mapped = {k: data[at:at + size] for k, (at, size) in enumerate(p or (0, 0) for p in lean.places) if size}
