@@ -16,6 +16,7 @@ class X86(Target):
     """An x86-64 CPU by LLVM's name. `lanes` is f32 elements of a vector register, `registers` how many there are.
 
     `l1` and `l2` are a core's data caches in bytes, `fma` how many multiply-adds on whole vectors start in a cycle.
+    `winograd` allows convolutions by Winograd's algorithm, with its rounding (see codegen/winograd.py).
     """
 
     cpu: str = ""
@@ -24,6 +25,7 @@ class X86(Target):
     l1: int = 32 << 10
     l2: int = 1 << 20
     fma: int = 2
+    winograd: bool = True
 
     @property
     def lanes(self) -> int:

@@ -1,0 +1,170 @@
+"""Which 3x3 convolutions are computed by Winograd's algorithm on x86, with which tile, and how the work is cut.
+
+The model counts cycles of the thread that has most to do: multiply-adds of the n*n products, the two transforms, and
+bytes that come from beyond L2. Direct convolution is counted by the same measures, and the cheapest is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from graphopt.codegen.blocking import BYTES_FROM_L3, EXPOSED, LINE, LINE_FROM_L2, TILE_START, step, tiles
+from graphopt.codegen.channels_last import choose_box, covers
+from graphopt.codegen.tile import Tile
+from graphopt.ir.graph import Op
+from graphopt.ir.types import F32
+from graphopt.targets.x86 import X86
+
+# Points +-p of the polynomials, besides 0 and infinity. +-5/8 and +-3/2 have half the error of +-1 and +-2, and all
+# products that the transforms need of them are exact in f32.
+POINTS: dict[int, tuple[float, ...]] = {2: (1.0,), 4: (0.625, 1.5)}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """F(m x m, 3 x 3): m by m outputs from n by n inputs, n = m + 2 (Lavin and Gray, CVPR 2016), by Toom and Cook's
+    construction on the points 0, +-p for p in `points`, and infinity. Rows are in that order."""
+
+    m: int
+
+    @property
+    def n(self) -> int:
+        return self.m + 2
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        return POINTS[self.m]
+
+    def even(self, without: float | None = None) -> np.ndarray:
+        """Coefficients of x^0, x^2, ... of the product of x^2 - p^2 over all points but one."""
+        product = np.array([1.0])
+        for p in self.points:
+            if p != without:
+                product = np.convolve(product, [-p * p, 1.0])
+        return product
+
+    def weights(self) -> np.ndarray:
+        """G, n by 3: what transforms a row of the window, in f64."""
+        finite = [0.0, *(s * p for p in self.points for s in (1, -1))]
+        rows = [[x ** k / math.prod(x - y for y in finite if y != x) for k in range(3)] for x in finite]
+        return np.array([*rows, [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True)
+class Conv:
+    """What the model knows of a convolution: result height and width, channels in and out."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    outs: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """F(m, 3) in register blocks of `tile` (rows are image tiles), `block` image tiles at a time.
+
+    `grid`: threads along image tiles and along panels of output channels; each of the former has `blocks` blocks.
+    """
+
+    m: int
+    tile: Tile
+    grid: tuple[int, int]
+    blocks: int
+    block: int
+
+
+def tiles_of(c: Conv, m: int) -> int:
+    """Image tiles of the whole batch."""
+    return c.batch * -(-c.height // m) * -(-c.width // m)
+
+
+@cache
+def choose(c: Conv, lanes: int, machine: X86, threads: int) -> tuple[float, Plan] | None:
+    """The cheapest plan and its cycles, None where the image is smaller than a tile."""
+    best: tuple[float, Plan] | None = None
+    for m in POINTS:
+        if min(c.height, c.width) < m:
+            continue
+        for gm in range(1, threads + 1):
+            if threads % gm:
+                continue
+            for plan in _plans(c, m, (gm, threads // gm), lanes, machine):
+                cycles = cost(c, plan, machine)
+                if best is None or cycles < best[0] * (1 - 1e-9):
+                    best = cycles, plan
+    return best
+
+
+def _plans(c: Conv, m: int, grid: tuple[int, int], lanes: int, machine: X86) -> Iterator[Plan]:
+    count, squares = tiles_of(c, m), (m + 2) ** 2
+    if grid[0] > count:
+        return
+    for tile in tiles(count, c.outs, lanes, machine.registers):
+        if grid[1] > -(-c.outs // tile.columns) or (tile.vectors == 1 and c.outs > lanes):
+            continue
+        share = -(-count // grid[0])
+        # Transformed inputs and products of a block stay in half of L2.
+        fit = machine.l2 // 2 // (4 * squares * (c.channels + tile.columns))
+        for blocks in sorted({-(-share // max(fit, tile.rows)), -(-share // max(fit // 2, tile.rows))}):
+            block = -(-count // (grid[0] * blocks))
+            if tile.rows <= block:
+                yield Plan(m, tile, grid, blocks, block)
+
+
+# Cycles of transforming a vector of channels of one tile: instructions at two a cycle, and lines that go to L2 and back.
+INPUT = {2: 36.0, 4: 140.0}
+OUTPUT = {2: 30.0, 4: 120.0}
+
+
+def cost(c: Conv, plan: Plan, machine: X86) -> float:
+    """Cycles of the thread that has most to do."""
+    tile, squares = plan.tile, (plan.m + 2) ** 2
+    panels = math.ceil(math.ceil(c.outs / tile.columns) / plan.grid[1])
+    rows = plan.blocks * plan.block
+    row_tiles = -(-plan.block // tile.rows)
+    lanes = tile.lanes
+    product = row_tiles * (c.channels * step(tile, machine, False) + TILE_START)
+    product += c.channels * tile.columns * 4 / LINE * LINE_FROM_L2  # a panel of weights comes to L1 once a block
+    product += plan.block * c.channels * 4 / LINE * LINE_FROM_L2
+    multiply = plan.blocks * panels * squares * product
+    transforms = rows * (-(-c.channels // lanes) * INPUT[plan.m] + panels * tile.vectors * OUTPUT[plan.m])
+    weights = panels * squares * c.channels * tile.columns * 4
+    resident = weights + 4 * squares * plan.block * (c.channels + tile.columns) <= machine.l2 * 3 // 4
+    stream = weights * (1 if resident else plan.blocks) / BYTES_FROM_L3
+    return multiply + transforms + EXPOSED * stream + max(0.0, (1 - EXPOSED) * stream - multiply)
+
+
+def direct_cost(c: Conv, lanes: int, machine: X86, threads: int) -> float:
+    """The same of direct convolution."""
+    cycles, _ = choose_box(c.height, c.width, c.outs, lanes, machine)
+    return c.batch * cycles * 9 * c.channels / threads
+
+
+def plan_for(op: Op, conv: Op, machine: X86) -> tuple[float, Plan] | None:
+    """How to compute a channels-last convolution by Winograd's algorithm, and in how many cycles on one thread; None where
+    that is not allowed, not possible, or not faster."""
+    x, w = conv.operands[:2]
+    assert x is not None and w is not None
+    if not machine.winograd or x.dtype is not F32 or w.static_shape[2:] != (3, 3) or not covers(op, conv):
+        return None
+    a = conv.attrs
+    if a["groups"] != 1 or {*a["stride"], *a["dilation"]} != {1} or not {*a["pad"]} <= {0, 1}:
+        return None
+    batch, outs, height, width = conv.result.static_shape
+    c = Conv(batch, height, width, w.static_shape[1], outs)
+    lanes = machine.lanes
+    while lanes > min(outs, c.channels):
+        lanes //= 2
+    if lanes < 4 or 0 in (batch, height, width):
+        return None
+    found = choose(c, lanes, machine, machine.threads)
+    if found is None or found[0] >= direct_cost(c, lanes, machine, machine.threads):
+        return None
+    return found[0] * machine.threads, found[1]
