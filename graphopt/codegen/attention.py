@@ -14,10 +14,26 @@ from collections.abc import Callable, Sequence
 
 from graphopt.codegen import math as vector_math
 from graphopt.codegen.attention_cut import Problem, choose_cut
-from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, binary, cast, const, minimum, select, unary
+from graphopt.codegen.expr import (
+    INDEX,
+    Buffer,
+    Expr,
+    ExprLike,
+    Load,
+    Var,
+    as_expr,
+    binary,
+    cast,
+    const,
+    maximum,
+    minimum,
+    postorder,
+    select,
+    unary,
+)
 from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Sources, Template
-from graphopt.codegen.loops import Alloc, For, If, Seq, Stmt, let, loop, nest, seq, store
+from graphopt.codegen.loops import Alloc, For, If, Prefetch, Seq, Stmt, let, loop, nest, seq, store
 from graphopt.codegen.schedule import Output, Style, iteration, schedule
 from graphopt.codegen.square import transposed
 from graphopt.codegen.tile import Blocked, Tile
@@ -61,7 +77,7 @@ class Attention(Blocked):
         self.sizes()
         w = self.lanes
         workers = min(self.style.threads, self.tasks)
-        per_worker = {"keys": self.block_keys * self.size, "values": self.block_keys * self.padded,
+        per_worker = {"keys": self.block_keys * self.size, "values": 0 if self.values_in_place else self.block_keys * self.padded,
                       "scores": self.cut.groups * self.cut.tile * self.block_keys, "most": self.rows, "scale": self.rows}
         if self.blocks > 1:
             per_worker["total"] = self.rows * w
@@ -82,14 +98,18 @@ class Attention(Blocked):
         # The heads of a group read the same keys: few queries of each are rows of one task.
         self.merged = group > 1 and self.queries < 2 * w
         self.parts, self.total = (self.shared_heads, group * self.queries) if self.merged else (self.heads, self.queries)
+        self.causal = self.inner.attrs["causal"] and not self.merged
         self.vectors = -(-self.width // w)
         self.padded = self.vectors * w
-        problem = Problem(self.batch * self.parts, self.total, self.keys, self.size, self.vectors, self.dtype.itemsize)
+        problem = Problem(self.batch * self.parts, self.total, self.keys, self.size, self.vectors, self.dtype.itemsize,
+                          self.causal)
         self.cut = choose_cut(problem, w, self.machine, self.style.threads)
         self.block_keys, self.blocks, self.rows = self.cut.keys, -(-self.keys // self.cut.keys), self.cut.queries
         self.chunks = -(-self.total // self.rows)
         self.tasks = self.batch * self.parts * self.chunks
         self.narrow = self.q.dtype is not self.dtype
+        # Values that a single row of tiles reads are read where they are.
+        self.values_in_place = self.rows == self.cut.tile and self.padded == self.width and self.v.dtype is self.dtype
         self.direct = self.blocks == 1 and self.padded == self.width  # results go from registers to where they belong
 
     # Elements
@@ -142,7 +162,7 @@ class Attention(Blocked):
         """The loop over blocks of keys; with causality, as far as the last query sees."""
         var = Var("block", INDEX, 0, self.blocks - 1)
         count: Expr = const(self.blocks, INDEX)
-        if self.inner.attrs["causal"] and not self.merged:
+        if self.causal:
             count = minimum(count, (self.first + (self.rows - 1)) // self.block_keys + 1)
         return var, count, self.block_of_keys(var)
 
@@ -202,9 +222,16 @@ class Attention(Blocked):
             self.group, self.row0 = first, first * self.cut.tile
             rows = count * self.cut.tile
             return seq(self.scores(count), self.each_row(rows, lambda i, s: self.largest(i, s, begin)),
-                       self.each_row(rows, self.weights), self.weigh(count))
+                       self.each_row(rows, self.weights), self.weigh(count, begin))
 
-        return seq(self.pack_keys(begin), self.pack_values(begin), loop(-(-groups // each), part, "serial", "p"))
+        parts = -(-groups // each)
+        if not self.causal or self.blocks == 1:
+            rows = loop(parts, part, "serial", "p")
+        else:  # rows before the block see none of its keys
+            blind = maximum((begin - self.first) // (each * self.cut.tile), 0)
+            p = Var("p", INDEX, 0, parts - 1)
+            rows = For(p, parts - blind, part(minimum(blind + p, parts - 1)), "serial")
+        return seq(self.pack_keys(begin), self.pack_values(begin), rows)
 
     def each_row(self, count: Expr, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
         """`body(row of the task, where its scores begin)`."""
@@ -229,14 +256,19 @@ class Attention(Blocked):
 
             def square(step: Expr) -> Stmt:
                 d = minimum(step * w, self.size - w)
-                return transposed(w, self.dtype, lambda r, l: load(n * w + r, d + l),
-                                  lambda c, l, x: self.put("keys", (n * self.size + d + c) * w + l, x))
+                # Sixteen rows a little at a time is no stream that hardware follows: ask for the next group's lines.
+                return seq(*(ahead(load(n * w + (w + r), d)) for r in range(w)),
+                           transposed(w, self.dtype, lambda r, l: load(n * w + r, d + l),
+                                      lambda c, l, x: self.put("keys", (n * self.size + d + c) * w + l, x)))
 
             return loop(steps, square, "serial", "d")
 
         return loop(self.block_keys // w, group, "serial", "n")
 
     def pack_values(self, begin: Expr) -> Stmt:
+        if self.values_in_place:
+            return Seq(())
+
         def one(j: Expr) -> Stmt:
             key = self.key(begin, j)
             row = self.over(self.width, lambda d: self.put("values", j * self.padded + d,
@@ -370,7 +402,7 @@ class Attention(Blocked):
             score = select(binary("le", j, s), score, low)
         return score if inside else select(j < self.keys, score, low)
 
-    def weigh(self, count: Expr) -> Stmt:
+    def weigh(self, count: Expr, begin: Expr) -> Stmt:
         """Sums of values by weight, added to what came before, or stored where this is all."""
         w = self.lanes
         tile = Tile(self.cut.tile, self.cut.value_vectors, w)
@@ -382,6 +414,8 @@ class Attention(Blocked):
                 return self.get("scores", (mt * tile.rows + i) * self.block_keys + k)
 
             def right(n: int, k: Expr, l: Expr) -> Expr:
+                if self.values_in_place:
+                    return self.at(self.v, self.b, self.key_head, self.key(begin, k), (n0 + n) * w + l)
                 return self.get("values", k * self.padded + (n0 + n) * w + l)
 
             def place(i: int, n: int, l: Expr) -> Expr:
@@ -415,6 +449,12 @@ class Attention(Blocked):
             return Alloc(sums, seq(total, let("c", self.inverse(sums[0]), scaled)))
 
         return loop(self.rows, one, "serial", "i")
+
+
+def ahead(element: Expr) -> Stmt:
+    """A hint that an element will be loaded soon."""
+    loads = [node for node in postorder(element) if isinstance(node, Load)]
+    return seq(*(Prefetch(node.buffer, node.index[0], 1) for node in loads[:1]))
 
 
 def _greater(a: Expr, b: Expr) -> Expr:

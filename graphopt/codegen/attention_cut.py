@@ -22,6 +22,7 @@ class Problem:
     size: int
     vectors: int
     itemsize: int
+    causal: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def choose_cut(p: Problem, lanes: int, machine: X86, threads: int) -> Cut:
     fewest = ceil_div(p.keys, MAX_KEYS)
     for keys in sorted({ceil_div(ceil_div(p.keys, n), lanes) * lanes for n in range(fewest, fewest + 8)}):
         blocks, vectors = ceil_div(p.keys, keys), keys // lanes
+        # With causality, blocks that no row of a part sees are left out: of a square, half and half a block.
+        seen = min((p.keys + keys) / (2 * p.keys), 1.0) if p.causal and p.queries >= p.keys else 1.0
         for rows in range(1, min(p.queries, 14) + 1):
             fits = [t for t in tiles(rows, MAX_VECTORS * lanes, lanes, machine.registers) if t.rows == rows]
             score, score_vectors = min((ceil_div(vectors, t.vectors) * (p.size * pace(t, p.size) + TILE_START), t.vectors)
@@ -56,7 +59,7 @@ def choose_cut(p: Problem, lanes: int, machine: X86, threads: int) -> Cut:
             value, value_vectors = min((p.vectors // t.vectors * (keys * pace(t, keys) + TILE_START), t.vectors)
                                        for t in fits if p.vectors % t.vectors == 0)
             softmax = 10 * vectors + 40 + (2 * p.vectors + 30 if blocks > 1 else 0)
-            row = blocks * ((score + value) / rows + softmax)
+            row = seen * blocks * ((score + value) / rows + softmax)
             for chunks in range(1, ceil_div(p.queries, rows) + 1):
                 queries = ceil_div(ceil_div(p.queries, chunks), rows) * rows
                 rounds = ceil_div(p.heads * ceil_div(p.queries, queries), threads)

@@ -36,13 +36,13 @@ class Projections(GraphPass):
     ulps = 64.0  # another order of the sums
 
     def run_on(self, graph: Graph, context: Context) -> bool:
-        found: dict[tuple[Value, str], list[Projection]] = {}
+        found: dict[Value, list[Projection]] = {}
         for op in graph.ops:
             projection = _projection(op, graph)
-            if projection is not None:
-                found.setdefault((op.operands[0], str(projection.weight.shape[0])), []).append(projection)  # type: ignore[index]
+            if projection is not None and op.operands[0] is not None:
+                found.setdefault(op.operands[0], []).append(projection)
         changed = False
-        for (x, _), group in found.items():
+        for x, group in found.items():
             if len(group) < 2:
                 continue
             if not context.take(f"merge {len(group)} projections", group[0].product):

@@ -85,7 +85,9 @@ def test_projections_become_one_product(biases):
     found = [n for n in names(graph) if n not in ("const", "reshape", "transpose", "attention")]
     assert found == ["matmul", *["add"][:len(biases)], "slice", "slice", "slice"]
     product = next(op for op in graph.ops if op.name == "matmul")
-    np.testing.assert_array_equal(product.operands[1].constant, np.concatenate([*WEIGHTS.values()], axis=1))
+    weight = product.operands[1]
+    assert weight is not None
+    np.testing.assert_array_equal(weight.constant, np.concatenate([*WEIGHTS.values()], axis=1))
 
 
 def test_projections_with_an_epilogue_stay_apart():
