@@ -19,32 +19,36 @@ LOADS = 2  # a cycle
 LINE_FROM_L2 = 0.3  # cycles that a line of the right panel costs where it does not stay in L1 (measured)
 TILE_START = 24  # cycles around the loop over k: zeroes, stores, addresses
 LINE = 64  # bytes
+DEEP = 256  # least elements of a block of k
 BYTES_FROM_L3 = 10  # a cycle, for one core (measured: 25 GB/s)
 EXPOSED = 0.3  # of the time that operands take to come from L3, what multiplying does not hide
 
 
 @dataclass(frozen=True)
 class Product:
-    """`batches` products of m by k and k by n elements of `itemsize` bytes."""
+    """`batches` products of m by k and k by n elements of `itemsize` bytes. `whole`: k cannot be cut."""
 
     batches: int
     m: int
     n: int
     k: int
     itemsize: int
+    whole: bool = False
 
 
 @dataclass(frozen=True)
 class Blocking:
     """`grid`: threads along batches, rows and columns; each has `share` of (batches, row tiles, panels).
 
-    `row_blocks`: into how many blocks a thread's rows are cut, so that one stays in L2 while all panels pass by.
+    `row_blocks`: into how many blocks a thread's rows are cut, so that one stays in L2 while all panels pass by;
+    `depths`: into how many its k is cut to the same end, where sums may wait in memory.
     """
 
     tile: Tile
     grid: tuple[int, int, int]
     share: tuple[int, int, int]
     row_blocks: int
+    depths: int = 1
 
     @property
     def workers(self) -> int:
@@ -68,10 +72,17 @@ def choose_blocking(p: Product, lanes: int, machine: X86, threads: int) -> Block
     assert best is not None
     _, tile, grid, share = best
     rows = share[1] * tile.rows
-    # Where all panels stay in L2, so does a block of the result; else as many rows as fit, since each block reads all panels.
     columns = share[2] * tile.columns
-    small = p.k * columns * p.itemsize <= machine.l2 // 4
-    fit = machine.l2 // 4 // ((p.k + columns) * p.itemsize) if small else machine.l2 // 2 // (p.k * p.itemsize)
+    if p.k * columns * p.itemsize <= machine.l2 // 4:  # all panels stay in L2, and so should a block of the result
+        fit = machine.l2 // 4 // ((p.k + columns) * p.itemsize)
+        return Blocking(tile, grid, share, min(-(-rows // max(fit, tile.rows)), share[1]))
+    # Each block of rows reads all panels again, each block of k only sums: better where panels come from beyond L2.
+    beyond = p.k * columns * p.itemsize > machine.l2 // 2
+    depths = -(-rows * p.k * p.itemsize // (machine.l2 // 2))
+    depths = next((d for d in range(depths, p.k // DEEP + 1) if p.k % d == 0), 0)
+    if depths > 1 and beyond and not p.whole and rows * columns * p.itemsize <= machine.l2 // 2:
+        return Blocking(tile, grid, share, 1, depths)
+    fit = machine.l2 // 2 // (p.k * p.itemsize)
     return Blocking(tile, grid, share, min(-(-rows // max(fit, tile.rows)), share[1]))
 
 

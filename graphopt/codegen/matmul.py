@@ -19,7 +19,7 @@ from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing, Sources
 from graphopt.codegen.loops import Prefetch, Stmt, loop, seq, store
 from graphopt.codegen.schedule import Output, Style, schedule
-from graphopt.codegen.tile import Blocked, Tile, column_of, columns_of
+from graphopt.codegen.tile import Blocked, Pending, Tile, column_of, columns_of
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
 from graphopt.targets.x86 import X86
@@ -53,7 +53,8 @@ class Matmul(Blocked):
         # Work in scalar operations of a vector machine; reading the weights may take longer than multiplying them.
         effort = max(batches * self.m * self.n * self.k // 8, math.prod(self.bshape) * b.dtype.itemsize // 3)
         threads = self.style.threads if effort >= self.style.parallel_work else 1
-        self.blocking = choose_blocking(Product(batches, self.m, self.n, self.k, size), self.lanes, self.machine, threads)
+        product = Product(batches, self.m, self.n, self.k, size, whole=not self.constant or self.is_computed(a))
+        self.blocking = choose_blocking(product, self.lanes, self.machine, threads)
         self.cut = self.blocking.tile
         self.whole = (batches, -(-self.m // self.cut.rows), -(-self.n // self.cut.columns))
         if self.constant:
@@ -79,10 +80,14 @@ class Matmul(Blocked):
         """Scratch memory for what is packed on the way."""
         size, share = self.dtype.itemsize, self.blocking.share
         row = self.k * self.a.dtype.itemsize
-        self.left = self.panel = None
+        self.left = self.panel = self.sums = None
+        self.deep = self.k // self.blocking.depths
+        if self.blocking.depths > 1:
+            self.sums = Buffer("sums", self.dtype, (workers * self.block_tiles * self.cut.rows * share[2] * self.cut.columns,))
+            self.scratch.append(self.sums)
         many = share[2] > 1 and self.cut.rows > 1
         if self.is_computed(self.a) or (many and (self.converts(self.a) or aliases(row, self.cut.rows, self.machine))):
-            line = -(-self.k * size // 64)
+            line = -(-self.deep * size // 64)
             self.stride = (line | 1) * 64 // size  # an odd number of cache lines: rows fall on different sets
             self.left = Buffer("left", self.dtype, (workers * self.block_rows * self.stride,))
             self.scratch.append(self.left)
@@ -108,24 +113,28 @@ class Matmul(Blocked):
             count = minimum(share[1] - rb * per, per)
             start = minimum(first * self.cut.rows, self.m - self.block_rows)
 
-            def over(p: Expr) -> Stmt:
+            def over(p: Expr, d: Expr) -> Stmt:
                 pt = panel + p
-                body = loop(count, lambda t: self.tile_of(worker, index, first + t, pt, start, t), name="tile")
+                body = loop(count, lambda t: self.tile_of(worker, index, first + t, pt, start, t, p, d), name="tile")
                 return seq(self.copy_panel(worker, index, pt), body) if self.panel is not None else body
 
-            body = loop(share[2], over, name="panel")
-            return seq(self.copy_rows(worker, index, start), body) if self.left is not None else body
+            def deep(d: Expr) -> Stmt:
+                body = loop(share[2], lambda p: over(p, d), name="panel")
+                return seq(self.copy_rows(worker, index, start, d), body) if self.left is not None else body
+
+            return loop(self.blocking.depths, deep, name="depth")
 
         return loop(blocks, block, name="block")
 
-    def copy_rows(self, worker: Expr, index: Sequence[Expr], start: Expr) -> Stmt:
+    def copy_rows(self, worker: Expr, index: Sequence[Expr], start: Expr, d: Expr) -> Stmt:
         """The rows of a block, packed: computed, converted, or just side by side."""
         assert self.left is not None
-        factors = _factors(self.a, self.k)  # the axes that k consists of before a reshape merges them
+        # the axes that k consists of before a reshape merges them
+        factors = _factors(self.a, self.k) if self.blocking.depths == 1 else (self.deep,)
         r, *ks = (Var(f"i{d}", INDEX, 0, n - 1) for d, n in enumerate((self.block_rows, *factors)))
         k = flat_index(ks, factors)
         place = (worker * self.block_rows + r) * self.stride + k
-        return self.fill((r, *ks), (self.block_rows, *factors), self.left, place, self.row(index, start + r)(k))
+        return self.fill((r, *ks), (self.block_rows, *factors), self.left, place, self.row(index, start + r)(d * self.deep + k))
 
     def copy_panel(self, worker: Expr, index: Sequence[Expr], pt: Expr) -> Stmt:
         """A panel of a right operand that is no constant."""
@@ -166,19 +175,20 @@ class Matmul(Blocked):
         own = index[len(index) - (len(shape) - 1):] if len(shape) > 1 else ()
         return [const(0, INDEX) if n == 1 else i for i, n in zip(own, shape[:-1])]
 
-    def tile_of(self, worker: Expr, index: Sequence[Expr], mt: Expr, pt: Expr, start: Expr, t: Expr) -> Stmt:
-        """One tile of the result."""
+    def tile_of(self, worker: Expr, index: Sequence[Expr], mt: Expr, pt: Expr, start: Expr, t: Expr, p: Expr,
+                d: Expr) -> Stmt:
+        """One tile of the result: tile `t` of the block and panel `p` of the share, over block `d` of k."""
         tile, n = self.cut, self.n
         m0 = minimum(mt * tile.rows, self.m - tile.rows)
 
         def left(i: int, k: Expr) -> Expr:
             if self.left is not None:
                 return self.left[(worker * self.block_rows + m0 - start + i) * self.stride + k]
-            return self.row(index, m0 + i)(k)
+            return self.row(index, m0 + i)(d * self.deep + k)
 
         def right(v: int, k: Expr, l: Expr) -> Expr:
             if self.constant:
-                return self.right[(pt * self.k + k) * tile.columns + v * tile.lanes + l]
+                return self.right[(pt * self.k + d * self.deep + k) * tile.columns + v * tile.lanes + l]
             if self.panel is not None:
                 return self.panel[(worker * self.k + k) * tile.columns + v * tile.lanes + l]
             return self.column(index, column_of(pt, v, n, tile) + l)(k)
@@ -189,23 +199,28 @@ class Matmul(Blocked):
                 else [*index, row, col]
             return [store(o, offset, x) for o, offset, x in self.epilogue(place, value)]
 
-        hint = self.ahead(pt, t) if self.constant and tile.rows >= FETCHING else None
-        return self.tile(tile, self.k, left, right, write, partial=n if n < self.lanes else None, hint=hint)
+        hint = self.ahead(pt, t, d) if self.constant and tile.rows >= FETCHING else None
+        pending = None
+        if self.sums is not None:
+            place = (worker * self.blocking.share[2] + p) * self.block_tiles + t
+            pending = Pending(self.sums, place * (tile.rows * tile.columns), d.eq(0), d.eq(self.blocking.depths - 1))
+        return self.tile(tile, self.deep, left, right, write, partial=n if n < self.lanes else None, hint=hint, pending=pending)
 
-    def ahead(self, pt: Expr, t: Expr) -> Callable[[Sequence[Expr]], Stmt]:
+    def ahead(self, pt: Expr, t: Expr, d: Expr) -> Callable[[Sequence[Expr]], Stmt]:
         """What to fetch at each k: of the next panel, a part with each of the row tiles; with one tile, what comes soon."""
         width, line = self.cut.columns, 64 // self.dtype.itemsize
         lines = -(-width // line)
         if self.block_tiles == 1:
-            return lambda k: seq(*(Prefetch(self.right, (pt * self.k + k[0] + AHEAD) * width + j, 1)
+            return lambda k: seq(*(Prefetch(self.right, (pt * self.k + d * self.deep + k[0] + AHEAD) * width + j, 1)
                                    for j in range(0, width, line)))
         at_once = -(-lines // self.block_tiles)
         pause = 1 << max(0, (self.block_tiles // lines).bit_length() - 1)  # steps of k from one line to the next
-        share = -(-self.k // pause)
+        share = -(-self.deep // pause)
+        after = ((pt + 1) * self.k + d * self.deep) * width
 
         def hint(k: Sequence[Expr]) -> Stmt:
-            step = minimum(t * share + k[0] // pause, self.k * lines - 1)
-            return seq(*(Prefetch(self.right, (pt + 1) * self.k * width + (step * at_once + j) * line) for j in range(at_once)))
+            step = minimum(t * share + k[0] // pause, self.deep * lines - 1)
+            return seq(*(Prefetch(self.right, after + (step * at_once + j) * line) for j in range(at_once)))
 
         return hint
 

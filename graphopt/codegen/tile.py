@@ -30,7 +30,7 @@ from graphopt.codegen.expr import (
 )
 from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing, Sources, position
-from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, Store, loop, nest, seq, store
+from graphopt.codegen.loops import Alloc, For, If, Kernel, Stmt, Store, loop, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.schedule import Style, work
 from graphopt.ir.graph import Op, Value
@@ -69,6 +69,16 @@ def choose_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
                 best = (cycles, tile)
     assert best is not None
     return best[1]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Sums over blocks of k: between the `first` and the `last` block a tile waits in `sums` from `base` on."""
+
+    sums: Buffer
+    base: Expr
+    first: Expr
+    last: Expr
 
 
 class Blocked:
@@ -154,16 +164,16 @@ class Blocked:
     def tile(self, tile: Tile, depth: ExprLike, a: Callable[[int, Expr], Expr], b: Callable[[int, Expr, Expr], Expr],
              write: Callable[[ExprLike, ExprLike, Expr, Expr], list[Stmt]],
              start: Callable[[int, int, Expr], Expr] | None = None, partial: int | None = None,
-             hint: Callable[[Sequence[Expr]], Stmt] | None = None) -> Stmt:
+             hint: Callable[[Sequence[Expr]], Stmt] | None = None, pending: Pending | None = None) -> Stmt:
         """The register block. `a(row, k)` is a scalar, `b(vector, k, lane)` a lane; `write(row, vector, lane, value)`
         stores one; `start` gives what to add to (default zero). `partial`: valid lanes of a single vector. `hint`: what
-        to prefetch at each k."""
+        to prefetch at each k. `pending`: where `depth` is a part of the sum only."""
         sample = write(0, 0, Var("l", INDEX, 0, tile.lanes - 1), Var("x", self.dtype))
         effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
         count = tile.lanes if partial is None else partial
         if tile.rows * tile.vectors == 1 or effort <= HEAVY:
             return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, write, count,
-                              hint=hint)
+                              hint=hint, pending=pending)
 
         # A long epilogue is written once, as a loop; the block goes through memory, since registers have no index.
         def drain(block: Buffer) -> Stmt:
@@ -176,12 +186,13 @@ class Blocked:
             return nest((tile.rows, tile.vectors), one, ("i", "v"))
 
         return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, drain=drain,
-                          hint=hint)
+                          hint=hint, pending=pending)
 
     def block(self, tile: Tile, depths: Sequence[ExprLike], a: Callable[[int, Sequence[Expr]], Expr],
               b: Callable[[int, Sequence[Expr], Expr], Expr], start: Callable[[int, int, Expr], Expr] | None = None,
               write: Callable[[int, int, Expr, Expr], list[Stmt]] | None = None, count: int = 0,
-              drain: Callable[[Buffer], Stmt] | None = None, hint: Callable[[Sequence[Expr]], Stmt] | None = None) -> Stmt:
+              drain: Callable[[Buffer], Stmt] | None = None, hint: Callable[[Sequence[Expr]], Stmt] | None = None,
+              pending: Pending | None = None) -> Stmt:
         """Multiply and add over nested loops of `depths`, then store from registers (`write`, `count` lanes of a vector)
         or through memory (`drain`, given the block as rows of vectors of lanes)."""
         width = tile.lanes
@@ -200,6 +211,9 @@ class Blocked:
         at = lambda i, v, l: (i * tile.vectors + v) * width + l
         zero = const(0, self.dtype)
         first = each(lambda i, v, l: [store(acc, at(i, v, l), start(i, v, l) if start else zero)])
+        if pending is not None:
+            resume = each(lambda i, v, l: [store(acc, at(i, v, l), pending.sums[pending.base + at(i, v, l)])])
+            first = If(pending.first, first, resume)
         def multiply(*k: Expr) -> Stmt:
             add = each(lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + a(i, k) * b(v, k, l))])
             return add if hint is None else seq(hint(k), add)
@@ -212,6 +226,9 @@ class Blocked:
             memory = Buffer("block", self.dtype, (size,), "local")
             spill = each(lambda i, v, l: [store(memory, at(i, v, l), acc[at(i, v, l)])])
             end = Alloc(memory, seq(spill, drain(memory)))
+        if pending is not None:
+            keep = each(lambda i, v, l: [store(pending.sums, pending.base + at(i, v, l), acc[at(i, v, l)])])
+            end = If(pending.last, end, keep)
         return Alloc(acc, seq(first, step, end))
 
     def shared(self, tasks: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:

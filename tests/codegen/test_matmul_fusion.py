@@ -143,3 +143,17 @@ def test_rows_at_aliasing_strides(k: int) -> None:
     batch.check(threads=2)
 
 
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_long_sums_wait_in_memory_between_blocks(target: str, threads: int) -> None:
+    batch = Batch()
+    b = batch.b
+    for m, k, n in [(200, 3072, 90), (100, 6000, 65), (131, 2590, 100)]:
+        x, w, bias = of(m, k), of(k, n), of(n)
+        y = b.add(b.matmul(batch.input(x), b.const(w)), b.const(bias))
+        want = wide(x) @ wide(w) + bias
+        batch.give(y, want, f"{m} {k} {n}", 1e-5 * k)
+        batch.give(b.gelu(b.mul(b.matmul(batch.input(x), b.const(w)), 1e-3)), None, "", 1e-5 * k)
+    batch.check(target=target, threads=threads)
