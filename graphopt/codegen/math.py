@@ -22,6 +22,7 @@ LN2_HIGH, LN2_LOW = 0.693359375, math.log(2) - 0.693359375
 PI_HIGH, PI_LOW = 3.1415927410125732421875, -8.74227766e-8  # pi as two f32
 SQRT_HALF_BITS = 0x3F3504F3  # of f32
 SIGN = -(1 << 31)
+ROUNDER, ROUNDER_BITS = 1.5 * 2**23, 0x4B400000  # added to a small f32, it leaves that rounded to an integer in the low bits
 
 EXP = (0.166666668, 0.041666483, 0.00833328325, 0.00139332304, 0.000199089292)  # (e^r - 1 - r - r^2/2) / r^3, |r| <= ln(2)/2
 LOG = (0.333333134, -0.249999863, 0.200020682, -0.166691806, 0.142213488, -0.123867584, 0.118574826, -0.117716291,
@@ -122,9 +123,10 @@ def _scale(x: Expr, n: Expr) -> Expr:
 
 def _exp_parts(x: Expr) -> tuple[Expr, Expr]:
     """(n, p) with e^x = 2^n (1 + p), n an I32 and p within 0.42 of zero; |x| at most 200 and not NaN."""
-    n = _round(x * LOG2_E)
+    shifted = x * LOG2_E + ROUNDER
+    n = shifted - ROUNDER
     r = (x - n * LN2_HIGH) - n * LN2_LOW
-    return cast(n, I32), r + r * r * (r * _poly(r, EXP) + 0.5)
+    return _bits(shifted) - ROUNDER_BITS, r + r * r * (r * _poly(r, EXP) + 0.5)
 
 
 def _split(x: Expr) -> tuple[Expr, Expr]:
@@ -160,12 +162,12 @@ def exp(x: Expr) -> Expr:
 def exp_negative(x: Expr) -> Expr:
     """e^x for x <= 0 (and NaN); at most 1 ulp, and 0 where it is no normal number: half the work of `exp`.
 
-    Adding 1.5 * 2^23 rounds to an integer and leaves that in the low bits, the exponent's bias already added.
+    The integer comes out in the low bits with the exponent's bias already added.
     """
     if x.dtype is not F32:
         return unary("exp", x)
-    shifted = x * LOG2_E + (1.5 * 2**23 + 127)
-    n = shifted - (1.5 * 2**23 + 127)
+    shifted = x * LOG2_E + (ROUNDER + 127)
+    n = shifted - (ROUNDER + 127)
     r = (x - n * LN2_HIGH) - n * LN2_LOW
     e = (r + r * r * (r * _poly(r, EXP) + 0.5)) + 1.0
     return select(x < -87.0, 0.0, e * _float(_shift_left(_bits(shifted), 23)))
