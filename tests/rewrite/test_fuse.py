@@ -174,7 +174,7 @@ def test_a_decomposed_softmax_is_one_kernel(shape):
       return %y
     }}""")
     assert kinds(graph) == ["reduction"] and names(graph) == ["fused"]
-    assert body(graph) == ["add", "reduce_max", "sub", "exp", "reduce_sum", "div"]
+    assert body(graph) == ["add", "reduce_max", "sub", "exp", "reduce_sum", "reciprocal", "mul"]
 
 
 def test_a_decomposed_layer_norm_is_one_kernel():
@@ -329,3 +329,63 @@ def test_contiguous_pieces_of_what_is_stored_stay_views():
       return %d, %e, %f
     }""")
     assert names(graph) == ["slice", "slice", "exp", "exp", "fused"]
+
+
+class Products:
+    """A target whose products compute their left operand as they read it, and store their result anywhere."""
+
+    def keeps(self, op):
+        return True
+
+    def takes(self, op, k):
+        return op.name == "matmul" and k == 0
+
+    def places(self, op):
+        return op.name == "matmul"
+
+
+def test_what_a_product_alone_reads_is_computed_in_its_kernel_where_the_target_can():
+    text = """graph @g(%x: f32[4, 6, 3], %w: f32[18, 5], %c: f32[5]) -> f32[4, 5] {
+      %a = transpose(%x) {perm=[1, 0, 2]} : f32[6, 4, 3]
+      %b = transpose(%a) {perm=[1, 0, 2]} : f32[4, 6, 3]
+      %r = relu(%b) : f32[4, 6, 3]
+      %f = reshape(%r) {shape=[4, 18]} : f32[4, 18]
+      %y = matmul(%f, %w) : f32[4, 5]
+      %z = add(%y, %c) : f32[4, 5]
+      return %z
+    }"""
+    graph = rewritten(Fuse(), text, target=Products())
+    assert names(graph) == ["fused"] and kinds(graph) == ["contraction"]
+    assert body(graph) == ["transpose", "transpose", "relu", "reshape", "matmul", "add"]
+
+
+def test_a_product_stores_through_a_transpose_where_the_target_can():
+    text = """graph @g(%x: f32[4, 6], %w: f32[6, 10], %s: f32[5, 4, 2]) -> f32[5, 4, 2] {
+      %y = matmul(%x, %w) : f32[4, 10]
+      %r = relu(%y) : f32[4, 10]
+      %h = reshape(%r) {shape=[4, 5, 2]} : f32[4, 5, 2]
+      %t = transpose(%h) {perm=[1, 0, 2]} : f32[5, 4, 2]
+      %z = add(%t, %s) : f32[5, 4, 2]
+      return %z
+    }"""
+    graph = rewritten(Fuse(), text, target=Products())
+    assert names(graph) == ["fused"] and body(graph) == ["matmul", "relu", "reshape", "transpose", "add"]
+
+
+def test_an_epilogue_goes_before_a_prologue():
+    graph = rewritten(Fuse(), """graph @g(%x: f32[4, 6], %w: f32[6, 10], %v: f32[10, 3]) -> f32[4, 3] {
+      %y = matmul(%x, %w) : f32[4, 10]
+      %r = gelu(%y) : f32[4, 10]
+      %z = matmul(%r, %v) : f32[4, 3]
+      return %z
+    }""", target=Products())
+    assert names(graph) == ["fused", "matmul"] and body(graph) == ["matmul", "gelu"]
+
+
+def test_what_others_read_too_stays_stored_before_a_product():
+    graph = rewritten(Fuse(), """graph @g(%x: f32[4, 6], %w: f32[6, 5]) -> (f32[4, 5], f32[4, 6]) {
+      %r = relu(%x) : f32[4, 6]
+      %y = matmul(%r, %w) : f32[4, 5]
+      return %y, %r
+    }""", target=Products())
+    assert names(graph) == ["relu", "matmul"]
