@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from graphopt.codegen.blocking import Product, aliases, choose_blocking
+from graphopt.codegen.blocking import Product, aliases, blockings
 from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, const, minimum
 from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing, Sources
@@ -54,7 +54,7 @@ class Matmul(Blocked):
         effort = max(batches * self.m * self.n * self.k // 8, math.prod(self.bshape) * b.dtype.itemsize // 3)
         threads = self.style.threads if effort >= self.style.parallel_work else 1
         product = Product(batches, self.m, self.n, self.k, size, whole=not self.constant or self.is_computed(a))
-        self.blocking = choose_blocking(product, self.lanes, self.machine, threads)
+        self.blocking = self.style.pick("blocking", blockings(product, self.lanes, self.machine, threads))
         self.cut = self.blocking.tile
         self.whole = (batches, -(-self.m // self.cut.rows), -(-self.n // self.cut.columns))
         if self.constant:
@@ -199,7 +199,9 @@ class Matmul(Blocked):
                 else [*index, row, col]
             return [store(o, offset, x) for o, offset, x in self.epilogue(place, value)]
 
-        hint = self.ahead(pt, t, d) if self.constant and tile.rows >= FETCHING else None
+        weights = self.k * self.blocking.share[2] * tile.columns * self.dtype.itemsize  # that this thread reads
+        fetch = self.constant and tile.rows >= FETCHING and weights > self.machine.l2 // 2
+        hint = self.ahead(pt, t, d) if fetch else None
         pending = None
         if self.sums is not None:
             place = (worker * self.blocking.share[2] + p) * self.block_tiles + t
