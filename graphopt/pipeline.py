@@ -52,16 +52,6 @@ class X86Keeps(Keeps):
 
         return places(op, self.target)
 
-    def takes(self, op: Any, k: int) -> bool:
-        from graphopt.codegen.contraction import takes
-
-        return takes(op, k, self.target)
-
-    def places(self, op: Any) -> bool:
-        from graphopt.codegen.contraction import places
-
-        return places(op, self.target)
-
     def layout_choice(self, op: Any) -> Any:
         from graphopt.codegen.layouts import layout_choice
 
@@ -83,6 +73,11 @@ class X86Keeps(Keeps):
         from graphopt.codegen.layouts import room
 
         return room(op, v)
+
+
+def asked(target: Any) -> Keeps:
+    """What answers the passes' questions for a target."""
+    return X86Keeps(target) if target.kind == "x86" else Keeps()
 
 
 def optimise(graph: Graph, validate: bool = False, target: Any = None, **hooks: Any) -> tuple[Graph, Any]:

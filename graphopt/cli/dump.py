@@ -45,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="an .onnx, .pt2, .gir or .ir file, or module:function (see below)")
     parser.add_argument("--target", default="x86", metavar="TARGET",
                         help="what to compile for: x86 (this machine), cuda:sm_90, fpga:xc7z020, ... (default: x86)")
+    parser.add_argument("--no-winograd", action="store_true",
+                        help="no convolutions by Winograd's algorithm: they round more, and spread NaN and infinities")
     parser.add_argument("--shape", action="append", default=[], metavar="INPUT=DxDx...",
                         help="fix the shape of an input with free dims; may be given several times")
     parser.add_argument("--value", action="append", default=[], metavar="INPUT=N,...",
@@ -115,15 +117,16 @@ def _reports(args: argparse.Namespace) -> bool:
 def _dump(args: argparse.Namespace) -> str | Graph:
     """What was asked for: text, or the graph that is to be saved."""
     from graphopt.cli.models import bind_values, capture_model, read_inputs
-    from graphopt.pipeline import Keeps, optimise
+    from graphopt.pipeline import asked, optimise
     from graphopt.rewrite import default_passes
-    from graphopt.targets import parse_target
+    from graphopt.targets import parse_target, without_winograd
 
     try:
-        target = parse_target(args.target)
+        target = without_winograd(args.target) if args.no_winograd else parse_target(args.target)
     except TargetError as e:
         raise UsageError(f"--target {args.target}: {e}") from None
-    passes = _until(default_passes(Keeps()), args.after, args.diff)
+    keeps = asked(target)
+    passes = _until(default_passes(keeps), args.after, args.diff)
     captured = bind_values(capture_model(args.model, args.shape), args.shape, args.value)
     free = _free(captured)
     if free and args.after != CAPTURE:
@@ -133,7 +136,7 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     diffs = _Diffs(args.diff)
     inputs = read_inputs(args.inputs, captured) if args.inputs else None
     try:
-        graph, results = optimise(captured, args.validate, passes=passes, inputs=inputs,
+        graph, results = optimise(captured, args.validate, keeps, passes=passes, inputs=inputs,
                                   before=[diffs.before], after=[diffs.after])
     except RewriteError as e:
         if e.where != "validation":  # the model as captured could not be evaluated

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.codegen import math as vector_math
-from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, clamp, const, minimum, select
+from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, minimum
 from graphopt.codegen.index import flat_index, split_index
-from graphopt.codegen.kernels import Lowered, Packing, Sources, position
+from graphopt.codegen.kernels import Lowered, Packing, Sources, position, zero_around
 from graphopt.codegen.loops import For, Prefetch, Stmt, Store, nest, seq, store
 from graphopt.codegen.schedule import Output, Style, iteration, schedule, work
 from graphopt.codegen.tile import HEAVY, Blocked, Tile
+from graphopt.codegen.tuning import best_of
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType, channels_last
 from graphopt.targets.x86 import X86
@@ -44,11 +45,20 @@ class Box:
     def pixels(self) -> int:
         return self.high * self.wide
 
+    @property
+    def family(self) -> object:
+        """What makes boxes differ much."""
+        return self.vectors
+
 
 def choose_box(height: int, width: int, channels: int, lanes: int, machine: X86) -> tuple[float, Box]:
     """The box that computes a height by width image of `channels` outputs in the fewest cycles per step of the
     reduction, and those cycles."""
-    best: tuple[float, Box] | None = None
+    return best_of(boxes(height, width, channels, lanes, machine))
+
+
+def boxes(height: int, width: int, channels: int, lanes: int, machine: X86) -> Iterator[tuple[float, Box]]:
+    """All boxes with those cycles; of the same number, the smallest."""
     for vectors in range(1, min(6, -(-channels // lanes)) + 1):
         panels = -(-channels // (vectors * lanes))
         for high in (1, 2, 3, 4):
@@ -56,13 +66,11 @@ def choose_box(height: int, width: int, channels: int, lanes: int, machine: X86)
                 pixels = high * wide
                 if high > height or pixels * vectors + vectors + 1 > machine.registers or (high > 1 and wide < width):
                     continue
+                if wide > 1 and -(-width // wide) == -(-width // (wide - 1)):
+                    continue
                 tiles = -(-height // high) * -(-width // wide)
                 step = max(pixels * vectors / machine.fma, 4) + LOAD * (pixels + vectors) + WEIGHTS * vectors + 0.4
-                cycles = tiles * panels * step
-                if best is None or cycles < best[0] * (1 - 1e-9):
-                    best = (cycles, Box(high, wide, vectors))
-    assert best is not None
-    return best
+                yield tiles * panels * step, Box(high, wide, vectors)
 
 
 def covers(op: Op, conv: Op) -> bool:
@@ -91,7 +99,7 @@ class ChannelsLast(Blocked):
         if self.flat():
             grid = (math.prod(grid),)
         self.grid = (1,) * (2 - len(grid)) + tuple(grid)
-        _, self.box = choose_box(self.grid[-2], self.grid[-1], self.outs, self.lanes, self.machine)
+        self.box = self.style.pick("box", boxes(self.grid[-2], self.grid[-1], self.outs, self.lanes, self.machine))
         return self.finish(seq(*self.sources.borders(self.style), *self.copied, self.tiles(w)))
 
     def examine(self) -> bool:
@@ -132,19 +140,16 @@ class ChannelsLast(Blocked):
         self.planar = t.layout is None and x.static_shape[1] < self.lanes
         place = TensorType(self.dtype, (self.batch, x.static_shape[1], *(n + p + max(q, 0) for n, p, q in zip(
             image, self.before, behind))), None if self.planar else channels_last(len(x.static_shape)))
-        full = place.static_shape
-        copy = Buffer("padded", self.dtype, (math.prod(full),))
+        copy = Buffer("padded", self.dtype, (math.prod(place.static_shape),))
         self.scratch.append(copy)
-        vars = iteration(full)
-        index = [v if n != 1 else const(0, INDEX) for v, n in zip(vars, full)]
-        inside = const(True, "bool")
-        at = []
-        for v, p, n in zip(index[2:], self.before, image):
-            inside = inside & (v >= p) & (v < n + p)
-            at.append(clamp(v - p, 0, n - 1))
-        value = select(inside, self.element(x, position([*index[:2], *at], t)), const(0, self.dtype))
-        order = place.storage_axes
-        self.copied = [schedule([vars[a] for a in order], place.storage, [Output(copy, value)], self.style, position(index, place))]
+        shape, order = x.static_shape, place.storage_axes
+        vars = iteration(shape)
+        index = [v if n != 1 else const(0, INDEX) for v, n in zip(vars, shape)]
+        there = position([*index[:2], *(i + p for i, p in zip(index[2:], self.before))], place)
+        moved = [Output(copy, self.element(x, position(index, t)))]
+        around = [(0, n, 0) for n in shape[:2]] + [(p, n, max(q, 0)) for p, n, q in zip(self.before, image, behind)]
+        self.copied = [*zero_around(copy, place.storage, [around[a] for a in order], self.style),
+                       schedule([vars[a] for a in order], [shape[a] for a in order], moved, self.style, there)]
         self.direct = False
         self.pixel = lambda b, c, at: copy[position([b, c, *(i + p for i, p in zip(at, self.before))], place)]
 
@@ -172,7 +177,7 @@ class ChannelsLast(Blocked):
         panels = -(-self.outs // tile.columns)
         starts = [first_channels(p, self.outs, tile) for p in range(panels)]
         depth = self.channels * math.prod(self.window)
-        right = self.pack(w, _pack(self.groups, self.outs, starts, depth, tile, self.planar, self.dtype), self.dtype)
+        right = self.pack(w, pack_panels(self.groups, self.outs, starts, depth, tile, self.planar, self.dtype), self.dtype)
         count = math.prod(deep) * down * across  # tiles of one image
         block = self.block_size(count, panels, depth)
         blocks = -(-count // block)
@@ -295,7 +300,8 @@ def first_channels(panel: int, outs: int, tile: Tile) -> list[int]:
     return [start + v * tile.lanes for v in range(tile.vectors)]
 
 
-def _pack(groups: int, outs: int, starts: list[list[int]], depth: int, tile: Tile, planar: bool, d: DType) -> Packing:
+def pack_panels(groups: int, outs: int, starts: list[list[int]], depth: int, tile: Tile, planar: bool, d: DType) -> Packing:
+    """[group][panel][step of the reduction][column]"""
     columns = [np.concatenate([s + np.arange(tile.lanes) for s in panel]) for panel in starts]
 
     def parts(w: np.ndarray) -> Iterator[np.ndarray]:

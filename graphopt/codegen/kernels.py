@@ -181,19 +181,23 @@ def _zero_halo(buffer: Buffer, v: Value, style: Style) -> Iterator[Stmt]:
     assert isinstance(t, TensorType)
     if t.layout is None or not t.layout.halo or 0 in t.static_shape:
         return
-    halo, axes = t.layout.halo, t.storage_axes
-    sizes = [t.static_shape[a] for a in axes]
-    for border, axis in enumerate(axes):
-        if axis < 2:
-            continue
-        # Before and behind along this axis: inside along the spatial axes further out, all of those further in.
-        extents = [halo if k == border else n + 2 * halo if a >= 2 and k > border else n
-                   for k, (a, n) in enumerate(zip(axes, sizes))]
-        for start in (0, sizes[border] + halo):
-            starts = [start if k == border else halo if a >= 2 and k < border else 0 for k, a in enumerate(axes)]
+    halo = t.layout.halo
+    inside = [(halo, t.static_shape[a], halo) if a >= 2 else (0, t.static_shape[a], 0) for a in t.storage_axes]
+    yield from zero_around(buffer, t.storage, inside, style)
+
+
+def zero_around(buffer: Buffer, storage: Sequence[int], inside: Sequence[tuple[int, int, int]], style: Style) -> Iterator[Stmt]:
+    """Statements that zero what surrounds a box: `inside` says (before, extent, behind) for each axis of `storage`."""
+    for border, (before, extent, behind) in enumerate(inside):
+        for start, count in ((0, before), (before + extent, behind)):
+            if count == 0:
+                continue
+            # Along this axis before or behind; inside along the axes further out, all of those further in.
+            starts = [b if k < border else start if k == border else 0 for k, (b, _, _) in enumerate(inside)]
+            extents = [n if k < border else count if k == border else b + n + e for k, (b, n, e) in enumerate(inside)]
             vars = iteration(extents)
-            place = flat_index([i + s for i, s in zip(vars, starts)], t.storage)
-            yield schedule(vars, extents, [Output(buffer, const(0, v.dtype))], style, place)
+            place = flat_index([i + s for i, s in zip(vars, starts)], storage)
+            yield schedule(vars, extents, [Output(buffer, const(0, buffer.dtype))], style, place)
 
 
 def _pieces(op: Op, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

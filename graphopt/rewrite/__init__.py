@@ -28,6 +28,7 @@ from graphopt.rewrite.simplify import Simplify
 from graphopt.rewrite.stream import Stream
 from graphopt.rewrite.transposes import Transposes
 from graphopt.rewrite.unroll import Unroll
+from graphopt.rewrite.upsample import Upsample
 
 
 def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
@@ -36,7 +37,8 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     passes: list[Pass] = [
         Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), Sequences(), Unroll(),
         CommonSubexpressions(), DeadCode(), Recognise(), FoldNorm(), Transposes(),
-        Decompose(target), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(), Fold(),
+        Decompose(target), Upsample(), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(),
+        Fold(),
         CommonSubexpressions(), DeadCode(),
     ]
     return [*passes, Projections(), Heads(), DeadCode(), Fuse(), DeadCode(), Layout(), Stream(), Join()] if fuse else passes
@@ -50,5 +52,5 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 __all__ = [
     "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Heads",
     "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Projections", "Reason", "Recognise", "Reshapes", "Results",
-    "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "default_passes", "optimise",
+    "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "Upsample", "default_passes", "optimise",
 ]

@@ -71,8 +71,8 @@ class Inside(nn.Module):
         return self.d(torch.cat([y, self.c(y).relu()], 1))
 
 
-@pytest.mark.parametrize(("net", "shape", "joins"), [(Dense(), (2, 3, 21, 30), 3), (Nested(), (1, 3, 12, 12), 1), (Rows(), (5, 8), 1),
-                                                     (Inside(), (1, 3, 14, 14), 2)])
+@pytest.mark.parametrize(("net", "shape", "joins"), [
+    (Dense(), (2, 3, 21, 30), 3), (Nested(), (1, 3, 12, 12), 1), (Rows(), (5, 8), 1), (Inside(), (1, 3, 14, 14), 2)])
 def test_parts_are_computed_where_the_whole_is_read(net: nn.Module, shape: tuple[int, ...], joins: int,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "PLANAR", 1e-9)
