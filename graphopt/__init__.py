@@ -24,9 +24,10 @@ from graphopt.errors import (
 
 if TYPE_CHECKING:
     from graphopt.compiler import CompiledModel, compile
+    from graphopt.runtime.artifact import load
 
 __version__ = "0.1.0"
-_LAZY = {"compile": "graphopt.compiler", "CompiledModel": "graphopt.compiler"}
+_LAZY = {"compile": "graphopt.compiler", "CompiledModel": "graphopt.compiler", "load": "graphopt.runtime.artifact"}
 
 
 def __getattr__(name: str) -> Any:
@@ -44,5 +45,5 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ArtifactError", "CaptureError", "CodegenError", "CompiledModel", "EvaluationError", "GraphOptError", "IRError", "InputError",
-    "ParseError", "RewriteError", "TargetError", "UnsupportedOperators", "compile",
+    "ParseError", "RewriteError", "TargetError", "UnsupportedOperators", "compile", "load",
 ]

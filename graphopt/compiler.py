@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphopt import programs
-from graphopt.errors import InputError, TargetError
+from graphopt.errors import ArtifactError, InputError, TargetError
 from graphopt.runtime import artifact
 from graphopt.runtime.arrays import to_numpy
 from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
@@ -317,6 +319,26 @@ class CompiledModel(Model):
             lines.append("in memory, on TVM's slower runtime and thread pool: there is no C compiler (cc) here to link with")
         lines += [f"host op {name} at {loc or '?'}: {why}" for name, loc, why in self.host_ops]
         return "\n".join(lines)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the program as a folder that `graphopt.load` runs without the compiler; one that is there is replaced.
+
+        Raises ArtifactError where the program cannot stand alone or the folder cannot be written.
+        """
+        from graphopt import static
+
+        if self._only is None:
+            raise ArtifactError("the model has symbolic dims: there is a program for each shape", where=str(path),
+                                hint="Compile it for one shape and save that")
+        compiled = self._details()
+        why = static.why_no_artifact(compiled)
+        if why is not None:
+            raise ArtifactError(f"the program cannot be saved: {why}", where=str(path))
+        manifest = {**self._interface(), **static.artifact_manifest(compiled, self.target)}
+        try:
+            artifact.write(Path(path), manifest, static.artifact_files(compiled))
+        except OSError as e:
+            raise ArtifactError(f"cannot be written: {e.strerror}", where=str(path)) from e
 
     def __repr__(self) -> str:
         target = getattr(self._recipe.target_given, "name", self._recipe.target_given)

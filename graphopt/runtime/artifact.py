@@ -7,7 +7,7 @@ Python from it.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import mmap
 import os
@@ -25,7 +25,7 @@ from graphopt.errors import ArtifactError
 from graphopt.runtime.executable import Executable, OutputSpec, aligned
 from graphopt.runtime.library import runtime
 from graphopt.runtime.machine import missing
-from graphopt.runtime.model import Spec
+from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
 
 FORMAT = (1, 0)  # readers refuse a newer major number, and take any minor one
 MANIFEST, CODE, WEIGHTS, RUNTIME = "manifest.json", "model.so", "weights.bin", "libgraphopt.so"
@@ -60,6 +60,23 @@ class Artifact:
         return Executable(entries, p.outputs, _weights(self.path / WEIGHTS), p.arena, p.inputs)
 
 
+def load(path: str | os.PathLike[str]) -> Model:
+    """A saved model, ready to call with arrays by position or by its inputs' names.
+
+    Neither the compiler nor a framework is imported. Raises ArtifactError where the folder is damaged, too new, or made
+    for another machine.
+    """
+    found = read(Path(path))
+    m = found.manifest
+
+    def refuse(shapes: Any, values: Any) -> Specialisation:
+        raise ArtifactError("has one program, for the shapes of its inputs", where=str(path))
+
+    model = Model(read_specs(m["inputs"]), read_specs(m["outputs"]), Specialisations(refuse, 1))
+    model._only = Specialisation(found.executable(), found)
+    return model
+
+
 def write(path: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path | Iterable[np.ndarray]]) -> None:
     """Make the folder, all of it or nothing; one that is there is replaced. A file is given as its bytes, in pieces, or by
     another file. OSError where there is no room."""
@@ -91,18 +108,28 @@ def _umask() -> int:
 
 
 def _replace(new: Path, path: Path) -> None:
-    """Put a folder in the place of another, or of nothing."""
+    """Put a folder in the place of another, which stays where that fails, or of nothing."""
     for _ in range(100):
         try:
             os.rename(new, path)
             return
-        except OSError:
-            if not path.is_dir():
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
-            with contextlib.suppress(FileNotFoundError):  # another process took it away first
-                os.rename(path, old / "folder")
-            shutil.rmtree(old, ignore_errors=True)
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
+        try:
+            os.rename(path, aside / "old")
+            os.rename(new, path)
+            return
+        except FileNotFoundError:  # another process was here first
+            continue
+        except OSError as e:
+            if (aside / "old").exists() and not path.exists():
+                os.rename(aside / "old", path)
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     raise ArtifactError("other processes keep writing there", where=str(path))
 
 
@@ -184,5 +211,5 @@ def read_program(p: Mapping[str, Any]) -> Program:
     return Program(p["entry"], p["inputs"], outputs, p["arena"], p["threads"])
 
 
-__all__ = ["CODE", "RUNTIME", "WEIGHTS", "Artifact", "Program", "numpy_dtype", "program_json", "read", "read_program",
+__all__ = ["CODE", "RUNTIME", "WEIGHTS", "Artifact", "Program", "load", "numpy_dtype", "program_json", "read", "read_program",
            "read_specs", "spec_json", "write"]
