@@ -10,6 +10,7 @@ from graphopt.codegen.depthwise import Depthwise, is_depthwise
 from graphopt.codegen.kernels import Lowered, Sources, Template
 from graphopt.codegen.matmul import Matmul, covers
 from graphopt.codegen.schedule import Style
+from graphopt.codegen.streamed import Streamed
 from graphopt.codegen.winograd import Winograd
 from graphopt.ir.graph import Graph, Op
 from graphopt.ir.table import Trait
@@ -23,6 +24,8 @@ def template(machine: X86) -> Template:
     """The template for contractions on that machine."""
 
     def match(op: Op, name: str, style: Style) -> Lowered | None:
+        if op.name == "fused" and op.attrs["kind"] == "stream":
+            return Streamed(op, Sources(op), name, style, machine).build()
         found = _contraction_of(op)
         if found is None:
             return None
@@ -42,7 +45,7 @@ def template(machine: X86) -> Template:
 
 
 def _is_channels_last(op: Op) -> bool:
-    layout = op.results[0].type.layout
+    layout = getattr(op.results[0].type, "layout", None)
     return layout is not None and layout.order.endswith("C")
 
 

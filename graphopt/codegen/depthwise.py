@@ -21,6 +21,7 @@ from graphopt.codegen.kernels import Lowered, Packing
 from graphopt.codegen.loops import Alloc, For, Stmt, Store, nest, seq, store
 from graphopt.codegen.schedule import work
 from graphopt.codegen.tile import HEAVY
+from graphopt.codegen.tuning import best_of
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
 
@@ -56,11 +57,21 @@ class Strip:
     wide: int
     vectors: int
 
+    @property
+    def family(self) -> object:
+        """What makes strips differ much."""
+        return self.vectors, self.high
+
 
 def choose_strip(height: int, width: int, channels: int, window: Window, lanes: int, registers: int,
                  fma: int) -> tuple[float, Strip]:
     """The strip that takes the fewest cycles for one image of `channels`, and those cycles."""
-    best: tuple[float, Strip] | None = None
+    return best_of(strips(height, width, channels, window, lanes, registers, fma))
+
+
+def strips(height: int, width: int, channels: int, window: Window, lanes: int, registers: int,
+           fma: int) -> Iterator[tuple[float, Strip]]:
+    """All strips with those cycles; of the same number, the smallest."""
     taps = math.prod(window.size)
     for vectors in (1, 2):
         if vectors > 1 and vectors * lanes > channels:
@@ -71,16 +82,15 @@ def choose_strip(height: int, width: int, channels: int, window: Window, lanes: 
                 # Accumulators, a row's weights where they fit, and what is loaded.
                 if high > height or high * wide * vectors + min(window.size[1], 3) + 2 > registers:
                     continue
+                if wide > 1 and -(-width // wide) == -(-width // (wide - 1)):
+                    continue
                 rows = [r for r in range(window.reach(0, high)) if window.covers(0, high, r)]
                 columns = [c for c in range(window.reach(1, wide)) if window.covers(1, wide, c)]
                 adds = taps * high * wide * vectors
                 loads = (len(rows) * len(columns) + taps) * vectors
                 tiles = -(-height // high) * -(-width // wide) * panels
                 cycles = tiles * (max(adds / fma, loads / 2, taps * LATENCY / 2) + high * wide * vectors + TILE)
-                if best is None or cycles < best[0] * (1 - 1e-9):
-                    best = (cycles, Strip(high, wide, vectors))
-    assert best is not None
-    return best
+                yield cycles, Strip(high, wide, vectors)
 
 
 def is_depthwise(conv: Op) -> bool:
@@ -88,6 +98,15 @@ def is_depthwise(conv: Op) -> bool:
     w = conv.operands[1]
     assert w is not None
     return w.static_shape[1] == 1 and conv.attrs["groups"] == conv.result.static_shape[1]
+
+
+def covers(op: Op, conv: Op) -> bool:
+    """Is there a kernel here for the convolution in `op`, should it lie channels last?"""
+    w = conv.operands[1]
+    assert w is not None
+    outer = dict(zip(op.regions[0].inputs, op.operands)).get(w) if op.name == "fused" else w
+    constant = outer is not None and outer.constant is not None
+    return constant and is_depthwise(conv) and min(conv.attrs["pad"]) >= 0 and conv.result.dtype.is_float
 
 
 def window_of(conv: Op) -> Window:
@@ -102,28 +121,33 @@ class Depthwise(ChannelsLast):
     """One channel to one channel."""
 
     def build(self) -> Lowered | None:
-        x, w, self.bias = (*self.inner.operands, None)[:3]
+        x, w = self.inner.operands[:2]
         assert x is not None and w is not None
+        if not self.examine():
+            return None
+        self.read(x)
+        return self.finish(seq(*self.sources.borders(self.style), *self.copied, self.strips(w)))
+
+    def examine(self) -> bool:
+        _, w, self.bias = (*self.inner.operands, None)[:3]
+        assert w is not None
         attrs, out = self.inner.attrs, self.inner.result.static_shape
         spatial = len(out) - 2
         self.groups, self.batch, self.channels, self.pixels_shape = 1, out[0], out[1], out[2:]
         self.stride, self.dilation, self.before = attrs["stride"], attrs["dilation"], attrs["pad"][:spatial]
         self.window = w.static_shape[2:]
-        if any(p < 0 for p in attrs["pad"]) or not self.packable(w):
-            return None
         while self.channels < self.lanes:
             self.lanes //= 2
-        self.read(x)
-        return self.finish(seq(*self.sources.borders(self.style), *self.copied, self.strips(w)))
+        return min(attrs["pad"]) >= 0 and self.packable(w)
 
     def strips(self, w: Value) -> Stmt:
         taps, lanes, channels = window_of(self.inner), self.lanes, self.channels
         *deep, height, width = (1, 1, *self.pixels_shape)[-max(2, len(self.pixels_shape)):]
-        _, strip = choose_strip(height, width, channels, taps, lanes, self.registers, self.machine.fma)
+        strip = self.style.pick("strip", strips(height, width, channels, taps, lanes, self.registers, self.machine.fma))
         high, wide, vectors = strip.high, strip.wide, strip.vectors
         columns = vectors * lanes
         down, across, panels = -(-height // high), -(-width // wide), -(-channels // columns)
-        weights = self.pack(w, _by_channel(self.dtype, w), self.dtype)
+        weights = self.pack(w, by_channel(self.dtype, w), self.dtype)
 
         def unit(u: Expr) -> Stmt:
             c0 = minimum(u % panels * columns, channels - columns)
@@ -170,9 +194,13 @@ class Depthwise(ChannelsLast):
         place = lambda y, x, v, l: ((y * wide + x) * vectors + v) * lanes + l
         each = [(y, x, v) for y in range(strip.high) for x in range(wide) for v in range(vectors)]
 
-        def vector(make: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
+        def vector(make: Callable[..., Sequence[Stmt]], *given: object) -> Stmt:
             lane = Var("l", INDEX, 0, lanes - 1)
-            return seq(*(For(lane, const(lanes, INDEX), s, "vector") for s in make(lane)))
+            return seq(*(For(lane, const(lanes, INDEX), s, "vector") for s in make(lane, *given)))
+
+        def multiply(l: Expr, y: int, x: int, v: int, at: Sequence[ExprLike]) -> list[Stmt]:
+            p = place(y, x, v, l)
+            return [store(acc, p, acc[p] + held[v * lanes + l] * weight(at, v, l))]
 
         def row(offset: Sequence[ExprLike], outputs: Sequence[tuple[int, Sequence[ExprLike]]]) -> list[Stmt]:
             """Multiply a row of x into the rows of outputs it goes to, each with the row of its window."""
@@ -182,10 +210,8 @@ class Depthwise(ChannelsLast):
                 if not into:
                     continue
                 for v in range(vectors):
-                    parts.append(vector(lambda l, c=c, v=v: [store(held, v * lanes + l, element([*offset, c], v, l))]))
-                    parts += [vector(lambda l, p=place, y=y, x=x, v=v, at=(*k, j): [store(
-                        acc, p(y, x, v, l), acc[p(y, x, v, l)] + held[v * lanes + l] * weight(at, v, l))])
-                        for y, k in outputs for x, j in into]
+                    parts.append(vector(lambda l, c, v: [store(held, v * lanes + l, element([*offset, c], v, l))], c, v))
+                    parts += [vector(multiply, y, x, v, (*k, j)) for y, k in outputs for x, j in into]
             return parts
 
         dilation = self.dilation
@@ -201,21 +227,21 @@ class Depthwise(ChannelsLast):
                 return seq(*parts)
             return nest((tall,), lambda i: seq(*row([*shift, i * taps.dilation[0]], [(0, (*k, i))])), ("kh",))
 
-        init = [vector(lambda l, y=y, x=x, v=v: [store(acc, place(y, x, v, l), start(v, l))]) for y, x, v in each]
+        init = [vector(lambda l, y, x, v: [store(acc, place(y, x, v, l), start(v, l))], y, x, v) for y, x, v in each]
         sums = Alloc(held, nest(outside, rows, ("k0", "kd")))
         sample = write((0, 0), 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
         if sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store)) <= HEAVY:
-            out = [vector(lambda l, y=y, x=x, v=v: write((y, x), v, l, acc[place(y, x, v, l)])) for y, x, v in each]
+            out = [vector(lambda l, y, x, v: write((y, x), v, l, acc[place(y, x, v, l)]), y, x, v) for y, x, v in each]
             return Alloc(acc, seq(*init, sums, *out))
         # A long epilogue is written once, as a loop; the strip goes through memory, since registers have no index.
         block = Buffer("block", self.dtype, (count * lanes,), "local")
-        spill = [vector(lambda l, k=k: [store(block, k * lanes + l, acc[k * lanes + l])]) for k in range(count)]
+        spill = [vector(lambda l, k: [store(block, k * lanes + l, acc[k * lanes + l])], k) for k in range(count)]
         drain = nest((strip.high, wide, vectors), lambda y, x, v: vector(
             lambda l: write((y, x), v, l, block[((y * wide + x) * vectors + v) * lanes + l])), ("y", "x", "v"))
         return Alloc(acc, seq(*init, sums, Alloc(block, seq(*spill, drain))))
 
 
-def _by_channel(d: DType, w: Value) -> Packing:
+def by_channel(d: DType, w: Value) -> Packing:
     """[window][channel]"""
 
     def parts(array: np.ndarray) -> Iterator[np.ndarray]:

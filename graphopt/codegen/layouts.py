@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from graphopt.codegen import depthwise
 from graphopt.codegen.channels_last import choose_box, covers
 from graphopt.codegen.depthwise import choose_strip, is_depthwise, window_of
 from graphopt.codegen.lower.registry import COMPUTE, why_not
@@ -73,7 +74,7 @@ def _convolution(op: Op, conv: Op, target: X86) -> Choice:
     last: float | None = None
     if outs == 1 or depth * outs < 16:
         row = operations / peak / DEPTHWISE
-        if is_depthwise(conv) and _outer(op, w).constant is not None and conv.result.dtype.is_float:
+        if depthwise.covers(op, conv):
             *deep, height, width = (1, *out[2:]) if len(out) == 3 else out[2:]
             lanes = target.lanes
             while out[1] < lanes:

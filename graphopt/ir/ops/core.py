@@ -30,5 +30,5 @@ def _body_types(o: Operands) -> list[Type]:
 
 @op("fused(operands*: any; kind: str) [body] -> any*", types=_body_types)
 def fused(*operands: Any, kind, regions):
-    """Ops that become one kernel. `kind` is the reason's short name: elementwise, reduction, contraction."""
+    """Ops that become one kernel. `kind` is the reason's short name: elementwise, reduction, contraction, stream."""
     return tuple(regions[0](list(operands)))
