@@ -26,4 +26,12 @@ def parse_target(text: str | Target, threads: int | None = None) -> Target:
     raise TargetError(f"unknown target {text!r}", hint="Use x86, x86:CPU, cuda:sm_XY or fpga:PART")
 
 
-__all__ = ["Target", "parse_target"]
+def without_winograd(text: str | Target, threads: int | None = None) -> Target:
+    """The target, forbidden to convolve by Winograd's algorithm; only x86 has kernels for that."""
+    from dataclasses import replace
+
+    target = parse_target(text, threads)
+    return replace(target, winograd=False) if target.kind == "x86" else target  # type: ignore[call-arg]
+
+
+__all__ = ["Target", "parse_target", "without_winograd"]
