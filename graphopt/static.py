@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from graphopt.codegen.tuning import Records, from_records, record_key, state
 from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
 from graphopt.pipeline import X86Keeps, optimise
+from graphopt.rewrite.context import Reason
 from graphopt.runtime import artifact
 from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned
 from graphopt.runtime.library import runtime
@@ -31,10 +33,15 @@ class Compiled:
     program: Any  # codegen.plan.Program
     code: Any  # codegen.tir.build.Code
     seconds: dict[str, float]
+    tune: str | None = None  # how its kernels' parameters were measured for it
+    records: Records = field(default_factory=lambda: Records(None))  # of measurements, that it was made with
 
 
-def compile_static(graph: Graph, target: Any, validate: bool = False) -> Compiled:
-    """Passes, plan and machine code for a graph of concrete input shapes."""
+def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str | None = None,
+                   records: Records | None = None) -> Compiled:
+    """Passes, plan and machine code for a graph of concrete input shapes. Templates decide as `records` say, to which
+    `tune` adds what it measures.
+    """
     from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
     from graphopt.codegen.plan import plan
     from graphopt.codegen.x86 import style_of, templates_of
@@ -42,12 +49,25 @@ def compile_static(graph: Graph, target: Any, validate: bool = False) -> Compile
     start = time.perf_counter()
     optimised, results = optimise(graph, validate, X86Keeps(target))
     passes = time.perf_counter()
-    program = plan(optimised, style_of(target), templates_of(target))
+    seconds = {"passes": passes - start}
+    records = records or Records(None)
+    if tune is not None:
+        from graphopt.tuner import tune as measure
+
+        measure(optimised, target, tune, records)
+        seconds["tune"] = time.perf_counter() - passes
+    tuned = time.perf_counter()
+    program = plan(optimised, style_of(target), templates_of(target), from_records(records, target.name, target.threads))
     planned = time.perf_counter()
     code = build_code(program, target)
-    seconds = {"passes": passes - start, "plan": planned - passes, "code": time.perf_counter() - planned}
+    seconds |= {"plan": planned - tuned, "code": time.perf_counter() - planned}
     _announce(program)
-    return Compiled(graph, optimised, results, program, code, seconds)
+    compiled = Compiled(graph, optimised, results, program, code, seconds, tune, records)
+    for call, text in zip(program.calls, parameters(compiled, target)):
+        if text:
+            results.context.reasons.append(Reason("tuning", call.op.name, tuple(r.name for r in call.op.results if r.name),
+                                                  call.op.loc, text))
+    return compiled
 
 
 def _announce(program: Any) -> None:
@@ -132,8 +152,30 @@ def statistics(d: Compiled) -> dict[str, Any]:
 
 
 def decisions(d: Compiled, target: Any) -> str:
-    """The target, and what the passes did."""
-    return f"target {target.name}, {target.threads} threads, {target.lanes} f32 lanes\n{d.results}"
+    """The target, what the passes did, and which parameters the kernels have."""
+    said = dict.fromkeys(f"{c.kernel.name}: {text}" for c, text in zip(d.program.calls, parameters(d, target)) if text)
+    lines = [f"target {target.name}, {target.threads} threads, {target.lanes} f32 lanes", str(d.results)]
+    return "\n".join([*lines, "", "parameters of kernels", *said] if said else lines)
+
+
+def parameters(d: Compiled, target: Any) -> list[str]:
+    """Of every kernel call how its template's parameters were chosen; empty where there was nothing to choose."""
+    texts = {}
+    for name, (key, picks) in d.program.picks.items():
+        record = d.records.get(record_key(target.name, target.threads, key))
+        chosen = ", ".join(f"{kind} {text}" for kind, text in picks.answers.items())
+        if not picks.open:
+            texts[name] = ""
+        elif record is None:
+            texts[name] = f"{chosen}, by the model"
+        elif picks.changed:
+            texts[name] = f"{chosen}, the best of {record.tried} measured ({record.mode}): {1e6 * record.seconds:.4g} us, " \
+                          f"the model's choice {1e6 * record.analytic_seconds:.4g} us ({record.gain:.2f}x)"
+        elif all(picks.answers.get(kind) == text for kind, text in record.choices.items()):
+            texts[name] = f"{chosen}, by the model, and none of {record.tried} measured ({record.mode}) is faster"
+        else:
+            texts[name] = f"{chosen}, by the model: what was recorded ({', '.join(record.choices.values())}) is no candidate here"
+    return [texts[c.kernel.name] for c in d.program.calls]
 
 
 # To an artifact ---------------------------------------------------------------------------------
@@ -172,4 +214,10 @@ def artifact_manifest(d: Compiled, target: Any) -> Mapping[str, Any]:
     program = artifact.Program(d.code.names[0], len(d.graph.inputs), outputs, d.program.arena_size, target.threads)
     features = sorted(f for f in target.features if f.startswith(VECTOR))
     return {"target": target.name, "features": features, "runtime": d.code.runtime[1],
-            "program": artifact.program_json(program), "stats": statistics(d), "decisions": decisions(d, target)}
+            "program": artifact.program_json(program), "stats": statistics(d), "decisions": decisions(d, target),
+            "tuning": {"mode": d.tune, "records": state(d.records, _record_keys(d, target))}}
+
+
+def _record_keys(d: Compiled, target: Any) -> list[str]:
+    """What the records are asked for by the kernels that have anything to choose."""
+    return [record_key(target.name, target.threads, key) for key, picks in d.program.picks.values() if picks.open]

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from graphopt.codegen import math as vector_math
-from graphopt.codegen.attention_cut import Problem, choose_cut
+from graphopt.codegen.attention_cut import Problem, cuts
 from graphopt.codegen.expr import (
     INDEX,
     Buffer,
@@ -103,7 +103,7 @@ class Attention(Blocked):
         self.padded = self.vectors * w
         problem = Problem(self.batch * self.parts, self.total, self.keys, self.size, self.vectors, self.dtype.itemsize,
                           self.causal)
-        self.cut = choose_cut(problem, w, self.machine, self.style.threads)
+        self.cut = self.style.pick("cut", cuts(problem, w, self.machine, self.style.threads))
         self.block_keys, self.blocks, self.rows = self.cut.keys, -(-self.keys // self.cut.keys), self.cut.queries
         self.chunks = -(-self.total // self.rows)
         self.tasks = self.batch * self.parts * self.chunks

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphopt.codegen.blocking import TILE_START, step, tiles
 from graphopt.codegen.tile import Tile
+from graphopt.codegen.tuning import best_of
 from graphopt.targets.x86 import X86
 
 MAX_KEYS = 512  # of a block
@@ -37,15 +39,24 @@ class Cut:
     value_vectors: int
     groups: int
 
+    @property
+    def family(self) -> object:
+        """What makes cuts differ much."""
+        return self.keys, self.tile
+
 
 def choose_cut(p: Problem, lanes: int, machine: X86, threads: int) -> Cut:
-    """The cut with the least cycles for the thread that has most to do: multiply-adds, exponentials, copies."""
+    """The cut with the least cycles for the thread that has most to do."""
+    return best_of(cuts(p, lanes, machine, threads))[1]
+
+
+def cuts(p: Problem, lanes: int, machine: X86, threads: int) -> Iterator[tuple[float, Cut]]:
+    """All cuts with those cycles: multiply-adds, exponentials, copies."""
 
     def pace(t: Tile, depth: int) -> float:
         """Cycles of one step of a tile."""
         return step(t, machine, depth * t.columns * p.itemsize > machine.l1 // 2)
 
-    best: tuple[float, Cut] | None = None
     packing = p.keys * (5 * p.size / lanes + 2 * p.vectors)
     fewest = ceil_div(p.keys, MAX_KEYS)
     for keys in sorted({ceil_div(ceil_div(p.keys, n), lanes) * lanes for n in range(fewest, fewest + 8)}):
@@ -63,14 +74,11 @@ def choose_cut(p: Problem, lanes: int, machine: X86, threads: int) -> Cut:
             for chunks in range(1, ceil_div(p.queries, rows) + 1):
                 queries = ceil_div(ceil_div(p.queries, chunks), rows) * rows
                 rounds = ceil_div(p.heads * ceil_div(p.queries, queries), threads)
-                cost = rounds * (queries * row + packing)
-                if best is None or cost < best[0]:
-                    held = max(machine.l1 // 3 // (rows * keys * p.itemsize), 1)
-                    best = cost, Cut(keys, queries, rows, score_vectors, value_vectors, min(held, queries // rows))
+                held = max(machine.l1 // 3 // (rows * keys * p.itemsize), 1)
+                yield rounds * (queries * row + packing), Cut(
+                    keys, queries, rows, score_vectors, value_vectors, min(held, queries // rows))
                 if queries == rows:
                     break
-    assert best is not None
-    return best[1]
 
 
 def ceil_div(a: int, b: int) -> int:

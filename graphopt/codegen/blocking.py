@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphopt.codegen.tile import Tile
+from graphopt.codegen.tuning import best_of
 from graphopt.targets.x86 import X86
 
 LATENCY = 4  # cycles until a multiply-add's result can be added to
@@ -54,10 +55,19 @@ class Blocking:
     def workers(self) -> int:
         return math.prod(self.grid)
 
+    @property
+    def family(self) -> object:
+        """What makes blockings differ much."""
+        return self.grid, self.tile.vectors
+
 
 def choose_blocking(p: Product, lanes: int, machine: X86, threads: int) -> Blocking:
     """The blocking with the least work for the thread that has most of it."""
-    best: tuple[float, Tile, tuple[int, int, int], tuple[int, int, int]] | None = None
+    return best_of(blockings(p, lanes, machine, threads))[1]
+
+
+def blockings(p: Product, lanes: int, machine: X86, threads: int) -> Iterator[tuple[float, Blocking]]:
+    """All blockings, with the cycles of the thread that has most to do."""
     for tile in tiles(p.m, p.n, lanes, machine.registers):
         panel = p.k * tile.columns * p.itemsize
         cycles = step(tile, machine, panel > machine.l1 // 2) * p.k + TILE_START
@@ -67,10 +77,11 @@ def choose_blocking(p: Product, lanes: int, machine: X86, threads: int) -> Block
             share = tuple(-(-b // a) for a, b in zip(used, whole))
             read = share[0] * p.k * p.itemsize * (share[1] * tile.rows + share[2] * tile.columns)
             cost = math.prod(share) * cycles + EXPOSED * read / BYTES_FROM_L3
-            if best is None or cost < best[0] - 1e-9:
-                best = cost, tile, used, share  # type: ignore[assignment]
-    assert best is not None
-    _, tile, grid, share = best
+            yield cost, _cut(p, tile, used, share, machine)  # type: ignore[arg-type]
+
+
+def _cut(p: Product, tile: Tile, grid: tuple[int, int, int], share: tuple[int, int, int], machine: X86) -> Blocking:
+    """A thread's share in blocks that its L2 holds."""
     rows = share[1] * tile.rows
     columns = share[2] * tile.columns
     if p.k * columns * p.itemsize <= machine.l2 // 4:  # all panels stay in L2, and so should a block of the result

@@ -30,7 +30,7 @@ from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing
 from graphopt.codegen.loops import For, Stmt, loop, nest, seq, store
 from graphopt.codegen.schedule import Output, iteration, schedule
-from graphopt.codegen.tile import Blocked, Tile, bounded, choose_tile, column_of, panel_starts
+from graphopt.codegen.tile import Blocked, Tile, bounded, column_of, panel_starts, result_tiles
 from graphopt.ir.graph import Value
 from graphopt.ir.types import DType
 
@@ -115,7 +115,7 @@ class Convolution(Blocked):
     # position, and nothing is copied. The few columns between rows are computed and dropped.
     def sliding(self, w: Value, packed: bool) -> Lowered:
         span, wide, depth = self.span(), self.padded[-1], self.depth
-        tile = choose_tile(self.outs, span, self.lanes, self.registers)
+        tile = self.style.pick("tile", result_tiles(self.outs, span, self.lanes, self.registers))
         rows, columns = tile.rows, tile.columns
         left = self.pack(w, _pack_left(self.groups, self.outs, depth, rows, self.dtype), self.dtype) if packed else None
         pad, source = self.padded_image(columns)
@@ -164,7 +164,7 @@ class Convolution(Blocked):
         return self.finish(seq(pad, self.shared(tasks, effort, task)))
 
     def blocked(self, x: Value, w: Value, packed: bool) -> Lowered | None:
-        tile = choose_tile(self.outs, self.pixels, self.lanes, self.registers)
+        tile = self.style.pick("tile", result_tiles(self.outs, self.pixels, self.lanes, self.registers))
         tile = Tile(tile.rows, min(tile.vectors, -(-self.pixels // self.lanes)), self.lanes)
         rows, columns, depth = tile.rows, tile.columns, self.depth
         row_tiles, panels = -(-self.outs // rows), len(panel_starts(self.pixels, tile))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from graphopt.codegen.kernels import Lowered, Packing, Template, inlined, kernel
 from graphopt.codegen.loops import Kernel
 from graphopt.codegen.lower.registry import why_not
 from graphopt.codegen.schedule import Style
+from graphopt.codegen.tuning import Picks, Wanted, nothing_wanted
 from graphopt.ir.graph import Graph, Op, Tensor, Value
 from graphopt.ir.ops.movement import slice_offset
 from graphopt.ir.table import Trait
@@ -68,7 +69,8 @@ class Weight:
 class Program:
     graph: Graph
     kernels: list[Kernel] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)  # kernel_key of each kernel
+    keys: list[str] = field(default_factory=list)  # of each kernel what its code depends on: kernel_key and choices
+    picks: dict[str, tuple[str, Picks]] = field(default_factory=dict)  # by kernel name: kernel_key, and what was decided in it
     steps: list[Call | Host] = field(default_factory=list)
     weights: list[Weight] = field(default_factory=list)
     weights_size: int = 0
@@ -99,9 +101,12 @@ class Program:
         return block
 
 
-def plan(graph: Graph, style: Style, templates: Sequence[Template] = ()) -> Program:
-    """Kernels, order and memory for a graph of static shapes (ops that have none become host steps)."""
-    return _Planner(graph, style, templates).run()
+def plan(graph: Graph, style: Style, templates: Sequence[Template] = (), wanted: Wanted = nothing_wanted) -> Program:
+    """Kernels, order and memory for a graph of static shapes (ops that have none become host steps).
+
+    `wanted` gives the choices recorded for an op's kernel, which go before the templates' own.
+    """
+    return _Planner(graph, style, templates, wanted).run()
 
 
 def _round(n: int) -> int:
@@ -115,8 +120,8 @@ def nbytes(v: Value | Tensor) -> int:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, style: Style, templates: Sequence[Template]) -> None:
-        self.graph, self.style, self.templates = graph, style, templates
+    def __init__(self, graph: Graph, style: Style, templates: Sequence[Template], wanted: Wanted) -> None:
+        self.graph, self.style, self.templates, self.wanted = graph, style, templates, wanted
         self.program = Program(graph)
         self.lowered: dict[str, tuple[Lowered, dict[Value, int]]] = {}
         self.weights: dict[tuple[int, str], Weight] = {}
@@ -195,13 +200,17 @@ class _Planner:
 
     # Kernels
     def lower(self, op: Op) -> Lowered:
-        key = kernel_key(op)
+        kernel = kernel_key(op)
+        choices = self.wanted(op, kernel)
+        key = f"{kernel} {sorted(choices.items())}" if choices else kernel
         if key not in self.lowered:
-            low = lower(op, f"k{len(self.lowered)}_{op.name}", self.style, self.templates)
+            picks = Picks(choices)
+            low = lower(op, f"k{len(self.lowered)}_{op.name}", replace(self.style, pick=picks), self.templates)
             positions = {v: k for k, v in enumerate(op.operands) if v is not None}
             self.lowered[key] = (low, {v: positions[v] for v in low.operands})
             self.program.kernels.append(low.kernel)
-            self.program.keys.append(key)
+            self.program.keys.append(kernel + picks.tag())
+            self.program.picks[low.kernel.name] = (kernel, picks)
         low, positions = self.lowered[key]
         operands = tuple(op.operands[positions[v]] for v in low.operands)
         return Lowered(low.kernel, operands, low.packings, low.scratch)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphopt.codegen.expr import (
     INDEX,
@@ -33,6 +33,7 @@ from graphopt.codegen.expr import (
 )
 from graphopt.codegen.index import flat_index
 from graphopt.codegen.loops import Alloc, For, Seq, Stmt, loop, seq, store
+from graphopt.codegen.tuning import Pick, analytic
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Style:
     """How a target likes its loops. `lanes`: f32 elements of a vector, 1 for none; `parallel_work`: scalar
     operations below which a kernel stays on one thread; `threads`: how many share a parallel loop. `bind`: every loop
     over result elements is marked parallel, for targets that give each iteration a thread of its own. `templated`: ops that
-    have no lowering rule but, whatever their shapes and dtypes, a template of the target's."""
+    have no lowering rule but, whatever their shapes and dtypes, a template of the target's. `pick` decides between a
+    template's candidates."""
 
     lanes: int = 1
     threads: int = 1
@@ -48,6 +50,7 @@ class Style:
     accumulators: int = 4
     bind: bool = False
     templated: frozenset[str] = frozenset()
+    pick: Pick = field(default=analytic, compare=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ fused op's body, applied to the tile before it is stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,10 +51,14 @@ class Tile:
     def columns(self) -> int:
         return self.vectors * self.lanes
 
+    @property
+    def family(self) -> object:
+        """What makes tiles differ much."""
+        return self.vectors
 
-def choose_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
-    """The tile that wastes least on an m by n result, of those that fit the registers with operands to spare."""
-    best: tuple[float, Tile] | None = None
+
+def result_tiles(m: int, n: int, lanes: int, registers: int) -> Iterator[tuple[float, Tile]]:
+    """Tiles for an m by n result, of those that fit the registers with operands to spare, and the cycles that each takes."""
     for vectors in range(1, 8 if registers == 32 else 4):
         for rows in range(1, 15):
             # accumulators, the B vectors of one k, and one broadcast
@@ -64,11 +68,7 @@ def choose_tile(m: int, n: int, lanes: int, registers: int) -> Tile:
             tiles = math.ceil(m / tile.rows) * math.ceil(n / tile.columns)
             loads = tile.rows + vectors
             # multiply-adds bound the tile from below, and so do loads, of which two start a cycle
-            cycles = tiles * (max(tile.rows * vectors, loads / 2, 4) + 0.02 * loads)
-            if best is None or cycles < best[0] - 1e-9:
-                best = (cycles, tile)
-    assert best is not None
-    return best[1]
+            yield tiles * (max(tile.rows * vectors, loads / 2, 4) + 0.02 * loads), tile
 
 
 @dataclass(frozen=True)
