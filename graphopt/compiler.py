@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt import programs
+from graphopt.codegen.tuning import Records, check_mode, still_holds
 from graphopt.errors import ArtifactError, InputError, TargetError
 from graphopt.runtime import artifact
 from graphopt.runtime.arrays import to_numpy
@@ -32,7 +33,8 @@ MAX_SPECIALISATIONS = 16
 
 
 def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x86", threads: int | None = None,
-            dynamic_shapes: Any = None, max_specialisations: int = MAX_SPECIALISATIONS, validate: bool = False) -> Any:
+            dynamic_shapes: Any = None, max_specialisations: int = MAX_SPECIALISATIONS, validate: bool = False,
+            tune: str | None = None, tuning: str | PathLike[str] | None = None) -> Any:
     """Compile a trained network for one target.
 
     `model`: an `nn.Module` (with `example_inputs`, a tuple as for `torch.export`, and `dynamic_shapes` for
@@ -40,13 +42,18 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
     graphopt `Graph`. `target`: `x86[:cpu]`, `cuda:sm_XY` or `fpga:part`. `threads`: how many a call may use
     (default: this process's cores). A model with symbolic dims is compiled for each concrete shape when it
     first occurs; `max_specialisations` programs are kept; CUDA and FPGA take the shapes of `example_inputs`.
-    `validate` checks every pass with the reference evaluator.
+    `validate` checks every pass with the reference evaluator. `tune`: 'fast' or 'full' measures candidates for the parameters
+    of kernels on this machine (seconds, or minutes) and records the best; later compilations take what is recorded.
+    `tuning`: the file of records, in place of GRAPHOPT_TUNING or the one in the cache; `tune` writes it.
     Programs of ONNX paths and bytes are kept on disk (GRAPHOPT_CACHE) and found again without compiling.
     Raises GraphOptError: UnsupportedOperators, CaptureError, TargetError, ...
     """
-    recipe = Recipe(model, example_inputs, dynamic_shapes, target, threads, validate)
+    recipe = Recipe(model, example_inputs, dynamic_shapes, target, threads, validate, check_mode(tune), tuning)
     if str(getattr(target, "kind", target)).partition(":")[0] == "x86":
         return CompiledModel(recipe, max_specialisations)
+    if tune is not None or tuning is not None:
+        raise InputError(f"kernels for {recipe.target.name} have no parameters to tune", where="tune" if tune else "tuning",
+                         hint="Leave it out, or compile for x86")
     from graphopt.emitted import compile_emitted
 
     where = recipe.target
@@ -63,6 +70,8 @@ class Recipe:
     target_given: Any
     threads: int | None
     validate: bool
+    tune: str | None = None
+    tuning: str | PathLike[str] | None = None
     again: bool = False  # whether a program was already made of the model
 
     @cached_property
@@ -83,6 +92,15 @@ class Recipe:
         from graphopt.targets import parse_target
 
         return parse_target(self.target_given, self.threads)
+
+    @cached_property
+    def records(self) -> Records:
+        """What was measured of kernels, so far."""
+        return Records.load(self.tuning, to_write=self.tune is not None)
+
+    def holds(self, manifest: Mapping[str, Any]) -> bool:
+        """Is a program on disk what this recipe would make, by what is recorded now?"""
+        return still_holds(manifest.get("tuning", {}), self.records, self.tune)
 
     @cached_property
     def graph(self) -> Graph:
@@ -129,7 +147,7 @@ class CompiledModel(Model):
         self._recipe = recipe
         self._missing: list[str] = []
         kept = Specialisations(self._build, max_specialisations)
-        found = recipe.key and programs.find(recipe.key)
+        found = recipe.key and programs.find(recipe.key, recipe.holds)
         known = found.manifest if found else recipe.key and programs.interface(recipe.key)
         if known:
             super().__init__(artifact.read_specs(known["inputs"]), artifact.read_specs(known["outputs"]), kept,
@@ -175,7 +193,7 @@ class CompiledModel(Model):
         start = time.perf_counter()
         recipe = self._recipe
         key = recipe.key if self._static else recipe.key and programs.program_key(recipe.key, shapes, values)
-        found = programs.find(key) if key and not self._static else None
+        found = programs.find(key, recipe.holds) if key and not self._static else None
         if found:
             return self._from_disk(found, start, shapes, values)
         compiled = self._compile(shapes, values)
@@ -206,7 +224,7 @@ class CompiledModel(Model):
                 raise InputError(f"expected shape [{', '.join(map(str, s.shape or ()))}], here {list(v.static_shape)}, "
                                  f"got {list(shapes[s.name])}", where=f"input {s.name}")
         specialised = time.perf_counter()
-        compiled = static.compile_static(graph, self.target, self._recipe.validate)
+        compiled = static.compile_static(graph, self.target, self._recipe.validate, self._recipe.tune, self._recipe.records)
         compiled.seconds = {"specialise": specialised - start, **compiled.seconds}
         return compiled
 

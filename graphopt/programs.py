@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ def program_key(model: str, shapes: Mapping[str, tuple[int, ...]], values: Mappi
     return h.hexdigest()
 
 
-def find(key: str) -> artifact.Artifact | None:
-    """The whole entry of that name, or None; a damaged one is removed."""
+def find(key: str, holds: Callable[[Mapping[str, Any]], bool]) -> artifact.Artifact | None:
+    """The whole entry of that name, or None; a damaged one is removed. One is passed over whose manifest no longer holds."""
     root = store.folder()
     if root is None:
         return None
@@ -69,6 +69,8 @@ def find(key: str) -> artifact.Artifact | None:
         return None
     try:
         found = artifact.read(path)
+        if not holds(found.manifest):
+            return None
         for file, digest in found.manifest["external"]:
             if store.digest(Path(file)) != digest:
                 raise FileNotFoundError(f"{file} has changed since")  # nothing is wrong with the entry but its age
