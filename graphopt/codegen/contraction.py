@@ -37,7 +37,7 @@ def template(machine: X86) -> Template:
         if inner.name == "conv" and _is_channels_last(op):
             return Winograd(op, inner, sources, name, style, machine).build() \
                 or ChannelsLast(op, inner, Sources(op), name, style, machine).build()
-        if inner.name == "conv" and all(v is None or v.type.layout is None for v in op.operands):
+        if inner.name == "conv" and not any(getattr(v.type, "layout", None) for v in op.operands if v is not None):
             return Convolution(op, inner, sources, name, style, machine.registers).build()
         return None
 

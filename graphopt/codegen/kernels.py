@@ -134,7 +134,7 @@ def position(index: Sequence[ExprLike], t: TensorType) -> Expr:
     if t.layout is None:
         return flat_index([as_expr(i) for i in index], t.static_shape)
     halo = t.layout.halo
-    return flat_index([index[a] + (halo if a >= 2 else 0) for a in t.storage_axes], t.storage)
+    return flat_index([as_expr(index[a]) + (halo if a >= 2 else 0) for a in t.storage_axes], t.storage)
 
 
 def stored_size(v: Value) -> int:

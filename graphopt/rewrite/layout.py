@@ -46,7 +46,8 @@ class Layout(Pass):
                 _explain(op, choices[op], context, LAST)
                 for r in op.results:
                     if choices[op].result and depends(r):
-                        r.type = replace(r.type, layout=channels_last(len(r.type.shape)))
+                        assert isinstance(r.type, TensorType)
+                        r.type = replace(r.type, layout=channels_last(len(r.type.static_shape)))
             elif op in choices and choices[op].last is not None:
                 _explain(op, choices[op], context, ROW)
         _convert(graph, choices, last, context)
@@ -98,8 +99,8 @@ def _cut(graph: Graph, choices: dict[Op, Choice]) -> set[Op]:
             continue
         made: Any = v.op if v.op in choices and choices[v.op].result else row
         for user, i in v.uses:
-            c = choices.get(user)
-            reads = "row" if c is None else c.reads[i]
+            choice = choices.get(user)
+            reads = "row" if choice is None else choice.reads[i]
             if reads == "either":
                 if made is not row:
                     edge(user, made, _cost(v))
@@ -146,7 +147,7 @@ def _room(graph: Graph, last: set[Op], choices: dict[Op, Choice], context: Conte
     for v in graph.values():
         if not isinstance(v.type, TensorType) or v.type.layout is None or v.op is None:
             continue
-        if v.op not in choices and v.op.name != "relayout" or v.op.name == "transpose":
+        if (v.op not in choices and v.op.name != "relayout") or v.op.name == "transpose":
             continue
         if any(user is graph.return_op or (user not in choices and user.name != "relayout") or user.name == "transpose"
                for user in v.users):
@@ -160,7 +161,7 @@ def _room(graph: Graph, last: set[Op], choices: dict[Op, Choice], context: Conte
         if halo:
             context.because(v, f"keeps a zero border of {halo} for the windows that read it")
         if pitch:
-            context.because(v, f"takes {pitch} elements a pixel: at a power of two, pixels share few sets of the first-level cache")
+            context.because(v, f"takes {pitch} elements a pixel: at a power of two, pixels share few sets of the L1 cache")
 
 
 def _explain(op: Op, c: Choice, context: Context, chosen: str) -> None:
