@@ -26,7 +26,7 @@ from graphopt.codegen.kernels import Lowered, Packing
 from graphopt.codegen.loops import Alloc, For, If, Let, Prefetch, Stmt, Store, loop, seq, store
 from graphopt.codegen.schedule import work
 from graphopt.codegen.tile import HEAVY, Tile
-from graphopt.codegen.winograd_plan import Transform, plan_for
+from graphopt.codegen.winograd_plan import Plan, Transform, algorithms
 
 
 class Winograd(ChannelsLast):
@@ -35,10 +35,10 @@ class Winograd(ChannelsLast):
     def build(self) -> Lowered | None:
         x, w, self.bias = (*self.inner.operands, None)[:3]
         assert x is not None and w is not None
-        found = plan_for(self.op, self.inner, self.machine)
-        if found is None or not self.packable(w):
+        plan = self.style.pick("algorithm", algorithms(self.op, self.inner, self.machine))
+        if not isinstance(plan, Plan) or not self.packable(w):
             return None
-        plan = self.plan = found[1]
+        self.plan = plan
         self.transform = Transform(plan.m)
         self.groups = 1
         self.batch, self.outs, *self.pixels_shape = self.inner.result.static_shape  # type: ignore[assignment]

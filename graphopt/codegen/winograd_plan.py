@@ -7,7 +7,7 @@ bytes that come from beyond L2. Direct convolution is counted by the same measur
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,6 +16,7 @@ import numpy as np
 from graphopt.codegen.blocking import BYTES_FROM_L3, EXPOSED, LINE, LINE_FROM_L2, TILE_START, step, tiles
 from graphopt.codegen.channels_last import choose_box, covers
 from graphopt.codegen.tile import Tile
+from graphopt.codegen.tuning import best_of
 from graphopt.ir.graph import Op
 from graphopt.ir.types import F32
 from graphopt.targets.x86 import X86
@@ -23,6 +24,7 @@ from graphopt.targets.x86 import X86
 # Points +-p of the polynomials, besides 0 and infinity. +-5/8 and +-3/2 have half the error of +-1 and +-2, and all
 # products that the transforms need of them are exact in f32.
 POINTS: dict[int, tuple[float, ...]] = {2: (1.0,), 4: (0.625, 1.5)}
+DIRECT = "direct"  # the other algorithm
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class Plan:
     blocks: int
     block: int
 
+    @property
+    def family(self) -> object:
+        """What makes plans differ much."""
+        return self.m, self.grid, self.tile.vectors
+
 
 def tiles_of(c: Conv, m: int) -> int:
     """Image tiles of the whole batch."""
@@ -88,7 +95,14 @@ def tiles_of(c: Conv, m: int) -> int:
 @cache
 def choose(c: Conv, lanes: int, machine: X86, threads: int) -> tuple[float, Plan] | None:
     """The cheapest plan and its cycles, None where the image is smaller than a tile."""
-    best: tuple[float, Plan] | None = None
+    found = plans(c, lanes, machine, threads)
+    return best_of(found) if found else None
+
+
+@cache
+def plans(c: Conv, lanes: int, machine: X86, threads: int) -> Sequence[tuple[float, Plan]]:
+    """All plans with their cycles."""
+    found = []
     for m in POINTS:
         if min(c.height, c.width) < m:
             continue
@@ -96,10 +110,8 @@ def choose(c: Conv, lanes: int, machine: X86, threads: int) -> tuple[float, Plan
             if threads % gm:
                 continue
             for plan in _plans(c, m, (gm, threads // gm), lanes, machine):
-                cycles = cost(c, plan, machine)
-                if best is None or cycles < best[0] * (1 - 1e-9):
-                    best = cycles, plan
-    return best
+                found.append((cost(c, plan, machine), plan))
+    return found
 
 
 def _plans(c: Conv, m: int, grid: tuple[int, int], lanes: int, machine: X86) -> Iterator[Plan]:
@@ -150,6 +162,25 @@ def direct_cost(c: Conv, lanes: int, machine: X86, threads: int) -> float:
 def plan_for(op: Op, conv: Op, machine: X86) -> tuple[float, Plan] | None:
     """How to compute a channels-last convolution by Winograd's algorithm, and in how many cycles on one thread; None where
     that is not allowed, not possible, or not faster."""
+    problem = _problem(op, conv, machine)
+    found = problem and choose(*problem, machine, machine.threads)
+    if not problem or not found or found[0] >= direct_cost(*problem, machine, machine.threads):
+        return None
+    return found[0] * machine.threads, found[1]
+
+
+def algorithms(op: Op, conv: Op, machine: X86) -> list[tuple[float, Plan | str]]:
+    """Every way to compute it, the direct one included, with its cycles."""
+    problem = _problem(op, conv, machine)
+    if problem is None:
+        return [(0.0, DIRECT)]
+    direct: tuple[float, Plan | str] = direct_cost(*problem, machine, machine.threads), DIRECT
+    best = choose(*problem, machine, machine.threads)
+    return [direct] if best is None else [direct, best, *plans(*problem, machine, machine.threads)]
+
+
+def _problem(op: Op, conv: Op, machine: X86) -> tuple[Conv, int] | None:
+    """What the model asks of a convolution, and lanes; None where Winograd's algorithm is not allowed or not possible."""
     x, w = conv.operands[:2]
     assert x is not None and w is not None
     if not machine.winograd or x.dtype is not F32 or w.static_shape[2:] != (3, 3) or not covers(op, conv):
@@ -164,7 +195,4 @@ def plan_for(op: Op, conv: Op, machine: X86) -> tuple[float, Plan] | None:
         lanes //= 2
     if lanes < 4 or 0 in (batch, height, width):
         return None
-    found = choose(c, lanes, machine, machine.threads)
-    if found is None or found[0] >= direct_cost(c, lanes, machine, machine.threads):
-        return None
-    return found[0] * machine.threads, found[1]
+    return c, lanes
