@@ -106,33 +106,31 @@ def plans(c: Conv, lanes: int, machine: X86, threads: int) -> Sequence[tuple[flo
     for m in POINTS:
         if min(c.height, c.width) < m:
             continue
-        for gm in range(1, threads + 1):
-            if threads % gm:
-                continue
+        for gm in range(1, min(threads, tiles_of(c, m)) + 1):
             for plan in _plans(c, m, (gm, threads // gm), lanes, machine):
                 found.append((cost(c, plan, machine), plan))
     return found
 
 
 def _plans(c: Conv, m: int, grid: tuple[int, int], lanes: int, machine: X86) -> Iterator[Plan]:
+    """Plans for at most `grid` threads along tiles and panels."""
     count, squares = tiles_of(c, m), (m + 2) ** 2
-    if grid[0] > count:
-        return
     for tile in tiles(count, c.outs, lanes, machine.registers):
-        if grid[1] > -(-c.outs // tile.columns) or (tile.vectors == 1 and c.outs > lanes):
-            continue
-        share = -(-count // grid[0])
+        share, used = -(-count // grid[0]), (grid[0], min(grid[1], -(-c.outs // tile.columns)))
         # Transformed inputs and products of a block stay in half of L2.
         fit = machine.l2 // 2 // (4 * squares * (c.channels + tile.columns))
         for blocks in sorted({-(-share // max(fit, tile.rows)), -(-share // max(fit // 2, tile.rows))}):
             block = -(-count // (grid[0] * blocks))
             if tile.rows <= block:
-                yield Plan(m, tile, grid, blocks, block)
+                yield Plan(m, tile, used, blocks, block)
 
 
-# Cycles of transforming a vector of channels of one tile: instructions at two a cycle, and lines that go to L2 and back.
-INPUT = {2: 36.0, 4: 140.0}
-OUTPUT = {2: 30.0, 4: 120.0}
+# Cycles of transforming a vector of channels of one tile (measured): more than instructions, lines that go to L2 and back.
+INPUT = {2: 110.0, 4: 250.0}
+OUTPUT = {2: 80.0, 4: 180.0}
+# A network's weights are not in a cache when their layer's turn comes: what memory gives all cores together (measured:
+# 13.5 GB/s while they compute).
+BYTES_FROM_MEMORY = 3.6
 
 
 def cost(c: Conv, plan: Plan, machine: X86) -> float:
@@ -147,16 +145,22 @@ def cost(c: Conv, plan: Plan, machine: X86) -> float:
     product += plan.block * c.channels * 4 / LINE * LINE_FROM_L2
     multiply = plan.blocks * panels * squares * product
     transforms = rows * (-(-c.channels // lanes) * INPUT[plan.m] + panels * tile.vectors * OUTPUT[plan.m])
-    weights = panels * squares * c.channels * tile.columns * 4
-    resident = weights + 4 * squares * plan.block * (c.channels + tile.columns) <= machine.l2 * 3 // 4
-    stream = weights * (1 if resident else plan.blocks) / BYTES_FROM_L3
-    return multiply + transforms + EXPOSED * stream + max(0.0, (1 - EXPOSED) * stream - multiply)
+    weights = squares * c.channels * c.outs * 4
+    again = panels * squares * c.channels * tile.columns * 4  # of a thread, for each block where they do not stay
+    resident = again + 4 * squares * plan.block * (c.channels + tile.columns) <= machine.l2 * 3 // 4
+    again = 0 if resident else (plan.blocks - 1) * again
+    return _beside(multiply, weights / BYTES_FROM_MEMORY + again / BYTES_FROM_L3) + transforms
+
+
+def _beside(compute: float, stream: float) -> float:
+    """Cycles of computing while weights come from further out: most of the shorter is hidden behind the longer."""
+    return max(compute, stream) + EXPOSED * min(compute, stream)
 
 
 def direct_cost(c: Conv, lanes: int, machine: X86, threads: int) -> float:
     """The same of direct convolution."""
     cycles, _ = choose_box(c.height, c.width, c.outs, lanes, machine)
-    return c.batch * cycles * 9 * c.channels / threads
+    return _beside(c.batch * cycles * 9 * c.channels / threads, 9 * c.channels * c.outs * 4 / BYTES_FROM_MEMORY)
 
 
 def plan_for(op: Op, conv: Op, machine: X86) -> tuple[float, Plan] | None:
