@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", default="x86", metavar="TARGET",
                         help="what to compile for: x86 (this machine), cuda:sm_90, fpga:xc7z020, ... (default: x86)")
     parser.add_argument("--no-winograd", action="store_true",
-                        help="no convolutions by Winograd's algorithm: they round more, and spread NaN and infinities")
+                        help="no convolutions by Winograd's algorithm: they round otherwise and spread NaN and infinities")
     parser.add_argument("--shape", action="append", default=[], metavar="INPUT=DxDx...",
                         help="fix the shape of an input with free dims; may be given several times")
     parser.add_argument("--value", action="append", default=[], metavar="INPUT=N,...",

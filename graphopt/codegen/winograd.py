@@ -8,8 +8,10 @@ output channels multiplies, transforms back, and stores through the epilogue. Ti
 overlap their neighbours; pixels that two tiles compute are stored from one of them only, so that results do not depend
 on how threads meet.
 
-Rounding: error relative to the largest |y|, for 64 to 512 channels, is a few 1e-7 for m = 2 (that of direct convolution,
-whose sums are longer) and about 1e-6 for m = 4. One NaN or infinity in x makes all outputs of the tiles that read it NaN.
+Rounding, measured against f64 relative to the largest |y|, for 64, 128, 256 and 512 channels of normal data after relu:
+2e-7, 3e-7, 5e-7, 4e-7 for m = 2 and 0.7e-6, 1.3e-6, 1.6e-6, 2.0e-6 for m = 4, where direct convolution, whose sums are
+nine times longer, has 0.8e-6, 1.1e-6, 2.2e-6, 3.0e-6; of data around zero m = 4 has up to twice direct's error. One NaN or
+infinity in x makes all outputs of the tiles that read it NaN.
 """
 
 from __future__ import annotations
