@@ -60,13 +60,18 @@ def program_key(model: str, shapes: Mapping[str, tuple[int, ...]], values: Mappi
 
 
 def find(key: str, holds: Callable[[Mapping[str, Any]], bool]) -> artifact.Artifact | None:
-    """The whole entry of that name, or None; a damaged one is removed. One is passed over whose manifest no longer holds."""
+    """The whole entry of that name whose manifest `holds`, or None; a damaged one is removed."""
     root = store.folder()
-    if root is None:
-        return None
-    path = root / "programs" / key
-    if not path.exists():
-        return None
+    with contextlib.suppress(OSError):
+        for path in sorted((root / "programs").iterdir()) if root else ():
+            if path.name == key or (path.name.startswith(f"{key}-") and path.suffix != ".json"):
+                found = _entry(path, holds)
+                if found is not None:
+                    return found
+    return None
+
+
+def _entry(path: Path, holds: Callable[[Mapping[str, Any]], bool]) -> artifact.Artifact | None:
     try:
         found = artifact.read(path)
         if not holds(found.manifest):
@@ -85,11 +90,17 @@ def find(key: str, holds: Callable[[Mapping[str, Any]], bool]) -> artifact.Artif
 
 
 def keep(key: str, manifest: Mapping[str, Any], files: Mapping[str, Any], external: Sequence[Path]) -> artifact.Artifact | None:
-    """Store a program; the entry, or None where there is no room for it."""
+    """Store a program; the entry, or None where there is no room for it.
+
+    What was measured of its kernels is in the entry's name: a path never holds other code than it did, since the dynamic
+    loader takes a library whose path it knows for the one that it has.
+    """
     root = store.folder()
     if root is None:
         return None
-    path = root / "programs" / key
+    measured = sorted((k, said) for k, said in manifest["tuning"]["records"].items() if said)
+    variant = f"-{hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:16]}" if measured else ""
+    path = root / "programs" / f"{key}{variant}"
     try:
         outside = [[str(f), store.digest(f)] for f in external]
         artifact.write(path, {**manifest, "external": outside}, files)
