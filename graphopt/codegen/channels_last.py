@@ -29,6 +29,7 @@ from graphopt.targets.x86 import X86
 
 LOAD = 0.15  # cycles that a load costs beside the multiply-adds that hide it
 WEIGHTS = 1.0  # cycles that a vector of weights from L2 costs beside that
+FEW_TILES = 8  # that share a panel of weights in L1
 STEPS_AHEAD = 16  # of the reduction by which weights are prefetched: some 200 cycles
 FAR_TILES = 32  # tiles that share a panel of weights, up to which the next panel is prefetched meanwhile
 
@@ -267,16 +268,20 @@ class ChannelsLast(Blocked):
         return list(k)
 
     def block_size(self, count: int, panels: int, depth: int) -> int:
-        """How many tiles run through a panel of weights before the next: all, so that weights pass once and x once for every
-        panel, or as many as read a part of x that stays in L2, so that x passes once and the weights for every such block."""
+        """How many tiles run through a panel of weights before the next. Where all weights stay in L2: a few, so that x is read
+        and the result written from front to back. Else all, so that weights pass once and x once for every panel, or as many as
+        read a part of x that stays in L2, so that x passes once and the weights for every such block."""
         size, l2 = self.dtype.itemsize, self.machine.l2
         strides = math.prod(min(s, k) for s, k in zip(self.stride, self.window))
         x = self.channels * self.box.pixels * strides * size  # of a tile
         weights = panels * depth * self.box.vectors * self.lanes * size
+        if weights <= l2 // 2:
+            block = max(1, min(count, FEW_TILES, self.machine.l1 // 2 // max(x, 1)))
+            return -(-count // -(-count // block))
         block = max(1, min(count, l2 // 4 // max(x, 1)))
         blocks = -(-count // block)
         whole = weights + (panels * x * count if x * count > l2 // 2 else x * count)
-        parts = x * count + (blocks * weights if weights > l2 // 2 else weights)
+        parts = x * count + blocks * weights
         return count if whole <= parts else -(-count // blocks)
 
     def spread(self, units: int, effort: int, body: Callable[[Expr], Stmt]) -> Stmt:
