@@ -34,6 +34,12 @@ def test_softmax_of_infinities() -> None:
     check("log_softmax", [x], axis=1)
 
 
+def test_softmax_has_no_subnormal_numbers() -> None:
+    """They would slow every product with them down."""
+    [y] = check("softmax", [np.array([[0, -86, -88, -100, -103, -np.inf]], np.float32)], axis=1)
+    assert y[0, 0] == 1 and y[0, 1] > 0 and list(y[0, 2:]) == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("of", FLOATS)
 def test_normalisations(of: str) -> None:
     x = random(RNG, of, 2, 6, 5, 3)

@@ -15,9 +15,10 @@ from graphopt.codegen.expr import Expr
 from graphopt.codegen.lower.registry import Inliner, OpView, compute, computed
 from graphopt.ir.graph import Builder, Graph, Op
 from graphopt.ir.table import DECOMPOSITIONS
-from graphopt.ir.types import TensorType, Type
+from graphopt.ir.types import F32, TensorType, Type
 
 INLINED = ("softmax", "log_softmax", "batch_norm", "layer_norm", "rms_norm", "group_norm", "lrn", "reduce_logsumexp")
+LEAST_EXPONENT = -87.0  # e^x is a normal f32 from -87.33 on
 
 
 def decomposed(op: Op) -> Graph:
@@ -51,6 +52,8 @@ def _decomposed(name: str, types: tuple[Type | None, ...], frozen: _Frozen) -> G
     result = DECOMPOSITIONS[name](Builder(graph, before=op), op)
     graph.outputs = list(result) if isinstance(result, (list, tuple)) else [result]
     op.erase()
+    if name == "softmax":
+        _without_subnormals(graph)
     return graph
 
 
@@ -59,3 +62,12 @@ def inlined(o: OpView, *i: Expr) -> Expr:
     graph = decomposed(o.op)
     accessors = [o.accessor(p.name) for p in o.op.definition.operands]
     return Inliner(dict(zip(graph.inputs, (a for a in accessors if a is not None)))).at(graph.outputs[o.result], i)
+
+
+def _without_subnormals(graph: Graph) -> None:
+    """Exponentials that are no normal number become 0. Beside the largest, which is 1, they change nothing that anyone sees,
+    but each product with one takes a CPU a hundred cycles: masks of -100 make whole matrices of them."""
+    for op in [o for o in graph.ops if o.name == "exp" and o.result.dtype is F32]:
+        b, x = Builder(graph, before=op), op.operands[0]
+        least, zero = b.const(LEAST_EXPONENT, F32), b.const(0.0, F32)
+        op.replace_with([b.where(b.less(x, least), zero, b.exp(x))])
