@@ -35,6 +35,9 @@ from graphopt.codegen.index import flat_index
 from graphopt.codegen.loops import Alloc, For, Seq, Stmt, loop, seq, store
 from graphopt.codegen.tuning import Pick, analytic
 
+LINE = 16  # elements (f32) that share a cache line
+STRETCH = 64  # elements that a tile of a transposition stores in a row
+
 
 @dataclass(frozen=True)
 class Style:
@@ -78,8 +81,42 @@ def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output
     axes, replaced = merge([v for v, _ in used], [n for _, n in used], [*values, offset])
     *values, offset = replaced
     axes = axes or [(Var("i", INDEX, 0, 0), 1)]
+    if style.lanes > 1 and not style.bind:
+        axes, (*values, offset) = tiled(axes, [*values, offset])
     stores = [(o.buffer, v) for o, v in zip(outputs, values)]
     return _Nest(axes, stores, offset, style).build()
+
+
+def tiled(axes: list[tuple[Var, int]], exprs: list[Expr]) -> tuple[list[tuple[Var, int]], list[Expr]]:
+    """The loops of a transposition, tiled: where operands are read against the grain, along another axis than the last one,
+    as many elements of that axis are taken at a time as share a cache line, so that lines are read once."""
+    *outer, (inner, n) = axes
+    if n < LINE // 2 or any(isinstance(node, Reduce) for e in exprs for node in postorder(e)):
+        return axes, exprs
+    along: set[Var] = set()
+    for node in postorder(*exprs):
+        if isinstance(node, Load):
+            coefficients, _, _ = linear(node.index[-1])
+            if abs(coefficients.get(inner, 0)) >= LINE // 2:
+                along |= {v for v, extent in outer if coefficients.get(v) == 1 and extent > 1}
+    if len(along) != 1:
+        return axes, exprs
+    [u] = along
+    extent = dict(outer)[u]
+    rest = [(v, m) for v, m in outer if v is not u]
+    replaced: dict[Expr, Expr] = {}
+
+    def cut(v: Var, extent: int, size: int) -> tuple[list[tuple[Var, int]], tuple[Var, int]]:
+        """The loop over blocks, and the one within; the last block overlaps its neighbour rather than being shorter."""
+        if extent < 2 * size:
+            return [], (v, extent)
+        block, within = Var(f"{v.name}b", INDEX, 0, -(-extent // size) - 1), Var(v.name, INDEX, 0, size - 1)
+        replaced[v] = (block * size if extent % size == 0 else minimum(block * size, extent - size)) + within
+        return [(block, -(-extent // size))], (within, size)
+
+    columns, column = cut(inner, n, STRETCH)
+    rows, row = cut(u, extent, LINE)
+    return [*rest, *columns, *rows, row, column], [substitute(e, replaced) for e in exprs] if replaced else exprs
 
 
 def merge(vars: Sequence[Var], extents: Sequence[int], exprs: Sequence[Expr]) -> tuple[list[tuple[Var, int]], list[Expr]]:

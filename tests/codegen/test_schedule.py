@@ -219,6 +219,19 @@ def test_movement_around_arithmetic() -> None:
 
 # Special values
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_transpositions_of_every_size() -> None:
+    """Their loops are tiled where both axes are long enough; tiles overlap where they do not divide."""
+    batch = Batch()
+    for n, m in itertools.product((1, 8, 16, 31, 33, 130, 200), (1, 3, 17, 32, 130)):
+        x, y = random(RNG, "f32", 2, n, m), random(RNG, "f32", 2, m, n)
+        turned = batch.b.transpose(batch.input(x), perm=[0, 2, 1])
+        batch.give(batch.b.sub(batch.input(y), turned), y - x.transpose(0, 2, 1), f"{n} by {m}")
+    x = random(RNG, "f64", 3, 40, 5, 70)
+    for perm in itertools.permutations(range(4)):
+        batch.give(batch.b.neg(batch.b.transpose(batch.input(x), perm=list(perm))), -x.transpose(perm), f"{perm}")
+    batch.check()
+
+
 @pytest.mark.parametrize("of", FLOATS)
 def test_nan_and_infinities_propagate(of: str) -> None:
     from graphopt.ir import dtype
