@@ -42,32 +42,42 @@ def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str 
     """Passes, plan and machine code for a graph of concrete input shapes. Templates decide as `records` say, to which
     `tune` adds what it measures.
     """
+    start = time.perf_counter()
+    optimised, results = optimise(graph, validate, X86Keeps(target))
+    passes = time.perf_counter()
+    records = records or Records(None)
+    if tune is not None:
+        measure(optimised, target, tune, records)
+    tuned = time.perf_counter()
+    program = plan_static(optimised, results, target, records)
+    planned = time.perf_counter()
+    code = build_code(program, target)
+    seconds = {"passes": passes - start, **({"tune": tuned - passes} if tune else {}), "plan": planned - tuned,
+               "code": time.perf_counter() - planned}
+    _announce(program)
+    return Compiled(graph, optimised, results, program, code, seconds, tune, records)
+
+
+def measure(optimised: Graph, target: Any, tune: str, records: Records) -> None:
+    """Add to the records what they lack of the graph's kernels, by measuring."""
+    from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
+    from graphopt.tuner import tune as run
+
+    run(optimised, target, tune, records)
+
+
+def plan_static(optimised: Graph, results: Any, target: Any, records: Records) -> Any:
+    """The program of an optimised graph; how its parameters were chosen joins the reasons of the passes."""
     from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
     from graphopt.codegen.plan import plan
     from graphopt.codegen.x86 import style_of, templates_of
 
-    start = time.perf_counter()
-    optimised, results = optimise(graph, validate, X86Keeps(target))
-    passes = time.perf_counter()
-    seconds = {"passes": passes - start}
-    records = records or Records(None)
-    if tune is not None:
-        from graphopt.tuner import tune as measure
-
-        measure(optimised, target, tune, records)
-        seconds["tune"] = time.perf_counter() - passes
-    tuned = time.perf_counter()
     program = plan(optimised, style_of(target), templates_of(target), from_records(records, target.name, target.threads))
-    planned = time.perf_counter()
-    code = build_code(program, target)
-    seconds |= {"plan": planned - tuned, "code": time.perf_counter() - planned}
-    _announce(program)
-    compiled = Compiled(graph, optimised, results, program, code, seconds, tune, records)
-    for call, text in zip(program.calls, parameters(compiled, target)):
+    for call, text in zip(program.calls, parameters(program, records, target)):
         if text:
-            results.context.reasons.append(Reason("tuning", call.op.name, tuple(r.name for r in call.op.results if r.name),
-                                                  call.op.loc, text))
-    return compiled
+            names = tuple(r.name for r in call.op.results if r.name)
+            results.context.reasons.append(Reason("tuning", call.op.name, names, call.op.loc, text))
+    return program
 
 
 def _announce(program: Any) -> None:
@@ -153,16 +163,17 @@ def statistics(d: Compiled) -> dict[str, Any]:
 
 def decisions(d: Compiled, target: Any) -> str:
     """The target, what the passes did, and which parameters the kernels have."""
-    said = dict.fromkeys(f"{c.kernel.name}: {text}" for c, text in zip(d.program.calls, parameters(d, target)) if text)
+    texts = parameters(d.program, d.records, target)
+    said = dict.fromkeys(f"{c.kernel.name}: {text}" for c, text in zip(d.program.calls, texts) if text)
     lines = [f"target {target.name}, {target.threads} threads, {target.lanes} f32 lanes", str(d.results)]
     return "\n".join([*lines, "", "parameters of kernels", *said] if said else lines)
 
 
-def parameters(d: Compiled, target: Any) -> list[str]:
+def parameters(program: Any, records: Records, target: Any) -> list[str]:
     """Of every kernel call how its template's parameters were chosen; empty where there was nothing to choose."""
     texts = {}
-    for name, (key, picks) in d.program.picks.items():
-        record = d.records.get(record_key(target.name, target.threads, key))
+    for name, (key, picks) in program.picks.items():
+        record = records.get(record_key(target.name, target.threads, key))
         chosen = ", ".join(f"{kind} {text}" for kind, text in picks.answers.items())
         if not picks.open:
             texts[name] = ""
@@ -175,7 +186,7 @@ def parameters(d: Compiled, target: Any) -> list[str]:
             texts[name] = f"{chosen}, by the model, and none of {record.tried} measured ({record.mode}) is faster"
         else:
             texts[name] = f"{chosen}, by the model: what was recorded ({', '.join(record.choices.values())}) is no candidate here"
-    return [texts[c.kernel.name] for c in d.program.calls]
+    return [texts[c.kernel.name] for c in program.calls]
 
 
 # To an artifact ---------------------------------------------------------------------------------

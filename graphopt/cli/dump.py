@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.cli.models import FORMS, UsageError, parse_shape, parse_value
+from graphopt.codegen.tuning import MODES
 from graphopt.errors import GraphOptError, RewriteError, TargetError
 
 if TYPE_CHECKING:  # everything heavy is imported once the command line has been understood
@@ -30,6 +31,7 @@ EXAMPLES = """examples:
   graphopt-dump net.onnx --diff fold | less           what one pass did
   graphopt-dump net.onnx --why conv1_output           where a value comes from and what was decided about it
   graphopt-dump net.onnx --stats --shape images=1x3x224x224
+  graphopt-dump net.onnx --tune fast                  measure what suits this machine's kernels, for all later programs
   graphopt-dump net.onnx --emit asm -o net.s          also tir; cuda and hls with their --target
   graphopt-dump net.onnx --emit dot | dot -Tsvg -o net.svg
   graphopt-dump net.onnx --validate --inputs in.npz   evaluate around every pass and compare
@@ -54,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, for --validate (default: random ones)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of to stdout; a .gir file saves the graph")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
+    parser.add_argument("--tune", choices=MODES, help="measure candidates for the parameters of kernels on this machine, and "
+                                                      "record what wins; shows them where nothing else is asked for")
     shown = parser.add_argument_group("what to show (several may be given; the graph where none is)")
     shown.add_argument("--emit", choices=EMIT, help="a form of the program: the graph as ir, json or dot, or generated code")
     shown.add_argument("--after", metavar="PASS", help=f"stop after this pass (PASS:2: its second run), or after the {CAPTURE}")
@@ -98,6 +102,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--after shows the graph, --emit {args.emit} the finished program: give one of them")
     if args.output and args.output.endswith(".gir") and (args.emit not in (None, "ir") or _reports(args)):
         raise UsageError("a .gir file holds a graph and nothing else: give -o FILE.gir alone or with --after")
+    if args.tune and args.after:
+        raise UsageError("--tune is for the kernels of the finished program: leave out --after")
     if args.inputs and not args.validate:
         raise UsageError("--inputs are for --validate")
     try:
@@ -130,6 +136,8 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     captured = bind_values(capture_model(args.model, args.shape), args.shape, args.value)
     free = _free(captured)
     if free and args.after != CAPTURE:
+        if args.tune:
+            raise UsageError(f"--tune: kernels are of fixed shapes; {free}")
         if args.emit in CODE:
             raise UsageError(f"--emit {args.emit}: code is made for fixed shapes; {free}")
         print(f"graphopt-dump: a program is compiled for each size when it occurs; to see one: {free}", file=sys.stderr)
@@ -150,6 +158,7 @@ def _dump(args: argparse.Namespace) -> str | Graph:
         sections.append(f"{results}\n")
     if args.diff:
         sections.append(str(diffs))
+    parameters = _parameters(graph, results, target, args.tune) if (args.why or args.tune) and not args.after and not free else ""
     if args.why:
         from graphopt.cli.why import why
 
@@ -164,9 +173,28 @@ def _dump(args: argparse.Namespace) -> str | Graph:
         program = compile_graph(captured, target=target)
     if args.stats:
         sections.append(_statistics(graph, program))
+    if args.tune and not args.emit and not sections:
+        sections.append(parameters)
     if args.emit or not sections:
         sections.append(_form(graph, program, args.emit or "ir"))
     return "\n".join(sections)
+
+
+def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> str:
+    """How the parameters of the program's kernels are chosen, after measuring where that is wanted; also kept as reasons."""
+    if target.kind != "x86":
+        if tune:
+            raise UsageError(f"--tune: kernels for {target.name} have no parameters to tune")
+        return ""
+    from graphopt import static
+    from graphopt.codegen.tuning import Records
+
+    records = Records.load(to_write=tune is not None)
+    if tune:
+        static.measure(graph, target, tune, records)
+    program = static.plan_static(graph, results, target, records)
+    texts = zip(program.calls, static.parameters(program, records, target))
+    return "".join(f"{line}\n" for line in dict.fromkeys(f"{c.kernel.name}: {text}" for c, text in texts if text))
 
 
 def _free(graph: Graph) -> str:

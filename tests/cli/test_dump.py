@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphopt.cli.dump import main
-from graphopt.ir import evaluate, parse_graph, print_graph, serial
+from graphopt.ir import Builder, Graph, evaluate, parse_graph, print_graph, serial, tensor
 
 ROOT = Path(__file__).parents[2]
 TEXT = """graph @net(%x: f32[N, 8]) -> f32[N, 8] {
@@ -344,3 +344,26 @@ def test_help_shows_examples_without_importing_anything_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "examples:" in done.stdout and "exit codes" in done.stdout
     assert done.stdout.splitlines()[-1] == "False False False"
+
+
+def test_tune_measures_and_says_what_was_chosen(dump, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAPHOPT_TUNING", str(tmp_path / "records.json"))
+    graph = Graph()
+    b = Builder(graph)
+    x = graph.add_input(tensor("f32", 40, 64), "x")
+    y = b.matmul(x, b.const(np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)))
+    y.name = "y"
+    graph.outputs = [y]
+    serial.save(graph, tmp_path / "product.gir")
+    code, out, err = dump(tmp_path / "product.gir", "--tune", "fast")
+    assert (code, err) == (0, "") and "measured (fast)" in out
+    code, out, _ = dump(tmp_path / "product.gir", "--why", "%y")
+    assert code == 0 and "[tuning]" in out and "measured (fast)" in out
+
+
+def test_tune_refuses_what_has_no_shape_yet_or_no_parameters(dump, net):
+    for options, said in ((("--tune", "fast"), "N is free"), (("--tune", "slow"), "invalid choice"),
+                          (("--tune", "fast", "--after", "fold"), "leave out --after"),
+                          (("--tune", "fast", "--shape", "x=2x8", "--target", "cuda:sm_90"), "no parameters to tune")):
+        code, _, err = dump(net, *options)
+        assert code == 2 and said in err

@@ -58,7 +58,7 @@ class Stopwatch:
         self.asked: list[list[dict[str, str]]] = []
 
     def __call__(self, op: Op, candidates: Sequence[tuner.Assignment], target: object) -> list[float]:
-        confirms = bool(self.asked) and len(candidates) == 2 and list(candidates)[0] == self.asked[-1][0]
+        confirms = bool(self.asked) and len(candidates) == 2 and candidates[0] == self.asked[-1][0]
         self.asked.append([dict(c) for c in candidates])
         times = [1.0] + [1.5] * (len(candidates) - 1)
         times[1 if confirms else min(self.best, len(candidates) - 1)] = self.factors[confirms]
@@ -141,7 +141,8 @@ def test_what_was_measured_in_full_stands(tmp_path: Path) -> None:
     assert Records.load(path).known["key"].choices == {"x": "a"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 99, "records": {}}', '{"format": 1, "records": {"k": {"choices": 3}}}',
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 99, "records": {}}',
+                                  '{"format": 1, "records": {"k": {"choices": 3}}}',
                                   '{"format": 1, "records": {"k": {"choices": {}, "seconds": 1, "analytic_seconds": 1, '
                                   '"tried": 2, "mode": "later", "kernel": ""}}}'])
 def test_damaged_records(cache: Path, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -183,7 +184,8 @@ def test_the_best_is_recorded_and_later_compilations_take_it(measured: Callable[
     assert sorted(str(r["choices"]) for r in saved) == sorted(str(a[1]) for a in watch.asked[::2])
     later = graphopt.compile(graph, threads=2)
     assert len(watch.asked) == 4
-    for model, said in ((before, "by the model"), (tuned, "the best of 4 measured (fast)"), (later, "the best of 4 measured (fast)")):
+    best = "the best of 4 measured (fast)"
+    for model, said in ((before, "by the model"), (tuned, best), (later, best)):
         np.testing.assert_allclose(model(x), expected(graph, x), rtol=1e-4, atol=1e-4)
         assert model.explain().count(said) == 2
     assert "(2.00x)" in tuned.explain()
@@ -267,7 +269,7 @@ def test_measuring_runs_every_candidate_of_every_template() -> None:
     b = Builder(graph)
     x = graph.add_input(tensor("f32", 1, 24, 19, 17), "x")
     w = [b.const(RNG.standard_normal(s).astype(np.float32) / 10) for s in ((40, 24, 3, 3), (40, 1, 3, 3), (24, 40, 1, 1))]
-    same = dict(stride=[1, 1], pad=[1, 1, 1, 1], dilation=[1, 1])
+    same = {"stride": [1, 1], "pad": [1, 1, 1, 1], "dilation": [1, 1]}
     y = b.relu(b.conv(x, w[0], **same, groups=1))
     y = b.relu(b.conv(y, w[1], **same, groups=40))
     graph.outputs = [b.add(b.conv(y, w[2], stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1], groups=1), x)]
@@ -296,7 +298,7 @@ def test_medians_are_taken_in_turns() -> None:
 # What is refused
 @pytest.mark.parametrize("tune", ["slow", "", True, 4])
 def test_wrong_modes(tune: object) -> None:
-    with pytest.raises(GraphOptError, match="'fast'.*'full'"):
+    with pytest.raises(GraphOptError, match=r"'fast'.*'full'"):
         graphopt.compile(products(), tune=tune)  # type: ignore[arg-type]
     assert check_mode(None) is None
 
