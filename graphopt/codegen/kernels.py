@@ -16,7 +16,7 @@ from graphopt.codegen.lower.registry import COMPUTE, CUTS, LOOPS, SCRATCH, Inlin
 from graphopt.codegen.schedule import Output, Style, iteration, schedule
 from graphopt.errors import CodegenError
 from graphopt.ir.graph import Graph, Op, Value
-from graphopt.ir.types import F32, TensorType, dtype
+from graphopt.ir.types import BF16, F32, TensorType, dtype
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,8 @@ def zero_around(buffer: Buffer, storage: Sequence[int], inside: Sequence[tuple[i
             extents = [n if k < border else count if k == border else b + n + e for k, (b, n, e) in enumerate(inside)]
             vars = iteration(extents)
             place = flat_index([i + s for i, s in zip(vars, starts)], storage)
-            yield schedule(vars, extents, [Output(buffer, const(0, buffer.dtype))], style, place)
+            zero = const(0, F32).cast(buffer.dtype) if buffer.dtype is BF16 else const(0, buffer.dtype)  # no literals of bf16
+            yield schedule(vars, extents, [Output(buffer, zero)], style, place)
 
 
 def _pieces(op: Op, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

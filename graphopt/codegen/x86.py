@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphopt.codegen import attention, contraction, recurrent
+from graphopt.codegen import attention, contraction, recurrent, transposing
 from graphopt.codegen.kernels import Template
 from graphopt.codegen.schedule import Style
 from graphopt.targets.x86 import X86
@@ -19,4 +19,4 @@ def style_of(target: X86) -> Style:
 
 def templates_of(target: X86) -> Sequence[Template]:
     """The target's hand-shaped kernels, first match wins."""
-    return (attention.template(target), contraction.template(target), recurrent.template(target))
+    return (attention.template(target), contraction.template(target), recurrent.template(target), transposing.template)
