@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from graphopt.ir.graph import Graph, Op, Value
+from graphopt.ir.graph import Builder, Graph, Op, Value
 from graphopt.rewrite.common import known_shape, same_type
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import RulePass
@@ -132,16 +132,59 @@ def _split_scale(v: Value) -> tuple[Value, float]:
     return u, number if op.name == "mul" else 1 / number
 
 
-def _split_mask(scores: Value) -> tuple[Value, Value | None]:
-    """(u, mask) with scores = u + mask; mask None where nothing is added."""
-    op = scores.op
-    if op is None or op.name != "add":
+def _split_mask(scores: Value, b: Builder) -> tuple[Value, Value | None]:
+    """(u, mask) with scores = u + mask; mask None where nothing is added. Of several masks it is their sum."""
+    found = _split_masks(scores, b)
+    if found is None:
         return scores, None
-    a, b = op.operands
-    for u, mask in ((a, b), (b, a)):
-        if u is not None and _is_scores(u) and same_type(u, scores) and mask is not None and known_shape(mask) is not None:
-            return u, mask
-    return scores, None
+    u, masks = found
+    total: Value | None = None
+    for mask in masks:
+        total = mask if total is None else b.add(total, mask)
+    return u, total
+
+
+def _split_masks(scores: Value, b: Builder) -> tuple[Value, list[Value]] | None:
+    """(u, masks) with scores = u + all masks and u a product; None where there is none. Where each window of a picture has a
+    mask, windows and pictures are two axes while it is added: reshape(add(reshape(u), mask))."""
+    if _is_scores(scores):
+        return scores, []
+    op = scores.op
+    if op is None or known_shape(scores) is None:
+        return None
+    wide = op.operands[0] if op.name == "reshape" else scores
+    add = wide.op if wide is not None else None
+    if add is None or wide is None or add.name != "add" or (wide is not scores and len(wide.uses) != 1):
+        return None
+    for u, mask in (add.operands, add.operands[::-1]):
+        if u is None or mask is None or known_shape(mask) is None or not same_type(u, wide):
+            continue
+        if wide is not scores:
+            if u.op is None or u.op.name != "reshape" or u.op.operands[0] is None or not same_type(u.op.operands[0], scores):
+                continue
+            merged = _of_one_axis(mask, wide, scores, b)
+            if merged is None:
+                continue
+            u, mask = u.op.operands[0], merged
+        rest = _split_masks(u, b)
+        if rest is not None:
+            return rest[0], [*rest[1], mask]
+    return None
+
+
+def _of_one_axis(mask: Value, wide: Value, scores: Value, b: Builder) -> Value | None:
+    """A mask for `wide` as one for `scores`, in which the leading axes of `wide` are one."""
+    tail = scores.shape[1:]
+    lead = wide.shape[:len(wide.shape) - len(tail)] if known_shape(wide) is not None else ()
+    if not lead or wide.shape[len(lead):] != tail or mask.rank > len(wide.shape):
+        return None
+    shape = (1,) * (len(wide.shape) - mask.rank) + tuple(mask.shape)
+    of_mask, rest = shape[:len(lead)], shape[len(lead):]
+    if all(n == 1 for n in of_mask):
+        return b.reshape(mask, shape=(1, *rest))
+    if of_mask != tuple(lead):
+        mask = b.expand(mask, shape=(*lead, *rest))
+    return b.reshape(mask, shape=(scores.shape[0], *rest))
 
 
 def _split_choice(scores: Value) -> tuple[Value, Value, Value, bool] | None:
@@ -170,7 +213,7 @@ def _attention(keeps: Callable[[Op], bool], m: Match) -> Value | None:
     if m.axis != rank - 1 or rank not in (3, 4) or known_shape(v) is None or v.rank != rank:
         return None
     choice = _split_choice(m.s)
-    scores, mask = _split_mask(m.s if choice is None else choice[0])
+    scores, mask = _split_mask(m.s if choice is None else choice[0], m.build)
     scores, scale = _split_scale(scores)
     product = scores.op
     if product is None or product.name != "matmul" or len(scores.uses) != 1:

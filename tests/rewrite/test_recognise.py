@@ -171,6 +171,25 @@ def test_attention(lead, scaling, mask):
     assert set(names(graph)) <= {"attention", "reshape"}
 
 
+@pytest.mark.parametrize("pictures, of_mask", [(1, "1, 6, 1, 5, 7"), (2, "1, 3, 1, 5, 7"), (2, "2, 3, 4, 5, 7"), (3, "5, 7")])
+def test_attention_in_windows(pictures, of_mask):
+    """Heads have a bias and windows a mask, which is added while windows and pictures are two axes."""
+    wide = f"f32[{pictures}, {6 // pictures}, 4, 5, 7]"
+    graph = rewritten([*CLEAN, Canonicalise()], f"""
+    graph @g(%q: f32[6, 4, 5, 4], %k: f32[6, 4, 4, 7], %v: f32[6, 4, 7, 6], %b: f32[1, 4, 5, 7], %m: f32[{of_mask}])
+        -> f32[6, 4, 5, 6] {{
+      %s = matmul(%q, %k) : f32[6, 4, 5, 7]
+      %t = add(%s, %b) : f32[6, 4, 5, 7]
+      %r = reshape(%t) {{shape=[{pictures}, {6 // pictures}, 4, 5, 7]}} : {wide}
+      %u = add(%r, %m) : {wide}
+      %o = reshape(%u) {{shape=[6, 4, 5, 7]}} : f32[6, 4, 5, 7]
+      %w = softmax(%o) {{axis=3}} : f32[6, 4, 5, 7]
+      %y = matmul(%w, %v) : f32[6, 4, 5, 6]
+      return %y
+    }}""", target=KeepsAll())
+    assert names(graph)[-1] == "attention" and "softmax" not in names(graph) and names(graph).count("add") == 1
+
+
 def test_attention_scaled_on_both_sides():
     graph = rewritten([*CLEAN, Canonicalise()], """
     graph @g(%q: f32[2, 3, 5, 4], %k: f32[2, 3, 7, 4], %v: f32[2, 3, 7, 6]) -> f32[2, 3, 5, 6] {
