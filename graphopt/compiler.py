@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt import programs
-from graphopt.codegen.tuning import Records, check_mode, still_holds
 from graphopt.errors import ArtifactError, InputError, TargetError
+from graphopt.records import Records, check_mode, still_holds
 from graphopt.runtime import artifact
 from graphopt.runtime.arrays import to_numpy
 from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
@@ -51,6 +51,7 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
     Programs of ONNX paths and bytes are kept on disk (GRAPHOPT_CACHE) and found again without compiling.
     Raises GraphOptError: UnsupportedOperators, CaptureError, TargetError, ...
     """
+    _check_counts(threads=threads, max_specialisations=max_specialisations)
     if not winograd:
         from graphopt.targets import without_winograd
 
@@ -65,6 +66,13 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
 
     where = recipe.target
     return compile_emitted(recipe.graph, where, example_inputs, validate)
+
+
+def _check_counts(**given: Any) -> None:
+    """Refuse arguments that are neither None nor a whole number from 1 on."""
+    for name, n in given.items():
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise InputError(f"{name} must be a whole number of at least 1, got {n!r}", where=name)
 
 
 @dataclass
@@ -86,7 +94,7 @@ class Recipe:
         """What names this compilation on disk; None where it cannot be kept there."""
         from os import sched_getaffinity
 
-        if self.validate or self.dynamic_shapes is not None or not (self.threads is None or self.threads > 0):
+        if self.validate or self.dynamic_shapes is not None:
             return None
         threads = self.threads or len(sched_getaffinity(0))
         given = self.target_given
@@ -305,6 +313,7 @@ class CompiledModel(Model):
         """
         from graphopt.static import build_code, link
 
+        _check_counts(repeats=repeats)
         given = self._structure.flatten(args, kwargs) if self._structure is not None else self._by_position(args, kwargs)
         arrays = [self._check(s, to_numpy(x)) for s, x in zip(self.inputs, given, strict=True)]
         details: Compiled = self.program(arrays).details.compiled

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.codegen.tuning import Records, from_records, record_key, state
 from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
 from graphopt.pipeline import X86Keeps, optimise
+from graphopt.records import Records, from_records, record_key, state
 from graphopt.rewrite.context import Reason
 from graphopt.runtime import artifact
 from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned

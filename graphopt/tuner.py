@@ -1,4 +1,4 @@
-"""Measuring the candidates of a program's kernels: `compile(..., tune="fast")`. What wins is recorded (codegen/tuning.py).
+"""Measuring the candidates of a program's kernels: `compile(..., tune="fast")`. What wins is recorded (records.py).
 
 Every distinct kernel whose template has anything to choose is planned once per candidate in one small graph, compiled as
 any program is (one shared object, its kernels side by side), and run on this machine: before each timed call all cores
@@ -22,11 +22,12 @@ from graphopt.codegen.kernels import kernel_key, lower
 from graphopt.codegen.lower.registry import why_not
 from graphopt.codegen.plan import plan
 from graphopt.codegen.tir.build import build
-from graphopt.codegen.tuning import Picks, Record, Records, ranked, record_key
+from graphopt.codegen.tuning import Picks, ranked
 from graphopt.codegen.x86 import style_of, templates_of
 from graphopt.errors import TargetError
 from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.types import F32, TensorType
+from graphopt.records import Record, Records, record_key
 from graphopt.runtime.executable import Pointer, address, aligned
 from graphopt.runtime.library import runtime
 from graphopt.targets.x86 import X86

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.cli.models import FORMS, UsageError, parse_shape, parse_value
-from graphopt.codegen.tuning import MODES
 from graphopt.errors import GraphOptError, RewriteError, TargetError
+from graphopt.records import MODES
 
 if TYPE_CHECKING:  # everything heavy is imported once the command line has been understood
     from graphopt.ir import Graph
@@ -187,7 +187,7 @@ def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> st
             raise UsageError(f"--tune: kernels for {target.name} have no parameters to tune")
         return ""
     from graphopt import static
-    from graphopt.codegen.tuning import Records
+    from graphopt.records import Records
 
     records = Records.load(to_write=tune is not None)
     if tune:

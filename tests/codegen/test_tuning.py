@@ -14,10 +14,11 @@ import graphopt
 from graphopt import GraphOptError, tuner
 from graphopt.codegen.kernels import kernel_key
 from graphopt.codegen.plan import plan
-from graphopt.codegen.tuning import Picks, Record, Records, analytic, best_of, check_mode, from_records, ranked, record_key
+from graphopt.codegen.tuning import Picks, analytic, best_of, ranked
 from graphopt.codegen.x86 import style_of, templates_of
 from graphopt.ir import Builder, Graph, Op, tensor
 from graphopt.pipeline import X86Keeps, optimise
+from graphopt.records import Record, Records, check_mode, from_records, record_key
 from graphopt.targets import parse_target
 
 RNG = np.random.default_rng(12)
