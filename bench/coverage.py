@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from bench import options
+
 RTOL, ATOL = 2e-3, 1e-4
 TIMEOUT = 1800  # seconds for one model
 COLUMNS = ("model", "route", "captured", "compiled", "equal", "host ops", "max error", "seconds", "note")
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; the exit status is 1 where a model is not equal."""
     parser = argparse.ArgumentParser(prog="python -m bench coverage", description=__doc__.splitlines()[0])
     parser.add_argument("--models", help="comma-separated names; all by default")
-    parser.add_argument("--target", default="evaluator", help="evaluator (default), x86, …")
+    parser.add_argument("--target", type=options.target, default="evaluator", help="evaluator (default), x86, …")
     parser.add_argument("--route", default="fx", choices=("fx", "onnx", "both"))
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of the table")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)

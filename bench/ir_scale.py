@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 
+from bench import options
 from graphopt.ir import Builder, Graph, parse_graph, print_graph, tensor, verify
 
 UNARY = ("relu", "neg", "abs", "sigmoid")
@@ -65,8 +66,8 @@ def measure(ops: int) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench ir_scale", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--ops", type=int, default=10_000)
-    ops = parser.parse_args(argv).ops
+    parser.add_argument("--ops", type=options.count, default=10_000, help="of the larger graph (default: %(default)s)")
+    ops = max(parser.parse_args(argv).ops, 10)
     small, large = measure(ops // 10), measure(ops)
     print(f"{'':10}{ops // 10:>10} ops{ops:>10} ops{'ratio':>8}")
     for name, seconds in large.items():

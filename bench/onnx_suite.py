@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from bench import options
+
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 
 
@@ -141,8 +143,8 @@ def main(argv: list[str] | None = None) -> int:
     global _cases, _target
     parser = argparse.ArgumentParser(prog="python -m bench onnx_suite", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="evaluator")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--target", type=options.target, default="evaluator", help="evaluator (default), x86, …")
+    parser.add_argument("--jobs", type=options.count, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
     parser.add_argument("--filter", default="", help="only cases whose name has this text")
     parser.add_argument("--list", action="store_true",
                         help="name every failure and every case with host ops; otherwise they are grouped")

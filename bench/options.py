@@ -64,6 +64,19 @@ def seconds(text: str) -> float:
     return value
 
 
+def target(text: str) -> str:
+    """A target, or `evaluator`."""
+    from graphopt import GraphOptError
+    from graphopt.targets import parse_target
+
+    try:
+        if text != "evaluator":
+            parse_target(text)
+    except GraphOptError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
+    return text
+
+
 def onnx_file(text: str) -> Path:
     path = Path(text)
     if not path.is_file():

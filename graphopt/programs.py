@@ -106,9 +106,11 @@ def keep(key: str, manifest: Mapping[str, Any], files: Mapping[str, Any], extern
         artifact.write(path, {**manifest, "external": outside}, files)
         store.trim(root)
         return artifact.Artifact(path, json.loads((path / artifact.MANIFEST).read_text()))
-    except (OSError, ArtifactError) as e:
-        log.warning("the program could not be cached in %s: %s", path, e)
-        return None
+    except OSError as e:
+        store.cannot_keep(root, e)
+    except ArtifactError as e:
+        log.warning("the program could not be cached: %s", e)
+    return None
 
 
 def interface(key: str) -> dict[str, Any] | None:
@@ -134,7 +136,7 @@ def keep_interface(key: str, description: Mapping[str, Any], external: Sequence[
         (root / "programs").mkdir(parents=True, exist_ok=True)
         store.write(root / "programs" / f"{key}.json", json.dumps({**description, "external": outside}).encode())
     except OSError as e:
-        log.warning("the model's interface could not be cached in %s: %s", root, e)
+        store.cannot_keep(root, e)
 
 
 @cache

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 log = logging.getLogger("graphopt")
@@ -30,6 +31,16 @@ def folder() -> Path | None:
     if setting == "0":
         return None
     return Path(setting) if setting else Path.home() / ".cache" / "graphopt"
+
+
+def cannot_keep(root: Path, error: OSError) -> None:
+    """Warn that an entry could not be written, once for each folder and cause."""
+    _warn(root, error.strerror or str(error))
+
+
+@cache
+def _warn(root: Path, why: str) -> None:
+    log.warning("what is compiled could not be cached in %s: %s (GRAPHOPT_CACHE names another folder, 0 none)", root, why)
 
 
 def trim(root: Path) -> None:

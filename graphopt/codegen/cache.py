@@ -21,7 +21,7 @@ def load(key: str, kind: str = "code") -> Path | None:
     try:
         if not _whole(path):
             raise ValueError("its digest does not match its contents")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as e:
         log.warning("removing the damaged cache entry %s: %s", path, e)
@@ -43,7 +43,7 @@ def store(key: str, library: bytes, kind: str = "code") -> Path | None:
         disk.trim(root)
         return path
     except OSError as e:
-        log.warning("compiled code could not be cached in %s: %s", path.parent, e)
+        disk.cannot_keep(root, e)
         return None
 
 

@@ -122,6 +122,9 @@ class Model:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Named arrays in, named arrays out; names are the source model's."""
         names = self._names
+        if type(inputs) is not dict and not isinstance(inputs, Mapping):
+            raise InputError(f"takes arrays by the names of inputs, got {type(inputs).__name__}",
+                             hint=f"The inputs are: {', '.join(map(str, self.inputs)) or 'none'}")
         if inputs.keys() != self._named:
             self._check_names(inputs, names)
         given = [inputs[n] for n in names]

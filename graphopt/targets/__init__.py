@@ -5,11 +5,15 @@ from __future__ import annotations
 from graphopt.errors import TargetError
 from graphopt.targets.base import Target
 
+FORMS = "Use x86, x86:CPU, cuda:sm_XY or fpga:PART"
+
 
 def parse_target(text: str | Target, threads: int | None = None) -> Target:
     """A target from its name: `x86`, `x86:CPU`, `cuda:sm_XY`, `fpga:PART`. Raises TargetError for anything else."""
     if isinstance(text, Target):
         return text
+    if not isinstance(text, str):
+        raise TargetError(f"a target is a name, not {text!r}", hint=FORMS)
     kind, _, detail = text.partition(":")
     if kind == "x86":
         from graphopt.targets.x86 import X86
@@ -23,7 +27,7 @@ def parse_target(text: str | Target, threads: int | None = None) -> Target:
         from graphopt.targets.fpga import Fpga
 
         return Fpga.named(detail or None)
-    raise TargetError(f"unknown target {text!r}", hint="Use x86, x86:CPU, cuda:sm_XY or fpga:PART")
+    raise TargetError(f"unknown target {text!r}", hint=FORMS)
 
 
 def without_winograd(text: str | Target, threads: int | None = None) -> Target:

@@ -53,6 +53,11 @@ def test_unknown_commands(given, said, capsys):
     ("kernels --models nothing", "unknown model nothing"),
     ("kernels --models mlp --roofline none.json", "run python -m bench roofline"),
     ("roofline --threads x", "'x' is not a whole number"),
+    ("coverage --models nothing", "unknown models nothing"),
+    ("coverage --target x87", "unknown target 'x87'"),
+    ("onnx_suite --jobs 0", "'0' is not a whole number"),
+    ("onnx_suite --target x87", "unknown target 'x87'"),
+    ("ir_scale --ops -3", "'-3' is not a whole number"),
 ])
 def test_wrong_arguments_end_with_status_2(given, said, capsys, monkeypatch):
     monkeypatch.chdir(options.RESULTS.parents[1])

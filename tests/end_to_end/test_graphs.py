@@ -132,9 +132,19 @@ def test_code_for_another_machine_is_shown_but_not_run(monkeypatch: pytest.Monke
             attempt(np.ones(3, np.float32))
 
 
-def test_a_target_without_threads_is_refused() -> None:
-    with pytest.raises(graphopt.TargetError, match="at least 1"):
-        compiled(lambda b, x: [x], (3,), threads=0)
+@pytest.mark.parametrize("target", ["x86", "cuda:sm_90"])
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"threads": -1}, {"threads": "2"}, {"threads": 1.5}, {"threads": True},
+                                   {"max_specialisations": 0}], ids=str)
+def test_counts_are_whole_numbers_from_one_on(wrong: dict, target: str) -> None:
+    name, = wrong
+    with pytest.raises(graphopt.InputError, match=f"{name} must be a whole number of at least 1, got {wrong[name]!r}"):
+        compiled(lambda b, x: [x], (3,), target=target, **wrong)
+
+
+@pytest.mark.parametrize("target", [None, 5, "x87"], ids=str)
+def test_what_is_no_target_is_refused(target: object) -> None:
+    with pytest.raises(graphopt.TargetError, match=f"{target!r}.*Use x86, x86:CPU"):
+        compiled(lambda b, x: [x], (3,), target=target)
 
 
 # What the compiler says
