@@ -18,6 +18,7 @@ from graphopt.targets.x86 import X86
 STRIDED = 0.5  # cycles a byte that is read against the grain costs more than one read along it
 LINE = 64  # bytes of a cache line
 ALIASING = 1024  # bytes between pixels, and multiples of it, at which a dozen of them crowd into a few sets of an L1 cache
+TURNED = 0.25  # cycles a byte that a transpose of its own moves, in squares
 COPIED = 0.1  # cycles a byte that is copied
 PLANAR = 0.6  # share of the peak that a row-major convolution reaches: its image vectors cross cache lines, or are copied
 DEPTHWISE = 0.12  # the same of depthwise convolutions: they load nearly as much as they multiply
@@ -112,7 +113,7 @@ def _outer(op: Op, v: Value) -> Value:
 
 
 def _transpose(op: Op) -> Choice | None:
-    cost = op.result.type.nbytes * STRIDED  # type: ignore[union-attr, operator]
+    cost = op.result.type.nbytes * TURNED  # type: ignore[union-attr, operator]
     way = _way(tuple(op.attrs["perm"]))
     if way == "to last":
         return Choice(cost, 0.0, ("same",), result=False)

@@ -18,7 +18,7 @@ from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import Pass
 from graphopt.targets.base import Choice
 
-BYTE = 0.15  # cycles that reading and writing one byte takes when a value is converted
+BYTE = 0.25  # cycles that reading and writing one byte takes when a value is converted
 EITHER = 0.3  # of a conversion: what reading row-major costs a kernel that takes both
 TIE = 1.0  # cycles that row-major is preferred by: what has no reason to change stays as it is
 ROW, LAST = "row-major", "channels last"
