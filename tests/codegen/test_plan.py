@@ -7,10 +7,12 @@ import itertools
 import numpy as np
 import pytest
 from compiling import Batch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import graphopt.codegen.lower  # noqa: F401  (fills the lowering tables)
 from graphopt.codegen.kernels import kernel_key
-from graphopt.codegen.plan import ALIGN, Host, Program, Slot, nbytes, plan
+from graphopt.codegen.plan import ALIGN, Host, Program, Slot, arrange, largest_sum, nbytes, plan
 from graphopt.codegen.schedule import Style
 from graphopt.codegen.x86 import style_of, templates_of
 from graphopt.ir import Builder, Graph, Value, evaluate, tensor
@@ -196,3 +198,19 @@ def test_what_has_no_kernel_is_a_host_step_with_its_reason() -> None:
     assert isinstance(host, Host) and host.args[0] is not None and host.args[0].space == "arena"
     assert host.results[0].space == "host" and "not known before running" in host.why
     assert np.array_equal(evaluate(graph, [np.ones(6, np.float32)])[1], np.arange(6)[None])
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9), st.integers(0, 4)), max_size=14))
+def test_lives_never_overlap_in_time_and_place(given_lives: list[tuple[int, int, int]]) -> None:
+    lives = [(size, first, first + length) for size, first, length in given_lives]
+    bound = largest_sum(lives)
+    assert bound == max((sum(n for n, f, l in lives if f <= t <= l) for t in range(15)), default=0)
+    places, size = arrange(lives, bound)
+    assert bound <= size <= sum(n for n, _, _ in lives) and size == max((p + n for p, (n, _, _) in zip(places, lives)), default=0)
+    for (p, (n, f, l)), (q, (m, g, h)) in itertools.combinations(zip(places, lives), 2):
+        assert l < g or h < f or p + n <= q or q + m <= p
+
+
+def test_an_arena_that_the_largest_first_would_make_too_large() -> None:
+    lives = [(3, 0, 1), (2, 1, 2), (2, 2, 3), (3, 3, 4), (1, 0, 2), (1, 2, 4), (2, 4, 5), (3, 5, 6)]
+    assert arrange(lives, largest_sum(lives))[1] <= 1.1 * largest_sum(lives)
