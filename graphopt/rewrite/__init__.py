@@ -20,6 +20,7 @@ from graphopt.rewrite.inline import Inline
 from graphopt.rewrite.join import Join
 from graphopt.rewrite.layout import Layout
 from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
+from graphopt.rewrite.pointwise import Pointwise
 from graphopt.rewrite.projections import Projections
 from graphopt.rewrite.recognise import Recognise
 from graphopt.rewrite.reshapes import Reshapes
@@ -37,8 +38,8 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     passes: list[Pass] = [
         Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), Sequences(), Unroll(),
         CommonSubexpressions(), DeadCode(), Recognise(), FoldNorm(), Transposes(),
-        Decompose(target), Upsample(), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(), Reshapes(),
-        Fold(),
+        Decompose(target), Upsample(), Pointwise(), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(),
+        Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
     ]
     return [*passes, Projections(), Heads(), DeadCode(), Fuse(), DeadCode(), Layout(), Stream(), Join()] if fuse else passes
@@ -51,6 +52,7 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 __all__ = [
     "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Heads",
-    "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Projections", "Reason", "Recognise", "Reshapes", "Results",
-    "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "Upsample", "default_passes", "optimise",
+    "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Pointwise", "Projections", "Reason", "Recognise",
+    "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "Upsample",
+    "default_passes", "optimise",
 ]
