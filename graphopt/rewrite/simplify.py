@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.ir.graph import Value
-from graphopt.rewrite.common import as_result, filled, is_float, is_integer, merged, operand_as_result
+from graphopt.rewrite.common import as_result, filled, is_float, is_integer, merged, operand_as_result, static_shape
 from graphopt.rewrite.manager import RulePass
 from graphopt.rewrite.pattern import Match
 from graphopt.rewrite.rules import Rule
@@ -34,6 +34,34 @@ def _signed(m: Match) -> bool:
 def _reciprocal_root(m: Match) -> Value | None:
     root = m.build.rsqrt(m.y)
     return m.build.mul(m.x, root) if m.x.dtype is m.result.dtype else None
+
+
+def _taps_that_see(m: Match) -> Value | None:
+    """A convolution without the outer taps of its window that meet nothing but padding, as those of a wide dilation do."""
+    x, w, bias = (*m.root.operands, None)[:3]
+    shape, kernel, out = static_shape(x), static_shape(w), static_shape(m.root.result)
+    if x is None or w is None or shape is None or kernel is None or out is None or 0 in (*shape, *kernel, *out):
+        return None
+    a, n = m.root.attrs, len(shape) - 2
+    before, after, dilation = list(a["pad"][:n]), list(a["pad"][n:]), list(a["dilation"])
+    kept = []
+    for axis in range(n):
+        d, size = dilation[axis], kernel[axis + 2]
+        at = np.arange(out[axis + 2])[:, None] * a["stride"][axis] - before[axis] + np.arange(size) * d
+        seen = np.flatnonzero(((at >= 0) & (at < shape[axis + 2])).any(axis=0))
+        if not seen.size:
+            return None
+        first = min(int(seen[0]), max(before[axis], 0) // d)  # padding does not become negative
+        end = max(int(seen[-1]) + 1, size - max(after[axis], 0) // d)
+        before[axis] -= first * d
+        after[axis] -= (size - end) * d
+        kept.append((first, end))
+    if all(end - first == size for (first, end), size in zip(kept, kernel[2:])) or not np.isfinite(m.array("w")).all():
+        return None
+    axes = [axis + 2 for axis in range(n)]
+    w = m.build.slice(w, axes=axes, starts=[f for f, _ in kept], ends=[e for _, e in kept], steps=[1] * n)
+    dilation = [1 if e - f == 1 else d for (f, e), d in zip(kept, dilation)]
+    return m.build.conv(x, w, bias, stride=a["stride"], pad=[*before, *after], dilation=dilation, groups=a["groups"])
 
 
 RULES = [
@@ -67,6 +95,7 @@ RULES = [
     Rule("sign into a factor", "mul(neg!(%x), #c)", _negated),
     Rule("sign of a product", "neg(mul!(%x, #c))", _negated),
     Rule("relu of what is not negative", "relu(%y=exp|sigmoid|abs(%x))", "%y"),
+    Rule("convolution of padding", "conv(%x, #w, ...)", _taps_that_see, ulps=10),
     _merge("add", np.add), _merge("mul", np.multiply), _merge("maximum", np.maximum), _merge("minimum", np.minimum),
     _merge("and", np.logical_and), _merge("or", np.logical_or),
     _merge("bit_and", np.bitwise_and), _merge("bit_or", np.bitwise_or), _merge("bit_xor", np.bitwise_xor),
@@ -76,7 +105,7 @@ RULES = [
 class Simplify(RulePass):
     """Before: a canonical graph. After: no operation with its neutral or absorbing element, no chain of integer additions or
     products of constants (floats only where the result is the same to the last bit, `min` and `max` say), small integer
-    powers are products, one over a root is `rsqrt`."""
+    powers are products, one over a root is `rsqrt`, no convolution has outer taps that meet padding alone."""
 
     name = "simplify"
     rules = RULES

@@ -133,3 +133,26 @@ def test_signs_go_into_factors():
 def test_the_tolerance_is_stated():
     assert Simplify().ulps > 0
     assert all(rule.ulps == 0 for rule in Simplify.rules if "zero" in rule.name)
+
+
+@pytest.mark.parametrize("size, stride, dilation, pad, window", [
+    ((5, 7), 1, 6, [6, 6, 6, 6], [1, 3]),  # rows further off than there are
+    ((5, 5), 1, 9, [9, 9, 9, 9], [1, 1]),
+    ((4, 4), 1, 4, [0, 8, 8, 0], [1, 1]),  # only the last and the first tap see anything
+    ((5, 5), 2, 4, [4, 4, 3, 4], [2, 3]),
+    ((5, 5), 1, 1, [1, 1, 1, 1], None),
+    ((1, 6), 1, 1, [1, 1, 1, 1], [1, 3]),
+])
+def test_convolutions_of_padding(size, stride, dilation, pad, window):
+    out = [(n + pad[k] + pad[k + 2] - 2 * dilation - 1) // stride + 1 for k, n in enumerate(size)]
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    result = f"f32[2, 4, {out[0]}, {out[1]}]"
+    text = f"""graph @g(%x: f32[2, 3, {size[0]}, {size[1]}]) -> {result} {{
+      %w = const @w : f32[4, 3, 3, 3]
+      %y = conv(%x, %w) {{stride=[{stride}, {stride}], pad={pad}, dilation=[{dilation}, {dilation}], groups=1}} : {result}
+      return %y
+    }}"""
+    graph = rewritten(Simplify(), text, constants={"w": w})
+    conv = next(op for op in graph.ops if op.name == "conv")
+    assert list(conv.operands[1].shape[2:]) == (window or [3, 3])
