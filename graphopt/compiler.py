@@ -160,6 +160,7 @@ class CompiledModel(Model):
 
     def __init__(self, recipe: Recipe, max_specialisations: int = MAX_SPECIALISATIONS) -> None:
         self._recipe = recipe
+        _ = recipe.records  # a wrong file is refused before any work
         self._missing: list[str] = []
         kept = Specialisations(self._build, max_specialisations)
         found = recipe.key and programs.find(recipe.key, recipe.holds)

@@ -97,7 +97,8 @@ class Records:
         self.known[key] = self.added[key] = record
 
     def save(self) -> None:
-        """Merge what was added into the file as it is now. In a file that others write to at once nothing is lost."""
+        """Merge what was added into the file as it is now. In a file that others write to at once nothing is lost. InputError
+        where a named one cannot be written."""
         if not self.added or self.path is None:
             return
         try:
@@ -113,6 +114,8 @@ class Records:
                 store.write(self.path, text.encode())
             self.known, self.added = {**merged}, {}
         except OSError as e:
+            if self.given:
+                raise InputError(f"cannot be written: {e.strerror or e}", where=str(self.path)) from e
             log.warning("tuning records could not be kept in %s: %s", self.path, e)
 
     def _read(self) -> dict[str, Record]:

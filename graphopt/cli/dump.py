@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.cli.models import FORMS, UsageError, parse_shape, parse_value
-from graphopt.errors import GraphOptError, RewriteError, TargetError
+from graphopt.errors import GraphOptError, InputError, RewriteError, TargetError
 from graphopt.records import MODES
 
 if TYPE_CHECKING:  # everything heavy is imported once the command line has been understood
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # everything heavy is imported once the command line has been
     from graphopt.rewrite import Pass
 
 EMIT = ("ir", "tir", "asm", "cuda", "hls", "dot", "json")
-CODE = ("tir", "asm", "cuda", "hls")  # what only a compiled program has; the others show a graph
+CODE = {"tir": "x86", "asm": "x86", "cuda": "cuda", "hls": "fpga"}  # what programs for that target have; the rest show graphs
 CAPTURE = "capture"  # the name under which --after shows the graph before any pass
 
 EXAMPLES = """examples:
@@ -104,6 +104,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("a .gir file holds a graph and nothing else: give -o FILE.gir alone or with --after")
     if args.tune and args.after:
         raise UsageError("--tune is for the kernels of the finished program: leave out --after")
+    if args.output and not Path(args.output).absolute().parent.is_dir():
+        raise InputError("there is no such folder", where=f"-o {args.output}")
     if args.inputs and not args.validate:
         raise UsageError("--inputs are for --validate")
     try:
@@ -131,6 +133,8 @@ def _dump(args: argparse.Namespace) -> str | Graph:
         target = without_winograd(args.target) if args.no_winograd else parse_target(args.target)
     except TargetError as e:
         raise UsageError(f"--target {args.target}: {e}") from None
+    if args.emit in CODE and target.kind != CODE[args.emit]:
+        raise UsageError(f"--emit {args.emit} is for --target {CODE[args.emit]}, not {target.name}")
     keeps = asked(target)
     passes = _until(default_passes(keeps), args.after, args.diff)
     captured = bind_values(capture_model(args.model, args.shape), args.shape, args.value)

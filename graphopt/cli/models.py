@@ -31,7 +31,10 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, equals, dims = text.rpartition("=")
     if not equals or not name:
         raise ValueError(text)
-    return name, tuple(int(d) for d in dims.replace(",", "x").split("x")) if dims else ()
+    sizes = dims.replace(",", "x").split("x") if dims else []
+    if not all(d.isdecimal() for d in sizes):
+        raise ValueError(text)
+    return name, tuple(map(int, sizes))
 
 
 def parse_value(text: str) -> tuple[str, float | list[float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphopt.errors import TargetError
 from graphopt.targets.base import Target
 
@@ -11,7 +13,7 @@ FORMS = "Use x86, x86:CPU, cuda:sm_XY or fpga:PART"
 def parse_target(text: str | Target, threads: int | None = None) -> Target:
     """A target from its name: `x86`, `x86:CPU`, `cuda:sm_XY`, `fpga:PART`. Raises TargetError for anything else."""
     if isinstance(text, Target):
-        return text
+        return text if threads is None or text.kind != "x86" else replace(text, threads=threads)  # type: ignore[call-arg]
     if not isinstance(text, str):
         raise TargetError(f"a target is a name, not {text!r}", hint=FORMS)
     kind, _, detail = text.partition(":")
@@ -32,8 +34,6 @@ def parse_target(text: str | Target, threads: int | None = None) -> Target:
 
 def without_winograd(text: str | Target, threads: int | None = None) -> Target:
     """The target, forbidden to convolve by Winograd's algorithm; only x86 has kernels for that."""
-    from dataclasses import replace
-
     target = parse_target(text, threads)
     return replace(target, winograd=False) if target.kind == "x86" else target  # type: ignore[call-arg]
 

@@ -161,6 +161,17 @@ def test_damaged_records(cache: Path, tmp_path: Path, text: str, caplog: pytest.
         graphopt.compile(products(), tuning=given)
 
 
+def test_a_named_file_is_there_and_can_be_written(cache: Path, tmp_path: Path) -> None:
+    dynamic = Path(__file__).parents[2] / "demo" / "digits.onnx"
+    with pytest.raises(GraphOptError, match=r"none.json: there is no such file of tuning records.*tune='fast'"):
+        graphopt.compile(dynamic, tuning=tmp_path / "none.json")
+    (tmp_path / "file").write_text("in the way")
+    records = Records.load(tmp_path / "file" / "records.json", to_write=True)
+    records.put("key", Record({}, 1.0, 1.0, 4, "fast"))
+    with pytest.raises(GraphOptError, match=r"records.json: cannot be written: "):
+        records.save()
+
+
 def test_records_are_of_a_target_its_threads_and_a_kernel() -> None:
     keys = {record_key(t, n, k) for t in ("x86:znver4", "x86:haswell") for n in (1, 2) for k in ("a", "b")}
     assert len(keys) == 8

@@ -10,6 +10,7 @@ import pytest
 
 import graphopt
 from graphopt.ir import Builder, Graph, evaluate, tensor
+from graphopt.targets import parse_target
 from graphopt.targets.x86 import X86
 
 RNG = np.random.default_rng(13)
@@ -139,6 +140,10 @@ def test_counts_are_whole_numbers_from_one_on(wrong: dict, target: str) -> None:
     name, = wrong
     with pytest.raises(graphopt.InputError, match=f"{name} must be a whole number of at least 1, got {wrong[name]!r}"):
         compiled(lambda b, x: [x], (3,), target=target, **wrong)
+
+
+def test_threads_count_for_a_target_of_the_users() -> None:
+    assert compiled(lambda b, x: [x], (3,), target=parse_target("x86", 2), threads=1)[0].target.threads == 1
 
 
 @pytest.mark.parametrize("target", [None, 5, "x87"], ids=str)
