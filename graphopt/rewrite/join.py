@@ -11,9 +11,7 @@ from graphopt.ir.table import Trait
 from graphopt.ir.types import Layout, TensorType
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import Pass
-
-LINE = 64  # bytes of a cache line
-ALIASING = 1024  # bytes between pixels, and multiples of it, at which a dozen of them crowd into a few sets of an L1 cache
+from graphopt.targets.base import room_between
 
 
 class Join(Pass):
@@ -108,7 +106,7 @@ def _agree(placed: dict[Value, tuple[Value, int]]) -> None:
         if not layouts:
             continue
         channels, size = whole.static_shape[1], whole.dtype.itemsize
-        pitch = channels + LINE // size if channels * size % ALIASING == 0 else channels
+        pitch = channels + room_between(channels, size)
         for v in values:
             assert isinstance(v.type, TensorType)
             v.type = replace(v.type, layout=replace(layouts[0], halo=max(x.halo for x in layouts), pitch=pitch))

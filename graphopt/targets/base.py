@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LINE = 64  # bytes of a cache line
+ALIASING = 1024  # bytes between pixels, and multiples of it, at which a dozen of them crowd into a few sets of an L1 cache
+
 
 @dataclass(frozen=True)
 class Target:
@@ -11,6 +14,11 @@ class Target:
 
     kind: str
     name: str
+
+
+def room_between(channels: int, itemsize: int) -> int:
+    """Elements to leave free after every pixel of a channels-last image, so that pixels do not crowd into few sets."""
+    return LINE // itemsize if channels * itemsize % ALIASING == 0 else 0
 
 
 @dataclass(frozen=True)
