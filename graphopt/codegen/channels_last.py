@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.codegen import math as vector_math
-from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, minimum
+from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, maximum, minimum
 from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing, Sources, position, zero_around
 from graphopt.codegen.loops import For, Prefetch, Stmt, Store, nest, seq, store
@@ -90,6 +90,7 @@ class ChannelsLast(Blocked):
     def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
         super().__init__(op, inner, sources, name, style, machine.registers)
         self.machine = machine
+        self.packed: Callable[[Expr, Expr], Expr] | None = None  # where pixels (flat) were packed: an element of one, by channel
 
     def build(self) -> Lowered | None:
         if not self.examine() or self.outs == 1:
@@ -192,6 +193,8 @@ class ChannelsLast(Blocked):
             y0 = minimum(t // across % down * box.high, height - box.high)
             x0 = minimum(t % across * box.wide, width - box.wide)
             outer = split_index(t // (down * across), deep)
+            skipped, rows = self.rows_inside(y0)
+            depths: tuple[ExprLike, ...] = (rows, *self.depths[1:])
 
             def pixel_at(i: ExprLike) -> list[Expr]:
                 at = [*outer, y0 + as_expr(i) // box.wide, x0 + as_expr(i) % box.wide]
@@ -201,12 +204,15 @@ class ChannelsLast(Blocked):
                 return at[len(at) - len(self.pixels_shape):]
 
             def source(i: int, k: Sequence[Expr]) -> Expr:
-                *window, c = self.split(k)
+                *window, c = self.split([k[0] + skipped, *k[1:]])
+                if self.packed is not None:
+                    return self.packed(x0 + i, c)
                 at = [p * s - q + o * d for p, s, q, o, d in
                       zip(pixel_at(i), self.stride, self.before, window, self.dilation)]
                 return self.pixel(b, group * self.channels + c, at)
 
             def weight(v: int, k: Sequence[Expr], lane: Expr) -> Expr:
+                k = [k[0] + skipped, *k[1:]]
                 return right[((group * panels + panel) * depth + flat_index(k, self.depths)) * tile.columns + v * lanes + lane]
 
             def channel(v: ExprLike) -> Expr:
@@ -222,7 +228,7 @@ class ChannelsLast(Blocked):
                 return [store(o, offset, y) for o, offset, y in self.epilogue(place, value)]
 
             def ahead(k: Sequence[Expr]) -> Stmt:
-                step = flat_index(k, self.depths)
+                step = flat_index([k[0] + skipped, *k[1:]], self.depths)
                 here = (group * panels + panel) * depth * tile.columns
                 soon = [Prefetch(right, here + (step + STEPS_AHEAD) * tile.columns + v * lanes, 1) for v in range(tile.vectors)]
                 if not far:
@@ -235,7 +241,7 @@ class ChannelsLast(Blocked):
             sample = write(0, 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
             effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
             if effort <= HEAVY:
-                return self.block(tile, self.depths, source, weight, start, write, lanes, hint=ahead)
+                return self.block(tile, depths, source, weight, start, write, lanes, hint=ahead)
 
             def drain(memory: Buffer) -> Stmt:
                 def one(i: Expr, v: Expr) -> Stmt:
@@ -245,9 +251,23 @@ class ChannelsLast(Blocked):
 
                 return nest((tile.rows, tile.vectors), one, ("i", "v"))
 
-            return self.block(tile, self.depths, source, weight, start, drain=drain, hint=ahead)
+            return self.block(tile, depths, source, weight, start, drain=drain, hint=ahead)
 
         return self.spread(units, 2 * self.batch * self.groups * self.outs * math.prod(self.pixels_shape) * depth // 16, unit)
+
+    def rows_inside(self, y0: Expr) -> tuple[Expr, Expr]:
+        """How many rows of the window lie in the padding before the image for a tile of pixels from row `y0` on, and how many
+        after those see it for any of the tile's pixels: products with zeros are left out, most of all of wide dilations."""
+        size, pad = self.window[0], self.before[0]
+        reach = (size - 1) * self.dilation[0]
+        height = self.x.static_shape[2]
+        behind = (self.pixels_shape[0] - 1) * self.stride[0] + reach + 1 - height - pad
+        if self.planar or len(self.window) != 2 or size == 1 or max(pad, behind) <= 0:
+            return const(0, INDEX), const(self.depths[0], INDEX)
+        s, d = self.stride[0], self.dilation[0]
+        first = minimum(maximum(pad - (y0 + (self.box.high - 1)) * s + (d - 1), 0) // d, size)
+        end = minimum(maximum(height - 1 + pad - y0 * s + d, 0) // d, size)
+        return first, maximum(end - first, 0)
 
     @property
     def depths(self) -> tuple[int, ...]:

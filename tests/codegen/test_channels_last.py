@@ -39,6 +39,15 @@ def test_convolutions_of_any_size(target: str, cases: list[tuple[int, ...]]) -> 
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_rows_of_the_window_outside_of_the_image_are_left_out(target: str) -> None:
+    batch = Batch()
+    for kernel, stride, dilation, pad, h, w in ((3, 1, 6, 6, 9, 11), (3, 1, 8, 8, 9, 9), (5, 2, 3, 6, 10, 7), (3, 1, 1, 1, 3, 20),
+                                                (3, 2, 5, 9, 6, 12), (2, 1, 2, 5, 4, 5)):
+        conv(batch, of(2, 20, h, w), of(24, 20, kernel, kernel), of(24), stride=stride, dilation=dilation, pad=pad)
+    batch.check(target=target, threads=2)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_groups_one_dimension_and_three(target: str) -> None:
     batch = Batch()
     conv(batch, of(1, 12, 9, 8), of(18, 4, 3, 3), groups=3, pad=1)
