@@ -7,6 +7,7 @@ import math
 from graphopt.codegen.channels_last import ChannelsLast
 from graphopt.codegen.convolution import Convolution
 from graphopt.codegen.depthwise import Depthwise, is_depthwise
+from graphopt.codegen.grouped import Grouped, is_grouped
 from graphopt.codegen.kernels import Lowered, Sources, Template
 from graphopt.codegen.matmul import Matmul, covers
 from graphopt.codegen.schedule import Style
@@ -34,6 +35,8 @@ def template(machine: X86) -> Template:
             return Matmul(op, inner, sources, name, style, machine).build()
         if inner.name == "conv" and _is_channels_last(op) and is_depthwise(inner):
             return Depthwise(op, inner, sources, name, style, machine).build()
+        if inner.name == "conv" and _is_channels_last(op) and is_grouped(inner, machine):
+            return Grouped(op, inner, sources, name, style, machine).build()
         if inner.name == "conv" and _is_channels_last(op):
             return Winograd(op, inner, sources, name, style, machine).build() \
                 or ChannelsLast(op, inner, Sources(op), name, style, machine).build()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -69,9 +70,10 @@ def choose_strip(height: int, width: int, channels: int, window: Window, lanes: 
     return best_of(strips(height, width, channels, window, lanes, registers, fma))
 
 
-def strips(height: int, width: int, channels: int, window: Window, lanes: int, registers: int,
-           fma: int) -> Iterator[tuple[float, Strip]]:
-    """All strips with those cycles; of the same number, the smallest."""
+def strips(height: int, width: int, channels: int, window: Window, lanes: int, registers: int, fma: int,
+           steps: int = 1) -> Iterator[tuple[float, Strip]]:
+    """All strips with those cycles; of the same number, the smallest. `steps`: channels of x that an output reads; where there
+    are several, each is brought to its lanes by a shuffle."""
     taps = math.prod(window.size)
     for vectors in (1, 2):
         if vectors > 1 and vectors * lanes > channels:
@@ -89,7 +91,9 @@ def strips(height: int, width: int, channels: int, window: Window, lanes: int, r
                 adds = taps * high * wide * vectors
                 loads = (len(rows) * len(columns) + taps) * vectors
                 tiles = -(-height // high) * -(-width // wide) * panels
-                cycles = tiles * (max(adds / fma, loads / 2, taps * LATENCY / 2) + high * wide * vectors + TILE)
+                shuffles = len(rows) * len(columns) * vectors if steps > 1 else 0
+                step = max((adds + shuffles) / fma, loads / 2, taps * LATENCY / 2)
+                cycles = tiles * (steps * step + high * wide * vectors + TILE)
                 yield cycles, Strip(high, wide, vectors)
 
 
@@ -102,11 +106,16 @@ def is_depthwise(conv: Op) -> bool:
 
 def covers(op: Op, conv: Op) -> bool:
     """Is there a kernel here for the convolution in `op`, should it lie channels last?"""
+    return is_depthwise(conv) and can_last(op, conv)
+
+
+def can_last(op: Op, conv: Op) -> bool:
+    """Could a convolution by vectors of channels of x lie channels last?"""
     w = conv.operands[1]
     assert w is not None
     outer = dict(zip(op.regions[0].inputs, op.operands)).get(w) if op.name == "fused" else w
     constant = outer is not None and outer.constant is not None
-    return constant and is_depthwise(conv) and min(conv.attrs["pad"]) >= 0 and conv.result.dtype.is_float
+    return constant and min(conv.attrs["pad"]) >= 0 and conv.result.dtype.is_float
 
 
 def window_of(conv: Op) -> Window:
@@ -119,6 +128,9 @@ def window_of(conv: Op) -> Window:
 
 class Depthwise(ChannelsLast):
     """One channel to one channel."""
+
+    steps = 1  # channels of x that an output reads
+    vectors_held = 1  # registers that a vector of x takes on its way to the lanes of the outputs
 
     def build(self) -> Lowered | None:
         x, w = self.inner.operands[:2]
@@ -143,11 +155,12 @@ class Depthwise(ChannelsLast):
     def strips(self, w: Value) -> Stmt:
         taps, lanes, channels = window_of(self.inner), self.lanes, self.channels
         *deep, height, width = (1, 1, *self.pixels_shape)[-max(2, len(self.pixels_shape)):]
-        strip = self.style.pick("strip", strips(height, width, channels, taps, lanes, self.registers, self.machine.fma))
+        strip = self.style.pick("strip", strips(
+            height, width, channels, taps, lanes, self.registers, self.machine.fma, self.steps))
         high, wide, vectors = strip.high, strip.wide, strip.vectors
         columns = vectors * lanes
         down, across, panels = -(-height // high), -(-width // wide), -(-channels // columns)
-        weights = self.pack(w, by_channel(self.dtype, w), self.dtype)
+        weights = self.pack(w, self.packing(w), self.dtype)
 
         def unit(u: Expr) -> Stmt:
             c0 = minimum(u % panels * columns, channels - columns)
@@ -163,7 +176,7 @@ class Depthwise(ChannelsLast):
                 """x at an offset from where the first output's window begins."""
                 start = [p * s - q for p, s, q in zip(first, self.stride, self.before)]
                 shift = [as_expr(o) for o in out][-len(first):]
-                return self.pixel(b, c0 + v * lanes + lane, [p + o for p, o in zip(start, shift)])
+                return self.pixel(b, self.source(c0 + v * lanes) + lane, [p + o for p, o in zip(start, shift)])
 
             def write(at: Sequence[ExprLike], v: ExprLike, lane: Expr, value: Expr) -> list[Stmt]:
                 place = [b, c0 + as_expr(v) * lanes + lane, *pixel(*at)]
@@ -173,24 +186,37 @@ class Depthwise(ChannelsLast):
                 return const(0, self.dtype) if self.bias is None else self.element(self.bias, c0 + v * lanes + lane)
 
             def weight(at: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
-                place = flat_index([as_expr(a) for a in at][-len(self.window):], self.window)
+                step, *inside = (as_expr(a) for a in at)
+                place = flat_index([step, *inside[-len(self.window):]], (self.steps, *self.window))
                 return weights[place * channels + c0 + v * lanes + lane]
 
             return self.strip(strip, taps, element, weight, start, write)
 
-        depth = math.prod(self.window)
+        depth = math.prod(self.window) * self.steps
         units = self.batch * math.prod(deep) * down * across * panels
         return self.spread(units, 2 * self.batch * math.prod(self.pixels_shape) * channels * depth // 16, unit)
+
+    def packing(self, w: Value) -> Packing:
+        return by_channel(self.dtype, w)
+
+    def source(self, channel: Expr) -> Expr:
+        """The first channel of x that outputs from `channel` on read."""
+        return channel
+
+    def hold(self, held: Buffer, v: int, vectors: int, element: Callable[[Expr], Expr], step: int) -> Stmt:
+        """Load what vector v of the outputs is multiplied by."""
+        lane = Var("l", INDEX, 0, self.lanes - 1)
+        return For(lane, const(self.lanes, INDEX), store(held, v * self.lanes + lane, element(lane)), "vector")
 
     def strip(self, strip: Strip, taps: Window, element: Callable[[Sequence[ExprLike], int, Expr], Expr],
               weight: Callable[[Sequence[ExprLike], int, Expr], Expr], start: Callable[[int, Expr], Expr],
               write: Callable[[Sequence[ExprLike], ExprLike, Expr, Expr], list[Stmt]]) -> Stmt:
-        """One tile. `element(offsets, vector, lane)` is x at offsets from the first window's begin, `weight(window
-        position, vector, lane)`; `write(pixel of the strip, vector, lane, value)` stores."""
+        """One tile. `element(offsets, vector, lane)` is x at offsets from the first window's begin, `weight((step,
+        window position), vector, lane)`; `write(pixel of the strip, vector, lane, value)` stores."""
         lanes, vectors, wide = self.lanes, strip.vectors, strip.wide
         count = strip.high * wide * vectors
         acc = Buffer("acc", self.dtype, (count * lanes,), "local")
-        held = Buffer("held", self.dtype, (vectors * lanes,), "local")
+        held = Buffer("held", self.dtype, (self.vectors_held * vectors * lanes,), "local")
         place = lambda y, x, v, l: ((y * wide + x) * vectors + v) * lanes + l
         each = [(y, x, v) for y in range(strip.high) for x in range(wide) for v in range(vectors)]
 
@@ -202,7 +228,7 @@ class Depthwise(ChannelsLast):
             p = place(y, x, v, l)
             return [store(acc, p, acc[p] + held[v * lanes + l] * weight(at, v, l))]
 
-        def row(offset: Sequence[ExprLike], outputs: Sequence[tuple[int, Sequence[ExprLike]]]) -> list[Stmt]:
+        def row(step: int, offset: Sequence[ExprLike], outputs: Sequence[tuple[int, Sequence[ExprLike]]]) -> list[Stmt]:
             """Multiply a row of x into the rows of outputs it goes to, each with the row of its window."""
             parts = []
             for c in range(taps.reach(1, wide)):
@@ -210,8 +236,8 @@ class Depthwise(ChannelsLast):
                 if not into:
                     continue
                 for v in range(vectors):
-                    parts.append(vector(lambda l, c, v: [store(held, v * lanes + l, element([*offset, c], v, l))], c, v))
-                    parts += [vector(multiply, y, x, v, (*k, j)) for y, k in outputs for x, j in into]
+                    parts.append(self.hold(held, v, vectors, partial(element, [*offset, c], v), step))
+                    parts += [vector(multiply, y, x, v, (step, *k, j)) for y, k in outputs for x, j in into]
             return parts
 
         dilation = self.dilation
@@ -222,10 +248,12 @@ class Depthwise(ChannelsLast):
             shift = [a * d for a, d in zip(k, (0, *dilation))]
             if math.prod(taps.size) <= WRITTEN_OUT:
                 parts: list[Stmt] = []
-                for r in range(taps.reach(0, strip.high)):
-                    parts += row([*shift, r], [(y, (*k, i)) for y, i in taps.covers(0, strip.high, r)])
+                for step in range(self.steps):
+                    for r in range(taps.reach(0, strip.high)):
+                        parts += row(step, [*shift, r], [(y, (*k, i)) for y, i in taps.covers(0, strip.high, r)])
                 return seq(*parts)
-            return nest((tall,), lambda i: seq(*row([*shift, i * taps.dilation[0]], [(0, (*k, i))])), ("kh",))
+            return nest((tall,), lambda i: seq(*(
+                s for step in range(self.steps) for s in row(step, [*shift, i * taps.dilation[0]], [(0, (*k, i))]))), ("kh",))
 
         init = [vector(lambda l, y, x, v: [store(acc, place(y, x, v, l), start(v, l))], y, x, v) for y, x, v in each]
         sums = Alloc(held, nest(outside, rows, ("k0", "kd")))

@@ -7,17 +7,17 @@ import math
 from graphopt.codegen import depthwise
 from graphopt.codegen.channels_last import choose_box, covers
 from graphopt.codegen.depthwise import choose_strip, is_depthwise, window_of
+from graphopt.codegen.grouped import cycles as grouped_cycles
+from graphopt.codegen.grouped import is_grouped
 from graphopt.codegen.lower.registry import COMPUTE, why_not
 from graphopt.codegen.winograd_plan import plan_for
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
 from graphopt.ir.types import AXES
-from graphopt.targets.base import Choice
+from graphopt.targets.base import Choice, room_between
 from graphopt.targets.x86 import X86
 
 STRIDED = 0.5  # cycles a byte that is read against the grain costs more than one read along it
-LINE = 64  # bytes of a cache line
-ALIASING = 1024  # bytes between pixels, and multiples of it, at which a dozen of them crowd into a few sets of an L1 cache
 TURNED = 0.25  # cycles a byte that a transpose of its own moves, in squares
 COPIED = 0.1  # cycles a byte that is copied
 PLANAR = 0.6  # share of the peak that a row-major convolution reaches: its image vectors cross cache lines, or are copied
@@ -52,9 +52,9 @@ def room(op: Op, v: Value) -> tuple[int, int] | None:
     behind = [(o - 1) * s + (k - 1) * d + 1 - n - p for o, s, k, d, n, p in zip(
         inner.result.static_shape[2:], inner.attrs["stride"], w.static_shape[2:], inner.attrs["dilation"],
         x.static_shape[2:], inner.attrs["pad"][:spatial])]
-    channels, size = x.static_shape[1], x.dtype.itemsize
-    pitch = channels + LINE // size if channels * size % ALIASING == 0 else 0
-    return max(*inner.attrs["pad"][:spatial], *behind, 0), pitch
+    channels = x.static_shape[1]
+    room = room_between(channels, x.dtype.itemsize)
+    return max(*inner.attrs["pad"][:spatial], *behind, 0), channels + room if room else 0
 
 
 def _inner_conv(op: Op) -> tuple[Op | None, dict[Value | None, Value | None]]:
@@ -73,7 +73,12 @@ def _convolution(op: Op, conv: Op, target: X86) -> Choice:
     operations = 2 * math.prod(out) * depth
     peak = 2 * target.fma * target.lanes
     last: float | None = None
-    if outs == 1 or depth * outs < 16:
+    grouped = is_grouped(conv, target)
+    if grouped:
+        row = operations / peak / PLANAR
+        if depthwise.can_last(op, conv):
+            last = grouped_cycles(conv, target)
+    elif outs == 1 or depth * outs < 16:
         row = operations / peak / DEPTHWISE
         if depthwise.covers(op, conv):
             *deep, height, width = (1, *out[2:]) if len(out) == 3 else out[2:]
@@ -101,7 +106,7 @@ def _convolution(op: Op, conv: Op, target: X86) -> Choice:
     assert conv.operands[0] is not None
     x = _outer(op, conv.operands[0])
     # Pixels that are broadcast come as they are; those of the others are vectors along the channels.
-    image = "same" if is_depthwise(conv) or winograd is not None else "either"
+    image = "same" if is_depthwise(conv) or grouped or winograd is not None else "either"
     reads = tuple(image if v is x else how for v, how in zip(op.operands, _reads(op)))
     return Choice(row, last, reads)
 
