@@ -72,7 +72,7 @@ def _check_counts(**given: Any) -> None:
     """Refuse arguments that are neither None nor a whole number from 1 on."""
     for name, n in given.items():
         if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise InputError(f"{name} must be a whole number of at least 1, got {n!r}", where=name)
+            raise InputError(f"must be a whole number of at least 1, got {n!r}", where=name)
 
 
 @dataclass

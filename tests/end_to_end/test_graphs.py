@@ -138,7 +138,7 @@ def test_code_for_another_machine_is_shown_but_not_run(monkeypatch: pytest.Monke
                                    {"max_specialisations": 0}], ids=str)
 def test_counts_are_whole_numbers_from_one_on(wrong: dict, target: str) -> None:
     name, = wrong
-    with pytest.raises(graphopt.InputError, match=f"{name} must be a whole number of at least 1, got {wrong[name]!r}"):
+    with pytest.raises(graphopt.InputError, match=f"{name}: must be a whole number of at least 1, got {wrong[name]!r}"):
         compiled(lambda b, x: [x], (3,), target=target, **wrong)
 
 

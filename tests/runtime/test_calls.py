@@ -48,7 +48,7 @@ X, OFFSET = inputs()
     (lambda m: m.run({"x": X, "y": X, "offset": OFFSET}), ["no input is named 'y'"]),
     (lambda m: m.run({"x": X}), ["missing input 'offset'"]),
     (lambda m: m.run([X, OFFSET]), ["takes arrays by the names of inputs, got list", "x: f32[3, 6]"]),
-    (lambda m: m.profile(X, OFFSET, repeats=0), ["repeats must be a whole number of at least 1, got 0"]),
+    (lambda m: m.profile(X, OFFSET, repeats=0), ["repeats: must be a whole number of at least 1, got 0"]),
     (lambda m: m(X.astype(np.float64), OFFSET), ["input x", "expected dtype f32", "float64", "astype"]),
     (lambda m: m(X, torch.ones(5, dtype=torch.int64)), ["input offset", "expected dtype f32", "int64"]),
     (lambda m: m(X[:2], OFFSET), ["input x", "[3, 6]", "[2, 6]"]),
