@@ -69,6 +69,12 @@ class X86Keeps(Keeps):
 
         return pays(first, second, self.target)
 
+    def absorbs(self, first: Any, second: Any) -> str | None:
+        """Why the second of two ops should compute, piece by piece, what the first makes for it; None where it cannot."""
+        from graphopt.codegen.prologue import absorbs
+
+        return absorbs(first, second)
+
     def room(self, op: Any, v: Any) -> tuple[int, int] | None:
         from graphopt.codegen.layouts import room
 

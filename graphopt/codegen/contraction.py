@@ -10,6 +10,7 @@ from graphopt.codegen.depthwise import Depthwise, is_depthwise
 from graphopt.codegen.grouped import Grouped, is_grouped
 from graphopt.codegen.kernels import Lowered, Sources, Template
 from graphopt.codegen.matmul import Matmul, covers
+from graphopt.codegen.prologue import Prologue, is_pointwise
 from graphopt.codegen.schedule import Style
 from graphopt.codegen.streamed import Streamed
 from graphopt.codegen.winograd import Winograd
@@ -33,6 +34,8 @@ def template(machine: X86) -> Template:
         inner, sources = found
         if inner.name == "matmul":
             return Matmul(op, inner, sources, name, style, machine).build()
+        if inner.name == "conv" and op.name == "fused" and inner.operands[0] not in op.regions[0].inputs:
+            return Prologue(op, inner, sources, name, style, machine).build()
         if inner.name == "conv" and _is_channels_last(op) and is_depthwise(inner):
             return Depthwise(op, inner, sources, name, style, machine).build()
         if inner.name == "conv" and _is_channels_last(op) and is_grouped(inner, machine):
@@ -59,7 +62,9 @@ def _contraction_of(op: Op) -> tuple[Op, Sources] | None:
         if len(found) != 1 or not _follows(op.regions[0], found[0]):
             return None
         inner = found[0]
-        if inner.name != "matmul" and any(v is not None and v.op is not None for v in inner.operands):
+        image, *others = inner.operands
+        if inner.name != "matmul" and (any(v is not None and v.op is not None for v in others) or (
+                image is not None and image.op is not None and not (_is_channels_last(op) and is_pointwise(inner)))):
             return None  # something is fused into its operands
     elif op.definition.has(Trait.CONTRACTION):
         inner = op

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.ir.graph import Graph
+from graphopt.rewrite.absorb import Absorb
 from graphopt.rewrite.canonicalise import Canonicalise
 from graphopt.rewrite.context import Context, Reason
 from graphopt.rewrite.cse import CommonSubexpressions
@@ -42,7 +43,9 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
         Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
     ]
-    return [*passes, Projections(), Heads(), DeadCode(), Fuse(), DeadCode(), Layout(), Stream(), Join()] if fuse else passes
+    if not fuse:
+        return passes
+    return [*passes, Projections(), Heads(), DeadCode(), Fuse(), DeadCode(), Layout(), Stream(), Absorb(), Join()]
 
 
 def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any = None, **manager: Any) -> Results:
@@ -51,8 +54,8 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 
 __all__ = [
-    "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers", "Heads",
-    "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Pointwise", "Projections", "Reason", "Recognise",
+    "Absorb", "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers",
+    "Heads", "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Pointwise", "Projections", "Reason", "Recognise",
     "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "Upsample",
     "default_passes", "optimise",
 ]

@@ -24,18 +24,20 @@ class Stream(Pass):
             return False
         changed = False
         for second in list(graph.ops):
-            first = _before(second)
+            first = image_of(second)
+            first = first if first is not None and first.name in ("conv", "fused") else None
             reason = None if first is None or first.attrs.get("kind") == "stream" else ask(first, second)
             if first is None or reason is None:
                 continue
             if not context.take("stream rows from one convolution into the next", second):
                 return changed
-            _merge(graph, first, second, context, reason)
+            context.because(second, f"streamed ({first.name}, {second.name}): {reason}")
+            merge(graph, first, second, "stream")
             changed = True
         return changed
 
 
-def _before(op: Op) -> Op | None:
+def image_of(op: Op) -> Op | None:
     """The op whose result a convolution, alone or fused, reads as its image."""
     body = list(op.regions[0].ops) if op.name == "fused" else [op]
     convs = [o for o in body if o.name == "conv"]
@@ -43,10 +45,11 @@ def _before(op: Op) -> Op | None:
         return None
     inside = dict(zip(op.regions[0].inputs, op.operands)) if op.name == "fused" else {}
     image = inside.get(convs[0].operands[0], convs[0].operands[0])
-    return image.op if image is not None and image.op is not None and image.op.name in ("conv", "fused") else None
+    return image.op if image is not None else None
 
 
-def _merge(graph: Graph, first: Op, second: Op, context: Context, reason: str) -> None:
+def merge(graph: Graph, first: Op, second: Op, kind: str) -> None:
+    """Make two ops, each alone or fused, one fused op of that kind; only the second reads what the first makes."""
     body = Graph("body")
     given: dict[Value, Value] = {}
     operands: list[Value] = []
@@ -78,11 +81,10 @@ def _merge(graph: Graph, first: Op, second: Op, context: Context, reason: str) -
     (middle,) = splice(first)
     given[first.result] = middle
     body.outputs = splice(second)
-    fused = graph.add("fused", operands, {"kind": "stream"}, regions=[body], loc=merge_locs([first, second]), before=second,
+    fused = graph.add("fused", operands, {"kind": kind}, regions=[body], loc=merge_locs([first, second]), before=second,
                       types=[r.type for r in second.results])
-    context.because(second, f"streamed ({first.name}, {second.name}): {reason}")
     second.replace_with(fused.results)
     first.erase()
 
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "image_of", "merge"]

@@ -1,0 +1,121 @@
+"""Pointwise convolutions with elementwise ops fused into their image (squeeze-and-excite's scale, DenseNet's norm and relu).
+
+Pixels of such an image are computed once: a block of them, all channels, is packed into memory that stays in cache, and all
+panels of output channels run on it. The image is neither written nor read again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from graphopt.codegen.channels_last import ChannelsLast, covers
+from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, const, minimum
+from graphopt.codegen.index import split_index
+from graphopt.codegen.loops import For, Let, Stmt, loop, seq
+from graphopt.codegen.schedule import Output, Style, schedule
+from graphopt.ir.graph import Op, Value
+from graphopt.ir.table import Trait
+from graphopt.ir.types import TensorType
+
+
+def absorbs(first: Op, second: Op) -> str | None:
+    """Why the kernel of convolution `second` should compute the image that `first` makes for it alone; None where it has
+    no such kernel."""
+    if len(first.results) != 1 or len(first.result.uses) != 1:
+        return None
+    if first.name == "fused" and first.attrs["kind"] != "elementwise":
+        return None
+    made = first.regions[0].ops if first.name == "fused" else (first,)
+    shape = first.result.static_shape
+    if any(not _elementwise(o, shape) for o in made):
+        return None
+    body = second.regions[0].ops if second.name == "fused" else (second,)
+    convs = [o for o in body if o.name == "conv"]
+    if len(convs) != 1 or (second.name == "fused" and second.attrs["kind"] != "contraction") or not covers(second, convs[0]):
+        return None
+    inside = dict(zip(second.operands, second.regions[0].inputs)) if second.name == "fused" else {}
+    if convs[0].operands[0] is not inside.get(first.result, first.result) or len(convs[0].operands[0].uses) != 1:
+        return None
+    if not all(_last(v) for v in (first.result, *second.results)) or not is_pointwise(convs[0]):
+        return None
+    return "each of its pixels is computed once, for all output channels"
+
+
+def _elementwise(op: Op, shape: tuple[int, ...]) -> bool:
+    """Does the op work element by element on images of that shape, or view what is less than an image (a scale's axes)?"""
+    own = op.result.static_shape
+    if op.name in ("const", "reshape"):
+        return op.name == "const" or math.prod(own) < math.prod(shape)
+    return op.definition.has(Trait.ELEMENTWISE) and own == shape
+
+
+def is_pointwise(conv: Op) -> bool:
+    """Is each pixel of the result made of the same one of the image?"""
+    w = conv.operands[1]
+    return w is not None and math.prod(w.static_shape[2:]) == 1 and conv.attrs["groups"] == 1 \
+        and all(s == 1 for s in conv.attrs["stride"]) and not any(conv.attrs["pad"]) and 0 not in conv.result.static_shape
+
+
+def _last(v: Value) -> bool:
+    return isinstance(v.type, TensorType) and v.type.layout is not None and v.type.layout.order.endswith("C")
+
+
+class Prologue(ChannelsLast):
+    """A pointwise convolution that packs blocks of the image that it computes."""
+
+    def read(self, x: Value) -> None:
+        self.x, self.access = x, self.operand(x)
+        self.copied: list[Stmt] = []
+        self.direct, self.planar = True, False
+
+    def flat(self) -> bool:
+        return True  # what is packed has no borders
+
+    def contiguous(self) -> bool:
+        return False
+
+    def block_size(self, count: int, panels: int, depth: int) -> int:
+        """Tiles of a block: few, as they shall stay in cache, and alike for all threads."""
+        tile = self.channels * self.box.pixels * self.dtype.itemsize
+        block = super().block_size(count, panels, depth)
+        block = max(1, min(count, block, self.machine.l2 // 4 // tile))
+        threads = self.style.threads
+        blocks = -(-count // block)
+        if threads < count and blocks < 8 * threads:
+            blocks = -(-blocks // threads) * threads
+        self.group, self.panels, self.tile_count = -(-count // blocks), panels, count
+        return self.group
+
+    def spread(self, units: int, effort: int, body: Callable[[Expr], Stmt]) -> Stmt:
+        """Blocks in contiguous ranges over the threads; in each, pack, then all panels, then all tiles."""
+        pixels, lane_pitch = math.prod(self.pixels_shape), 64 // self.dtype.itemsize
+        blocks = -(-self.tile_count // self.group)
+        total = self.batch * blocks
+        rows = min(self.group * self.box.pixels, pixels)
+        pitch = (-(-self.channels // lane_pitch) | 1) * lane_pitch  # an odd number of cache lines
+        workers = min(self.style.threads, total) if effort >= self.style.parallel_work else 1
+        packed = Buffer("packed", self.dtype, (workers * rows * pitch,))
+        self.scratch.append(packed)
+        worker = Var("w", INDEX, 0, workers - 1)
+        at: Expr = worker if workers > 1 else const(0, INDEX)
+        first = at * total // workers
+
+        def block(step: Expr) -> Stmt:
+            g, start = Var("g", INDEX, 0, total - 1), Var("start", INDEX, 0, pixels - rows)
+            base = at * (rows * pitch)
+            self.packed = lambda pixel, c: packed[base + (pixel - start) * pitch + c]
+            r, c = Var("r", INDEX, 0, rows - 1), Var("c", INDEX, 0, self.channels - 1)
+            value = self.access(g // blocks, c, *split_index(start + r, self.pixels_shape))
+            fill = schedule((r, c), (rows, self.channels), [Output(packed, value)], Style(self.style.lanes), base + r * pitch + c)
+            one = lambda p, i: body((g * self.panels + p) * self.group + i)
+            tiles = loop(self.panels, lambda p: loop(self.group, lambda i: one(p, i), name="t"), name="panel")
+            inside: Stmt = Let(start, minimum(g % blocks * (self.group * self.box.pixels), pixels - rows), seq(fill, tiles))
+            return Let(g, minimum(first + step, total - 1), inside)
+
+        step = Var("s", INDEX, 0, -(-total // workers) - 1)
+        share = For(step, (at + 1) * total // workers - first, block(step), "serial")
+        return For(worker, const(workers, INDEX), share, "parallel") if workers > 1 else share
+
+
+__all__ = ["Prologue", "absorbs", "is_pointwise"]
