@@ -22,6 +22,8 @@ CASES = [
     (16, 64, 30, 1, 1, 1, 3, 1, 1, 0, 1), (16, 64, 8, 8, 1, 1, 4, 1, 1, 0, [1, 2, 2, 1]),
 ]
 
+TOLERANCE = 1e-3  # two sums of up to 200 products, of elements up to 150 that may cancel
+
 
 def chain(batch: Batch, case: Any, act: str, bias: bool, images: int = 2) -> None:
     inputs, between, height, width, k1, s1, k2, s2, dilation, p1, p2 = case
@@ -39,7 +41,7 @@ def chain(batch: Batch, case: Any, act: str, bias: bool, images: int = 2) -> Non
                             groups)
         if act:
             x, wide = getattr(batch.b, act)(x), getattr(torch, act)(wide)
-    batch.give(batch.b.transpose(x, perm=[0, 2, 3, 1]), np.moveaxis(wide.numpy(), 1, -1), f"{case} {act}", 1e-4)
+    batch.give(batch.b.transpose(x, perm=[0, 2, 3, 1]), np.moveaxis(wide.numpy(), 1, -1), f"{case} {act}", TOLERANCE)
 
 
 @pytest.fixture
@@ -81,6 +83,6 @@ def test_what_others_read_is_stored() -> None:
     w, v = (batch.b.const(random(RNG, "f32", *s)) for s in ((48, 16, 1, 1), (48, 1, 3, 3)))
     y = batch.b.conv(x, w, None, stride=[1, 1], pad=[0] * 4, dilation=[1, 1], groups=1)
     z = batch.b.conv(y, v, None, stride=[1, 1], pad=[1] * 4, dilation=[1, 1], groups=48)
-    batch.give(batch.b.transpose(z, perm=[0, 2, 3, 1]), tolerance=1e-4)
-    batch.give(batch.b.transpose(y, perm=[0, 2, 3, 1]), tolerance=1e-4)
+    batch.give(batch.b.transpose(z, perm=[0, 2, 3, 1]), tolerance=TOLERANCE)
+    batch.give(batch.b.transpose(y, perm=[0, 2, 3, 1]), tolerance=TOLERANCE)
     assert streams(batch.check()) == 0

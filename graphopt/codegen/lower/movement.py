@@ -50,7 +50,7 @@ def tile(o: OpView, *i: Expr) -> Expr:
     return o.x(*(k % max(n, 1) for k, n in zip(i, o.types[0].static_shape)))
 
 
-@compute("concat", cuts=lambda op: (op.attrs["axis"], [v.static_shape[op.attrs["axis"]] for v in op.variadic()]))
+@compute("concat", "join", cuts=lambda op: (op.attrs["axis"], [v.static_shape[op.attrs["axis"]] for v in op.variadic()]))
 def concat(o: OpView, *i: Expr) -> Expr:
     """The part that holds position i[axis]; the other parts are read at their border and dropped."""
     axis = o.axis
