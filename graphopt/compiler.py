@@ -22,6 +22,7 @@ from graphopt.errors import ArtifactError, InputError, TargetError
 from graphopt.records import Records, check_mode, still_holds
 from graphopt.runtime import artifact
 from graphopt.runtime.arrays import to_numpy
+from graphopt.runtime.machine import missing
 from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class CompiledModel(Model):
     def _from_graph(self, kept: Specialisations) -> None:
         from graphopt.pipeline import specs
 
-        self._missing = self._recipe.target.missing()  # a wrong target is refused before the work of a capture
+        self._missing = missing(self._recipe.target.instructions)  # a wrong target is refused before the work of a capture
         graph = self._recipe.graph
         inputs, outputs = specs(graph)
         super().__init__(inputs, outputs, kept, structure=graph.metadata.get("call"),

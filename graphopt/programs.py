@@ -62,16 +62,9 @@ def program_key(model: str, shapes: Mapping[str, tuple[int, ...]], values: Mappi
 def find(key: str, holds: Callable[[Mapping[str, Any]], bool]) -> artifact.Artifact | None:
     """The whole entry of that name whose manifest `holds`, or None; a damaged one is removed."""
     root = store.folder()
-    with contextlib.suppress(OSError):
-        for path in sorted((root / "programs").iterdir()) if root else ():
-            if path.name == key or (path.name.startswith(f"{key}-") and path.suffix != ".json"):
-                found = _entry(path, holds)
-                if found is not None:
-                    return found
-    return None
-
-
-def _entry(path: Path, holds: Callable[[Mapping[str, Any]], bool]) -> artifact.Artifact | None:
+    path = root / "programs" / key if root else None
+    if path is None or not path.is_dir():
+        return None
     try:
         found = artifact.read(path)
         if not holds(found.manifest):
@@ -90,17 +83,11 @@ def _entry(path: Path, holds: Callable[[Mapping[str, Any]], bool]) -> artifact.A
 
 
 def keep(key: str, manifest: Mapping[str, Any], files: Mapping[str, Any], external: Sequence[Path]) -> artifact.Artifact | None:
-    """Store a program; the entry, or None where there is no room for it.
-
-    What was measured of its kernels is in the entry's name: a path never holds other code than it did, since the dynamic
-    loader takes a library whose path it knows for the one that it has.
-    """
+    """Store a program, in the place of one that no longer holds; the entry, or None where there is no room for it."""
     root = store.folder()
     if root is None:
         return None
-    measured = sorted((k, said) for k, said in manifest["tuning"]["records"].items() if said)
-    variant = f"-{hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:16]}" if measured else ""
-    path = root / "programs" / f"{key}{variant}"
+    path = root / "programs" / key
     try:
         outside = [[str(f), store.digest(f)] for f in external]
         artifact.write(path, {**manifest, "external": outside}, files)

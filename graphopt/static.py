@@ -20,8 +20,6 @@ from graphopt.runtime import artifact
 from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned
 from graphopt.runtime.library import runtime
 
-VECTOR = ("avx", "fma", "f16c", "amx", "sse")  # features that code for a target may use
-
 
 @dataclass
 class Compiled:
@@ -223,8 +221,7 @@ def artifact_manifest(d: Compiled, target: Any) -> Mapping[str, Any]:
     """What the manifest says of the program; its inputs and outputs are the model's to name."""
     outputs = tuple(OutputSpec(v.type.static_shape, v.type.dtype.numpy) for v in d.graph.outputs)  # type: ignore[union-attr]
     program = artifact.Program(d.code.names[0], len(d.graph.inputs), outputs, d.program.arena_size, target.threads)
-    features = sorted(f for f in target.features if f.startswith(VECTOR))
-    return {"target": target.name, "features": features, "runtime": d.code.runtime[1],
+    return {"target": target.name, "features": target.instructions, "runtime": d.code.runtime[1],
             "program": artifact.program_json(program), "stats": statistics(d), "decisions": decisions(d, target),
             "tuning": {"mode": d.tune, "records": state(d.records, _record_keys(d, target))}}
 

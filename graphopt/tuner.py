@@ -30,6 +30,7 @@ from graphopt.ir.types import F32, TensorType
 from graphopt.records import Record, Records, record_key
 from graphopt.runtime.executable import Pointer, address, aligned
 from graphopt.runtime.library import runtime
+from graphopt.runtime.machine import missing
 from graphopt.targets.x86 import X86
 
 log = logging.getLogger("graphopt")
@@ -57,8 +58,8 @@ BYTES_A_CYCLE = 8  # of memory traffic, in the estimate of a kernel's share
 
 def tune(graph: Graph, target: X86, mode: str, records: Records, measure: Measure | None = None) -> None:
     """Measure what has no record yet in an optimised graph of static shapes, and add it to the records."""
-    if missing := target.missing():
-        raise TargetError(f"candidates for {target.name} cannot be measured on this machine, which lacks {', '.join(missing)}",
+    if lacking := missing(target.instructions):
+        raise TargetError(f"candidates for {target.name} cannot be measured on this machine, which lacks {', '.join(lacking)}",
                           hint="Tune on the machine itself, and give the records with tuning=path")
     from tqdm import tqdm
 

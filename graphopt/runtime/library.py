@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import tempfile
 import threading
@@ -89,14 +90,27 @@ def runtime(image: Path | bytes, key: str) -> Runtime:
         return _RUNTIMES[key]
 
 
+_OPENED = itertools.count()
+
+
 def open_library(image: Path | bytes) -> ctypes.CDLL:
-    """Load a shared library from a file, or from memory by way of a file that is gone afterwards."""
-    if isinstance(image, Path):
-        return ctypes.CDLL(str(image))
-    handle, path = tempfile.mkstemp(prefix="graphopt-", suffix=".so")
+    """Load a shared library from a file, or from memory by way of a file that is gone afterwards. OSError where it cannot be.
+
+    The dynamic loader takes a path that it knows for the library that it has from there, whatever the file is by now. It
+    is therefore given the open file, by a name that it was never given before; a file that it has already (the same device
+    and inode) is still not loaded again.
+    """
+    if isinstance(image, bytes):
+        handle, path = tempfile.mkstemp(prefix="graphopt-", suffix=".so")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(image)
+            return open_library(Path(path))
+        finally:
+            os.unlink(path)
+    opened = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(image)
-        return ctypes.CDLL(path)
+        unique = "".join("/." if bit == "1" else "/" for bit in f"{next(_OPENED):b}")  # paths of one meaning
+        return ctypes.CDLL(f"/proc/self/fd{unique}/{opened}")
     finally:
-        os.unlink(path)
+        os.close(opened)

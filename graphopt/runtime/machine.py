@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def features() -> frozenset[str]:
     return frozenset(_LINUX.get(f, f) for f in flags)
 
 
-def missing(needed: list[str]) -> list[str]:
+def missing(needed: Iterable[str]) -> list[str]:
     """Those of LLVM's features that this machine lacks."""
     here = features()
     return [f for f in needed if f.translate(str.maketrans("", "", "._-")) not in here]

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from graphopt.errors import TargetError
+from graphopt.runtime.machine import missing
 from graphopt.targets.base import Target
 
 
@@ -37,7 +38,10 @@ class X86(Target):
 
     @staticmethod
     def named(cpu: str | None, threads: int | None = None) -> X86:
-        """The CPU of that LLVM name, this machine's where None. `threads` defaults to the cores this process may use."""
+        """The CPU of that LLVM name, this machine's where None, without the instruction sets that a virtual machine hides.
+
+        `threads` defaults to the cores this process may use.
+        """
         from graphopt.targets.toolchain import llvm, tvm
 
         native = llvm.llvm_get_system_cpu()
@@ -52,21 +56,30 @@ class X86(Target):
             raise TargetError(f"threads must be at least 1, got {threads}")
         name = cpu or str(native)
         l1, l2 = _caches() if name == native else _CACHES.get(name, (32 << 10, 1 << 20))
-        fma = 1 if name in _ONE_WIDE_FMA and not (name == native and _is_server()) else 2
-        return X86("x86", f"x86:{name}", name, _features(name), threads or len(os.sched_getaffinity(0)), l1, l2, fma)
+        # LLVM tells cores by model numbers, which virtual machines make up, and takes some servers, which have tile registers,
+        # for the clients of their day, which have half their multiply-adds.
+        fma = 1 if name in _ONE_WIDE_FMA and (name != native or missing(["amx-tile"])) else 2
+        features = _features(name)
+        if cpu is None:
+            features -= set(missing(f for f in features if f.startswith(_USED)))
+        return X86("x86", f"x86:{name}", name, features, threads or len(os.sched_getaffinity(0)), l1, l2, fma)
 
     def llvm_target(self) -> dict[str, object]:
         """TVM's target description."""
         # Where LLVM prefers 256-bit halves, the masks of our 512-bit vectors cost five times as much.
         return {"kind": "llvm", "mcpu": self.cpu, "mtriple": "x86_64-linux-gnu", "num-cores": self.threads,
-                "mattr": ["-prefer-256-bit"]}
+                "mattr": ["-prefer-256-bit", *(f"-{f}" for f in sorted(_features(self.cpu) - self.features))]}
 
-    def missing(self) -> list[str]:
-        """Vector features that code for this CPU may use and this machine lacks."""
-        here = X86.named(None).features
-        return sorted(f for f in self.features - here if f.startswith(("avx", "fma", "f16c", "amx", "sse")))
+    @property
+    def instructions(self) -> list[str]:
+        """The instruction sets that code for this CPU may use, by LLVM's names, sorted: what a machine must have to run it.
+
+        LLVM's other features are of operating systems, or say what is fast.
+        """
+        return sorted(f for f in self.features if f.startswith(_USED))
 
 
+_USED = ("avx", "fma", "f16c", "amx", "sse", "ssse", "bmi", "lzcnt", "movbe", "popcnt")
 # (L1, L2) of cores by LLVM's names, where they are not 32 KiB and 1 MiB.
 _CACHES = {
     **dict.fromkeys(("haswell", "broadwell", "skylake"), (32 << 10, 256 << 10)),
@@ -92,16 +105,6 @@ def _caches() -> tuple[int, int]:
         if kind in ("Data", "Unified") and int(level) in found and size.endswith("K"):
             found[int(level)] = int(size[:-1]) << 10
     return found[1], found[2]
-
-
-@cache
-def _is_server() -> bool:
-    """Whether this machine has tile registers: LLVM tells cores by model numbers, which virtual machines make up, and
-    takes some servers for the clients of their day, which have half their multiply-adds."""
-    try:
-        return "amx_tile" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
 
 
 @cache

@@ -125,7 +125,7 @@ def test_unknown_targets_are_refused(target: str, says: str) -> None:
 
 
 def test_code_for_another_machine_is_shown_but_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(X86, "missing", lambda self: ["avx10.2"])
+    monkeypatch.setattr(X86, "instructions", ["avx10.2", "sse2"])
     model, _ = compiled(lambda b, x: [b.exp(x)], (3,), target="x86:x86-64")
     assert "main" in model.source("asm")
     for attempt in (model, model.profile):

@@ -15,7 +15,7 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 # What each part may import of graphopt, besides itself and errors.
 MAY_IMPORT = {
     "ir": set(),
-    "targets": {"ir"},
+    "targets": {"ir", "runtime"},
     "rewrite": {"ir", "targets"},
     "quantize": {"ir", "targets", "rewrite"},
     "codegen": {"ir", "targets"},
