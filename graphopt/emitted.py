@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from graphopt import store
 from graphopt.errors import InputError, TargetError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
@@ -205,16 +206,30 @@ def _random_array(rng: np.random.Generator, t: TensorType) -> np.ndarray:
     return rng.integers(0, 2, t.static_shape).astype(t.dtype.numpy)
 
 
+MODELS: dict[str, Callable[[Graph, Any, bool], EmittedModel]] = {"cuda": CudaModel, "fpga": FpgaModel}  # by kind of target
+Made = TypeVar("Made", bound=Callable[[Graph, Any, bool], EmittedModel])
+
+
+def emits(kind: str) -> Callable[[Made], Made]:
+    """Register what compiles for a kind of target (`graphopt.targets.named`): `model(graph, target, validate)`."""
+
+    def add(model: Made) -> Made:
+        if kind in MODELS:
+            raise TargetError(f"there is a compiler for {kind!r} already")
+        store.extends(model)
+        MODELS[kind] = model
+        return model
+
+    return add
+
 
 def compile_emitted(graph: Graph, target: Target, example_inputs: Any = None, validate: bool = False) -> EmittedModel:
     """The model for a target other than x86. Symbolic dims are fixed by `example_inputs`: arrays in order, or by name."""
     if graph.symbols():
         graph = _fixed(graph, target, example_inputs)
-    if isinstance(target, Cuda):
-        return CudaModel(graph, target, validate)
-    if isinstance(target, Fpga):
-        return FpgaModel(graph, target, validate)
-    raise TargetError(f"no code for {target.name}")
+    if target.kind not in MODELS:
+        raise TargetError(f"no code for {target.name}", hint="Register what compiles for it with graphopt.emitted.emits")
+    return MODELS[target.kind](graph, target, validate)
 
 
 def _fixed(graph: Graph, target: Target, example_inputs: Any) -> Graph:
@@ -229,4 +244,4 @@ def _fixed(graph: Graph, target: Target, example_inputs: Any) -> Graph:
     return specialise(graph, names, {n: tuple(np.shape(given[n])) for n in names}, {})
 
 
-__all__ = ["CudaModel", "EmittedModel", "FpgaModel", "compile_emitted"]
+__all__ = ["CudaModel", "EmittedModel", "FpgaModel", "compile_emitted", "emits"]

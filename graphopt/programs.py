@@ -46,7 +46,7 @@ def model_key(model: Any, options: Mapping[str, Any]) -> str | None:
     compiler = compiler_digest()
     if compiler is None:
         return None
-    given = [digest, compiler, identity(), place, sorted((k, repr(v)) for k, v in options.items())]
+    given = [digest, compiler, store.outside(), identity(), place, sorted((k, repr(v)) for k, v in options.items())]
     return hashlib.sha256(json.dumps(given).encode()).hexdigest()
 
 

@@ -12,11 +12,15 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
+import uuid
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger("graphopt")
 LIMIT_BYTES = 8 << 30  # of everything together
@@ -126,3 +130,47 @@ def write(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
+
+
+# What extends the compiler from outside ---------------------------------------------------------------------------
+_HERE = os.path.join(os.path.dirname(__file__), "")
+_STARTED = time.time()
+_OUTSIDE: set[Path | None] = set()  # None: code that no file holds
+
+
+def extends(what: Any) -> None:
+    """Note where something stands that a table of the compiler is given: if outside of it, kept code depends on it too."""
+    code = getattr(what, "__code__", None)
+    module = sys.modules.get(getattr(what, "__module__", None) or "")
+    name = code.co_filename if code is not None else getattr(module, "__file__", None)
+    if name is None or not name.startswith(_HERE):
+        _OUTSIDE.add(Path(name).resolve() if name and os.path.isfile(name) else None)
+
+
+def outside() -> str:
+    """Names the sources that extend the compiler; empty where there are none.
+
+    A file in a package stands for the whole package. Where a source has changed since this process began, or is in no file
+    (a notebook), what runs cannot be named: the process is on its own.
+    """
+    return _digest_of_sources(frozenset(_OUTSIDE)) if _OUTSIDE else ""
+
+
+@cache
+def _digest_of_sources(paths: frozenset[Path | None]) -> str:
+    h = hashlib.sha256()
+    for path in sorted(_sources(p for p in paths if p is not None)):
+        if path.stat().st_mtime >= _STARTED:
+            return uuid.uuid4().hex
+        h.update(str(path).encode() + b"\0" + path.read_bytes())
+    return uuid.uuid4().hex if None in paths else h.hexdigest()
+
+
+def _sources(paths: Iterable[Path]) -> set[Path]:
+    found: set[Path] = set()
+    for path in paths:
+        root = path
+        while (root.parent / "__init__.py").is_file():
+            root = root.parent
+        found |= {path} if root is path else set(root.rglob("*.py"))
+    return found

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from graphopt import store
 from graphopt.codegen import attention, contraction, recurrent, transposing
 from graphopt.codegen.kernels import Template
 from graphopt.codegen.schedule import Style
 from graphopt.targets.x86 import X86
 
 TEMPLATED = frozenset(("attention",))
+MAKERS: list[Callable[[X86], Template]] = [attention.template, contraction.template, recurrent.template,
+                                           lambda _: transposing.template]  # first match wins
 
 
 def style_of(target: X86) -> Style:
@@ -19,4 +22,12 @@ def style_of(target: X86) -> Style:
 
 def templates_of(target: X86) -> Sequence[Template]:
     """The target's hand-shaped kernels, first match wins."""
-    return (attention.template(target), contraction.template(target), recurrent.template(target), transposing.template)
+    return [make(target) for make in MAKERS]
+
+
+def template(make: Callable[[X86], Template]) -> Callable[[X86], Template]:
+    """Register a template from outside: `make(target)` gives a function of (op, kernel's name, style) that returns a kernel, or
+    None where it has none. It is asked before those that are there; the op needs a lowering rule beside it."""
+    store.extends(make)
+    MAKERS.insert(0, make)
+    return make

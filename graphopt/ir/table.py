@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt import store
 from graphopt.errors import IRError
 from graphopt.ir.dims import Dim, DimLike, Shape, product
 from graphopt.ir.types import DTYPES, DType, TensorType, Type, dtype
@@ -288,6 +289,7 @@ def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Opera
             raise IRError(f"type variables {sorted(variables)} but constraints {sorted(bound)}", where=name)
         if not evaluate.__doc__:
             raise IRError("an op needs a docstring", where=name)
+        store.extends(evaluate)
         parameters = frozenset(inspect.signature(evaluate).parameters)
         TABLE[name] = OpDef(name, operands, attrs, results, regions, bound, shape, types, evaluate, traits, operations,
                             inspect.cleandoc(evaluate.__doc__), signature, parameters)
@@ -302,6 +304,7 @@ def decomposition(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     def add(f: Callable[..., Any]) -> Callable[..., Any]:
         if not TABLE[name].has(Trait.COMPOSITE):
             raise IRError("a decomposition needs Trait.COMPOSITE", where=name)
+        store.extends(f)
         DECOMPOSITIONS[name] = f
         return f
 

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from graphopt import store
 from graphopt.errors import TargetError
 from graphopt.targets.base import Target
 
 FORMS = "Use x86, x86:CPU, cuda:sm_XY or fpga:PART"
+Named = Callable[[str | None], Target]
+_NAMED: dict[str, Named] = {}  # kinds that others add
+
+
+def named(kind: str) -> Callable[[Named], Named]:
+    """Register a kind of target from outside: the function gives the target for what follows `kind:`, None where nothing does.
+
+    How it is compiled for stands in `graphopt.emitted`. Raises TargetError where the kind is there already.
+    """
+
+    def add(f: Named) -> Named:
+        if kind in ("x86", "cuda", "fpga", *_NAMED):
+            raise TargetError(f"the kind {kind!r} of targets is there already")
+        store.extends(f)
+        _NAMED[kind] = f
+        return f
+
+    return add
 
 
 def parse_target(text: str | Target, threads: int | None = None) -> Target:
@@ -29,7 +49,9 @@ def parse_target(text: str | Target, threads: int | None = None) -> Target:
         from graphopt.targets.fpga import Fpga
 
         return Fpga.named(detail or None)
-    raise TargetError(f"unknown target {text!r}", hint=FORMS)
+    if kind in _NAMED:
+        return _NAMED[kind](detail or None)
+    raise TargetError(f"unknown target {text!r}", hint=f"{FORMS}{''.join(f', or {k}' for k in _NAMED)}")
 
 
 def without_winograd(text: str | Target, threads: int | None = None) -> Target:
@@ -38,4 +60,4 @@ def without_winograd(text: str | Target, threads: int | None = None) -> Target:
     return replace(target, winograd=False) if target.kind == "x86" else target  # type: ignore[call-arg]
 
 
-__all__ = ["Target", "parse_target", "without_winograd"]
+__all__ = ["Target", "named", "parse_target", "without_winograd"]

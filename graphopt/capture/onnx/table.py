@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from graphopt import store
 from graphopt.ir.graph import Value
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def entry(*names: str, since: int = 1, domain: str = "") -> Callable[[Entry], En
     """Register the decorated function for the named operators from opset `since` on."""
 
     def add(f: Entry) -> Entry:
+        store.extends(f)
         for name in names:
             rows = _ENTRIES.setdefault((domain, name), [])
             rows.append((since, f))

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt import store
 from graphopt.codegen.expr import INDEX, Buffer, Expr, as_expr, cast, const, load
 from graphopt.codegen.loops import Stmt
 from graphopt.errors import CodegenError
@@ -102,6 +103,7 @@ def compute(*names: str, cuts: Callable[[Op], tuple[int, list[int]]] | None = No
     """
 
     def add(f: Callable[..., Expr]) -> Callable[..., Expr]:
+        store.extends(f)
         for name in names:
             _check(name, COMPUTE, LOOPS)
             COMPUTE[name] = f
@@ -120,6 +122,7 @@ def loops(*names: str, scratch: Callable[[OpView], list[tuple[str, tuple[int, ..
     """
 
     def add(f: Callable[..., Stmt]) -> Callable[..., Stmt]:
+        store.extends(f)
         for name in names:
             _check(name, LOOPS, COMPUTE)
             LOOPS[name] = f

@@ -17,6 +17,7 @@ from typing import Any
 import tvm
 from tvm import ir, tirx
 
+from graphopt import store
 from graphopt.codegen import cache as disk
 from graphopt.codegen import native
 from graphopt.codegen.plan import Call, Host, Program, Slot
@@ -126,7 +127,7 @@ def _objects(program: Program, calls: list[list[Call]], names: list[str], target
 
     A kernel's symbol is the hash of what it was made from. Its object is kept on disk: profiles and other models share it.
     """
-    base = "\0".join((_compiler_digest(), tvm.__version__, _machine(target), ""))
+    base = "\0".join((_compiler_digest(), store.outside(), tvm.__version__, _machine(target), ""))
     keys = {k.name: key for k, key in zip(program.kernels, program.keys)}
     symbols = {name: f"kernel_{hashlib.sha256((base + key).encode()).hexdigest()}" for name, key in keys.items()}
     used = {c.kernel.name: c.kernel for stretch in calls for c in stretch}
@@ -234,7 +235,7 @@ def _barrier(pointer: Any) -> Any:
 def _digest(program: Program, calls: list[list[Call]], target: X86) -> str:
     """Everything that the machine code depends on, hashed: kernels, calls, target, and this compiler itself."""
     h = hashlib.sha256()
-    for text in (_compiler_digest(), tvm.__version__, _machine(target), str(parameters(program)), *program.keys):
+    for text in (_compiler_digest(), store.outside(), tvm.__version__, _machine(target), str(parameters(program)), *program.keys):
         h.update(text.encode() + b"\0")
     for stretch in calls:
         h.update(b"|".join(f"{c.kernel.name}{[(s.space, s.index, s.offset) for s in c.args]}".encode() for c in stretch) + b"\0")
