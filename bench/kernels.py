@@ -19,13 +19,14 @@ from tqdm import tqdm
 from bench import machine, options, peaks, plots, tables, worker
 from bench.cases import Case, of_model
 from bench.sides import OURS, open_side
+from graphopt.profiling import contractions, describe, moved
 
 REPEATS = 15
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A kernel of one model: `seconds` of a call (a microsecond of Python within), `count` calls in the program, the bytes of
+    """A kernel of one model: `seconds` of a call, `count` calls in the program, the bytes of
     all weights of the program that its own come with."""
 
     key: str
@@ -122,41 +123,6 @@ def sweep(case: Case, threads: int) -> list[Timed]:
         out.append(Timed(key, describe(op), statistics.median(seconds), operations, weights, activations, len(seconds),
                          program.weights_size))
     return out
-
-
-def contractions(op: Any) -> list[Any]:
-    """The contractions of an op, or of what is fused in it."""
-    from graphopt.ir.table import Trait
-
-    return [o for o in members(op) if o.definition.has(Trait.CONTRACTION)]
-
-
-def members(op: Any) -> list[Any]:
-    """What is fused in an op, or itself."""
-    return [o for o in op.regions[0].ops if o.name != "const"] if op.name == "fused" else [op]
-
-
-def moved(op: Any) -> tuple[int, int]:
-    """Bytes of an op's constants, and of its other operands and its results; each once."""
-    operands = {v for v in op.operands if v is not None}
-    weights = sum(v.type.nbytes for v in operands if v.constant is not None)
-    return weights, sum(v.type.nbytes for v in (*operands, *op.results)) - weights
-
-
-def describe(op: Any) -> str:
-    """`conv 1x64x56x56 * 64x64x3x3 stride=[1, 1] -> 1x64x56x56 NHWC, and 2 more`."""
-    inner = contractions(op)
-    first = inner[0]
-    shapes = [_shape(v.type) for v in first.operands[:2] if v is not None]
-    attrs = [f"{k}={list(first.attrs[k])}" for k in ("stride", "dilation") if any(n != 1 for n in first.attrs.get(k, ()))]
-    attrs += [f"groups={first.attrs['groups']}"] if first.attrs.get("groups", 1) != 1 else []
-    more = len(members(op)) - 1
-    text = " ".join([first.name, " * ".join(shapes), *attrs, "->", _shape(op.results[0].type)])
-    return text + (f", and {more} more" if more else "")
-
-
-def _shape(t: Any) -> str:
-    return "x".join(map(str, t.static_shape)) + (f" {t.layout.order}" if t.layout is not None else "")
 
 
 def merge(kernels: Iterable[Timed]) -> list[Timed]:

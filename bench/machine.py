@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from graphopt.runtime.machine import caches
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("graphopt", "numpy", "apache-tvm", "onnx", "onnxruntime", "openvino", "torch", "torchvision", "transformers")
@@ -29,22 +31,6 @@ def cache_folder() -> Path:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def caches() -> dict[str, int]:
-    """Bytes of L1 (data), L2 and L3 as Linux tells them, each as one core sees it. What is not told is left out."""
-    found = {}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-        if kind in ("Data", "Unified"):
-            found[f"l{level}"] = byte_count(size)
-    return found
-
-
-def byte_count(text: str) -> int:
-    """`48K` and the like, as Linux writes sizes."""
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
 
 
 def describe() -> dict[str, Any]:

@@ -27,6 +27,7 @@ from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph
+    from graphopt.profiling import Profile
     from graphopt.static import Compiled
     from graphopt.targets import Target
 
@@ -309,37 +310,24 @@ class CompiledModel(Model):
         return list(self._latest().host_ops)
 
     def profile(self, *args: Any, repeats: int = 20, **kwargs: Any) -> list[dict[str, Any]]:
-        """Median seconds of every step on the given inputs, with the source locations it came from.
+        """Median seconds of every step of a call on the given inputs, with the source locations it came from.
 
-        Each kernel is called on its own here, so the sum is a little above the time of a whole call.
+        Kernels are timed from within compiled code, one after the other as in any call; see `graphopt.profiling.Row` for what
+        the keys mean.
         """
-        from graphopt.static import build_code, link
+        from dataclasses import asdict
 
         _check_counts(repeats=repeats)
         given = self._structure.flatten(args, kwargs) if self._structure is not None else self._by_position(args, kwargs)
+        rows = self._profile(given, repeats).rows
+        return [{**asdict(r), "bytes": r.weights + r.activations, "loc": list(r.loc)} for r in rows]
+
+    def _profile(self, given: Sequence[Any], repeats: int | None = None) -> Profile:
+        """The same of inputs in order, with the time of whole calls."""
+        from graphopt.profiling import profile
+
         arrays = [self._check(s, to_numpy(x)) for s, x in zip(self.inputs, given, strict=True)]
-        details: Compiled = self.program(arrays).details.compiled
-        steps = link(details, self.target.threads, each=build_code(details.program, self.target, each=True))
-        marks: list[list[float]] = [[] for _ in steps.steps]
-        for _ in range(repeats):
-            last = time.perf_counter()
-
-            def observe(k: int) -> None:
-                nonlocal last
-                now = time.perf_counter()
-                marks[k].append(now - last)
-                last = time.perf_counter()
-
-            steps.run(arrays, observe)
-        rows = []
-        for step, times in zip(details.program.steps, marks):
-            operations, moved = step.op.definition.cost(step.op.view(), [r.type for r in step.op.results])
-            if step.op.name == "fused":
-                operations = sum(o.definition.cost(o.view(), [r.type for r in o.results])[0] for o in step.op.regions[0].ops)
-            kernel = getattr(step, "kernel", None)
-            rows.append({"kernel": kernel.name if kernel else f"host {step.op.name}", "op": step.op.name,
-                         "seconds": float(np.median(times)), "operations": operations, "bytes": moved, "loc": list(step.op.loc)})
-        return rows
+        return profile(self.program(arrays).details.compiled, self.target, arrays, repeats)
 
     def explain(self) -> str:
         """What the compiler did: passes, kernels, memory, host ops."""

@@ -88,17 +88,18 @@ def _announce(program: Any) -> None:
                                               len(program.hosts), ", ".join(names))
 
 
-def build_code(program: Any, target: Any, each: bool = False, in_memory: bool = False) -> Any:
+def build_code(program: Any, target: Any, each: bool = False, in_memory: bool = False, marks: bool = False) -> Any:
     from graphopt.codegen.tir.build import build
 
-    return build(program, target, each, in_memory)
+    return build(program, target, each, in_memory, marks)
 
 
-def link(compiled: Compiled, threads: int, each: Any = None) -> Executable:
-    """Bind code, weights and host ops into something that runs. With `each`, one step per kernel call."""
+def link(compiled: Compiled, threads: int, each: Any = None, marked: Any = None, room: int = 0) -> Executable:
+    """Bind code, weights and host ops into something that runs. With `each`, code of one step per kernel call; with `marked`,
+    code that takes the time, which needs so many bytes of `room` behind the arena."""
     from graphopt.codegen.tir.build import stretches
 
-    program, code = compiled.program, each or compiled.code
+    program, code = compiled.program, each or marked or compiled.code
     functions = iter(code.functions if code.library is None else
                      runtime(*code.runtime).entries(code.library, code.names, threads))
     steps: list[Any] = []
@@ -108,17 +109,17 @@ def link(compiled: Compiled, threads: int, each: Any = None) -> Executable:
         else:
             op = part.op
             steps.append(HostStep(partial(_evaluate, op),
-                                  tuple(None if s is None else _place(s, v) for s, v in zip(part.args, op.operands)),
-                                  tuple(_place(s, r) for s, r in zip(part.results, op.results)), op.name, part.why))
+                                  tuple(None if s is None else place(s, v) for s, v in zip(part.args, op.operands)),
+                                  tuple(place(s, r) for s, r in zip(part.results, op.results)), op.name, part.why))
     outputs = []
     for v in compiled.graph.outputs:
         slot = program.slots.get(v)
         static = isinstance(v.type, TensorType) and v.type.is_static
         dynamic = not static or (slot is not None and slot.space == "host")
-        host = _place(slot, v) if dynamic and slot is not None else None
+        host = place(slot, v) if dynamic and slot is not None else None
         shape, dt = (v.type.static_shape, v.type.dtype.numpy) if static else (None, None)  # type: ignore[union-attr]
         outputs.append(OutputSpec(shape, dt, host))
-    return Executable(steps, outputs, _weights(compiled, program), program.arena_size, len(compiled.graph.inputs))
+    return Executable(steps, outputs, _weights(compiled, program), program.arena_size + room, len(compiled.graph.inputs))
 
 
 def _evaluate(op: Any, arguments: list[Any], dims: dict[str, int]) -> list[Any]:
@@ -137,7 +138,8 @@ def _weights(compiled: Compiled, program: Any) -> np.ndarray:
     return compiled.graph.metadata["weights"]
 
 
-def _place(slot: Any, v: Value | None) -> Place:
+def place(slot: Any, v: Value | None) -> Place:
+    """Where the bytes of a row-major value lie."""
     t = v.type if v is not None else None
     static = isinstance(t, TensorType) and t.is_static
     return Place(slot.space, slot.index, slot.offset, t.static_shape if static else None,  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # everything heavy is imported once the command line has been
 
 EMIT = ("ir", "tir", "asm", "cuda", "hls", "dot", "json")
 CODE = {"tir": "x86", "asm": "x86", "cuda": "cuda", "hls": "fpga"}  # what programs for that target have; the rest show graphs
+SORTS = ("time", "order")  # of the kernels of a profile
 CAPTURE = "capture"  # the name under which --after shows the graph before any pass
 
 EXAMPLES = """examples:
@@ -31,6 +33,7 @@ EXAMPLES = """examples:
   graphopt-dump net.onnx --diff fold | less           what one pass did
   graphopt-dump net.onnx --why conv1_output           where a value comes from and what was decided about it
   graphopt-dump net.onnx --stats --shape images=1x3x224x224
+  graphopt-dump net.onnx --profile                    the time of every kernel, and how near it is to the machine's peaks
   graphopt-dump net.onnx --tune fast                  measure what suits this machine's kernels, for all later programs
   graphopt-dump net.onnx --emit asm -o net.s          also tir; cuda and hls with their --target
   graphopt-dump net.onnx --emit dot | dot -Tsvg -o net.svg
@@ -47,13 +50,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="an .onnx, .pt2, .gir or .ir file, or module:function (see below)")
     parser.add_argument("--target", default="x86", metavar="TARGET",
                         help="what to compile for: x86 (this machine), cuda:sm_90, fpga:xc7z020, ... (default: x86)")
+    parser.add_argument("--threads", type=int, metavar="N", help="how many a call may use (default: this process's cores)")
     parser.add_argument("--no-winograd", action="store_true",
                         help="no convolutions by Winograd's algorithm: they round otherwise and spread NaN and infinities")
     parser.add_argument("--shape", action="append", default=[], metavar="INPUT=DxDx...",
                         help="fix the shape of an input with free dims; may be given several times")
     parser.add_argument("--value", action="append", default=[], metavar="INPUT=N,...",
                         help="bind an input whose value shapes the program (axes, sizes, a sampling rate)")
-    parser.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, for --validate (default: random ones)")
+    parser.add_argument("--inputs", metavar="FILE.npz",
+                        help="arrays by input name, for --profile and --validate (default: random ones)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of to stdout; a .gir file saves the graph")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
     parser.add_argument("--tune", choices=MODES, help="measure candidates for the parameters of kernels on this machine, and "
@@ -64,6 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
     shown.add_argument("--diff", metavar="PASS", help="what this pass changed, as a unified diff")
     shown.add_argument("--passes", action="store_true", help="the passes in order, with times and numbers of ops")
     shown.add_argument("--stats", action="store_true", help="ops, parameters, operations, bytes, arena")
+    shown.add_argument("--profile", action="store_true", help="run the program and show the time of every kernel: share, "
+                                                              "GFLOP/s, percentage of this machine's roofline, source")
+    shown.add_argument("--sort", choices=SORTS, default="time", help="the kernels of --profile by their time, or in order")
+    shown.add_argument("--json", action="store_true", help="the numbers of --profile as JSON")
     shown.add_argument("--why", metavar="VALUE", help="a value (%%name as printed, or a source location) and the reasons "
                                                       "for what became of it")
     shown.add_argument("--validate", action="store_true", help="evaluate the graph around every pass and compare the results")
@@ -106,8 +115,16 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--tune is for the kernels of the finished program: leave out --after")
     if args.output and not Path(args.output).absolute().parent.is_dir():
         raise InputError("there is no such folder", where=f"-o {args.output}")
-    if args.inputs and not args.validate:
-        raise UsageError("--inputs are for --validate")
+    if args.inputs and not (args.validate or args.profile):
+        raise UsageError("--inputs are for --profile and --validate")
+    if args.threads is not None and args.threads < 1:
+        raise UsageError(f"--threads {args.threads}: give at least 1")
+    if args.profile and args.after:
+        raise UsageError("--profile runs the finished program: leave out --after")
+    if args.json and not args.profile:
+        raise UsageError("--json is for --profile (a graph is JSON with --emit json)")
+    if args.json and (args.emit or args.diff or args.passes or args.stats or args.why or args.validate):
+        raise UsageError("--json is for one thing at a time: give --profile --json alone")
     try:
         args.shape = dict(parse_shape(text) for text in args.shape)
     except ValueError as e:
@@ -119,7 +136,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _reports(args: argparse.Namespace) -> bool:
-    return bool(args.diff or args.passes or args.stats or args.why or args.validate)
+    return bool(args.diff or args.passes or args.stats or args.why or args.validate or args.profile)
 
 
 def _dump(args: argparse.Namespace) -> str | Graph:
@@ -127,12 +144,16 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     from graphopt.cli.models import bind_values, capture_model, read_inputs
     from graphopt.pipeline import asked, optimise
     from graphopt.rewrite import default_passes
+    from graphopt.rewrite.validate import random_inputs
+    from graphopt.runtime.machine import missing
     from graphopt.targets import parse_target, without_winograd
 
     try:
-        target = without_winograd(args.target) if args.no_winograd else parse_target(args.target)
+        target = (without_winograd if args.no_winograd else parse_target)(args.target, args.threads)
     except TargetError as e:
         raise UsageError(f"--target {args.target}: {e}") from None
+    if args.profile and (target.kind != "x86" or missing(getattr(target, "instructions", []))):
+        raise UsageError(f"--profile runs the program, and one for {target.name} does not run here")
     if args.emit in CODE and target.kind != CODE[args.emit]:
         raise UsageError(f"--emit {args.emit} is for --target {CODE[args.emit]}, not {target.name}")
     keeps = asked(target)
@@ -144,6 +165,8 @@ def _dump(args: argparse.Namespace) -> str | Graph:
             raise UsageError(f"--tune: kernels are of fixed shapes; {free}")
         if args.emit in CODE:
             raise UsageError(f"--emit {args.emit}: code is made for fixed shapes; {free}")
+        if args.profile:
+            raise UsageError(f"--profile: a program of fixed shapes is run; {free}")
         print(f"graphopt-dump: a program is compiled for each size when it occurs; to see one: {free}", file=sys.stderr)
     diffs = _Diffs(args.diff)
     inputs = read_inputs(args.inputs, captured) if args.inputs else None
@@ -171,17 +194,32 @@ def _dump(args: argparse.Namespace) -> str | Graph:
         changed = sum(p.changed for p in results.passes)
         sections.append(f"validated: {changed} of {len(results.passes)} passes changed the graph, none of them its results\n")
     program = None
-    if args.emit in CODE or (args.stats and not args.after and not free):
+    if args.emit in CODE or args.profile or (args.stats and not args.after and not free):
         from graphopt.compiler import compile as compile_graph
 
         program = compile_graph(captured, target=target)
     if args.stats:
         sections.append(_statistics(graph, program))
+    if args.profile:
+        sections.append(_profile(program, inputs if inputs is not None else random_inputs(captured), args))
     if args.tune and not args.emit and not sections:
         sections.append(parameters)
     if args.emit or not sections:
         sections.append(_form(graph, program, args.emit or "ir"))
     return "\n".join(sections)
+
+
+def _profile(program: Any, inputs: Sequence[Any], args: argparse.Namespace) -> str:
+    from graphopt import peaks
+    from graphopt.cli.profile import table, to_json
+    from graphopt.codegen import native
+
+    measured = program._profile(inputs)
+    limits = peaks.here(measured.threads) if native.compiler() is not None else None
+    if args.json:
+        return to_json(measured, limits)
+    width = shutil.get_terminal_size().columns if args.output is None and sys.stdout.isatty() else None
+    return table(measured, limits, args.sort, width)
 
 
 def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> str:

@@ -77,6 +77,9 @@ class _Workspace:
     frame: Any
 
 
+Observer = Callable[[int, Callable[[Place], Any]], None]
+
+
 class Executable:
     """Steps over inputs, outputs, weights and an arena. Calls may overlap: each takes its own arena."""
 
@@ -92,10 +95,10 @@ class Executable:
         self._only = only if isinstance(only, Entry) else None
         self._made = [(o.shape, o.dtype) for o in outputs]
 
-    def run(self, inputs: Sequence[Any], observe: Callable[[int], None] | None = None) -> list[Any]:
+    def run(self, inputs: Sequence[Any], observe: Observer | None = None) -> list[Any]:
         """Outputs for inputs that are C-contiguous arrays of the program's dtypes and shapes.
 
-        `observe(k)` is called after step k.
+        `observe(k, read)` is called after step k; `read(place)` gives what lies in a place, valid until it returns.
         """
         if self._only is not None and observe is None:
             return self._direct(inputs, self._only)
@@ -113,7 +116,7 @@ class Executable:
                 else:
                     step(*pointers)
                 if observe is not None:
-                    observe(k)
+                    observe(k, lambda place: self._read(place, inputs, outputs, arena, host))
         finally:
             self._workspaces.append(lent)
         foreign = [x for x in inputs if isinstance(x, np.ndarray)] + [self.weights]

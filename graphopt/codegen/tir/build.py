@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -30,6 +30,8 @@ os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 
 PACKED = 1  # tvm::CallingConv::kCPackedFunc: no wrapper is made around it
+CLOCK = 1  # CLOCK_MONOTONIC of Linux
+MARK = 16  # bytes of a struct timespec
 
 
 @dataclass
@@ -77,10 +79,17 @@ def stretches(program: Program, each: bool = False) -> list[list[Call] | Host]:
     return out
 
 
-def build(program: Program, target: X86, each: bool = False, in_memory: bool = False) -> Code:
-    """Compile, or take from the cache on disk. With `each`, one function per kernel call (for profiles).
+def marks_at(program: Program) -> int:
+    """Where in the arena, made larger, the marks of a program that takes the time begin."""
+    return -(-program.arena_size // MARK) * MARK
 
-    `in_memory` keeps the code with TVM, as it is without a C compiler: only such code has assembly text.
+
+def build(program: Program, target: X86, each: bool = False, in_memory: bool = False, marks: bool = False) -> Code:
+    """Compile, or take from the cache on disk. With `each`, one function per kernel call (to look at what each leaves).
+
+    `in_memory` keeps the code with TVM, as it is without a C compiler: only such code has assembly text. With `marks`, every
+    function notes the time as it begins and after each kernel: one `struct timespec` after the other from `marks_at` on, those
+    of the next function behind, in an arena that the caller has made larger by that.
     """
     calls = [s for s in stretches(program, each) if isinstance(s, list)]
     names = [f"main_{k}" if k else "main" for k in range(len(calls))]
@@ -88,16 +97,17 @@ def build(program: Program, target: X86, each: bool = False, in_memory: bool = F
         return Code([])
     start = time.perf_counter()
     in_memory = in_memory or native.compiler() is None
-    make = lambda: ir_module(program, calls, names, packed=in_memory)
+    clocks = [marks_at(program) + MARK * (sum(map(len, calls[:k])) + k) for k in range(len(calls))] if marks else []
+    make = lambda: ir_module(program, calls, names, in_memory, clocks)
     if in_memory:
         module = _compile(make(), target)
         functions = [module.get_function(n) for n in names]
         return Code(names, functions=functions, seconds=time.perf_counter() - start, _module=module, _source=make)
-    key = _digest(program, calls, target)
+    key = _digest(program, calls, target, clocks)
     library: Path | bytes | None = disk.load(key)
     cached = library is not None
     if library is None:
-        made = native.link(_objects(program, calls, names, target))
+        made = native.link(_objects(program, calls, names, target, clocks))
         library = disk.store(key, made) or made
     return Code(names, library, runtime_library(), [], time.perf_counter() - start, cached, None, make)
 
@@ -122,7 +132,7 @@ def _compile(mod: Any, target: X86) -> Any:
                            hint="This is a bug in graphopt; please report it") from e
 
 
-def _objects(program: Program, calls: list[list[Call]], names: list[str], target: X86) -> list[bytes]:
+def _objects(program: Program, calls: list[list[Call]], names: list[str], target: X86, clocks: list[int]) -> list[bytes]:
     """Object files of the kernels and of the functions that call them, made side by side: LLVM takes most of a compilation.
 
     A kernel's symbol is the hash of what it was made from. Its object is kept on disk: profiles and other models share it.
@@ -142,7 +152,8 @@ def _objects(program: Program, calls: list[list[Call]], names: list[str], target
         return made
 
     def entries() -> bytes:
-        mains = {ir.GlobalVar(n): _main(program, c, n, symbols, packed=False) for n, c in zip(names, calls)}
+        mains = {ir.GlobalVar(n): _main(program, c, n, symbols, packed=False, clock=clocks[k] if clocks else None)
+                 for k, (n, c) in enumerate(zip(names, calls))}
         return _object(tvm.IRModule(mains), target)
 
     largest = sorted(used, key=lambda name: -len(keys[name]))
@@ -173,12 +184,13 @@ def _lowering(machine: Any) -> Any:
         t.SplitHostDevice(), t.LowerIntrin()])
 
 
-def ir_module(program: Program, calls: list[list[Call]], names: list[str], packed: bool = False) -> Any:
+def ir_module(program: Program, calls: list[list[Call]], names: list[str], packed: bool = False,
+              clocks: Sequence[int] = ()) -> Any:
     """The TVM module: kernels under their own names, then the public functions, `packed` for calls through TVM."""
     kernels = {k.name: ir.GlobalVar(k.name) for k in program.kernels}
     functions = {variable: emit_kernel(k) for k, variable in zip(program.kernels, kernels.values())}
-    for name, stretch in zip(names, calls):
-        functions[ir.GlobalVar(name)] = _main(program, stretch, name, kernels, packed)
+    for k, (name, stretch) in enumerate(zip(names, calls)):
+        functions[ir.GlobalVar(name)] = _main(program, stretch, name, kernels, packed, clocks[k] if clocks else None)
     return tvm.IRModule(functions)
 
 
@@ -189,10 +201,11 @@ def parameters(program: Program) -> list[tuple[str, int]]:
             ("weights", 0), ("arena", 0)]
 
 
-def _main(program: Program, calls: list[Call], name: str, kernels: Mapping[str, Any], packed: bool) -> Any:
+def _main(program: Program, calls: list[Call], name: str, kernels: Mapping[str, Any], packed: bool,
+          clock: int | None = None) -> Any:
     """`int32_t name(void **pointers)`; packed: TVM's calling convention, whose arguments are of 16 bytes, a tag before each.
 
-    `kernels` gives a kernel's function in this module, or its symbol in another.
+    `kernels` gives a kernel's function in this module, or its symbol in another; `clock` where in the arena it notes the time.
     """
     spaces = parameters(program)
     given = tirx.Var("pointers", ir.PointerType(ir.PrimType("uint64"), "global"))
@@ -207,15 +220,19 @@ def _main(program: Program, calls: list[Call], name: str, kernels: Mapping[str, 
         start = base((s.space, s.index))
         return start if s.offset == 0 else tirx.handle_add_byte_offset(start, tirx.const(s.offset, "int64"))
 
-    body: list[Any] = [tirx.DeclBuffer(words, data=given)]
+    def mark(k: int) -> list[Any]:
+        return [] if clock is None else [tirx.Evaluate(tirx.call_extern(
+            "int32", "clock_gettime", tirx.const(CLOCK, "int32"), pointer(Slot("arena", 0, clock + MARK * k))))]
+
+    body: list[Any] = [tirx.DeclBuffer(words, data=given), *mark(0)]
     for k, c in enumerate(calls):
         callee, arguments = kernels[c.kernel.name], [pointer(s) for s in c.args]
         if isinstance(callee, str):
-            body.append(tirx.Evaluate(tirx.call_extern("int32", callee, *arguments)))
+            body += [tirx.Evaluate(tirx.call_extern("int32", callee, *arguments)), *mark(k + 1)]
             continue
         if k:
             body.append(_barrier(base(("arena", 0))))
-        body.append(tirx.Evaluate(ir.Call(callee, arguments, ret_ty=STATUS)))
+        body += [tirx.Evaluate(ir.Call(callee, arguments, ret_ty=STATUS)), *mark(k + 1)]
     body.append(tirx.Return(tirx.const(0, "int32")))
     around = [tirx.Var("self", "handle"), given, tirx.Var("count", "int32"), tirx.Var("result", "handle")] if packed else [given]
     main = tirx.PrimFunc(around, tirx.SeqStmt(body), ret_type=STATUS)
@@ -232,10 +249,11 @@ def _barrier(pointer: Any) -> Any:
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.clear_cache", pointer, pointer))
 
 
-def _digest(program: Program, calls: list[list[Call]], target: X86) -> str:
+def _digest(program: Program, calls: list[list[Call]], target: X86, clocks: Sequence[int]) -> str:
     """Everything that the machine code depends on, hashed: kernels, calls, target, and this compiler itself."""
     h = hashlib.sha256()
-    for text in (_compiler_digest(), store.outside(), tvm.__version__, _machine(target), str(parameters(program)), *program.keys):
+    for text in (_compiler_digest(), store.outside(), tvm.__version__, _machine(target), str(parameters(program)), str(clocks),
+                 *program.keys):
         h.update(text.encode() + b"\0")
     for stretch in calls:
         h.update(b"|".join(f"{c.kernel.name}{[(s.space, s.index, s.offset) for s in c.args]}".encode() for c in stretch) + b"\0")

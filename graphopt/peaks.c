@@ -1,5 +1,5 @@
-// Peaks of this machine, by kernels small enough to be read. Built by bench/roofline.py with the machine's own features:
-//   roofline THREADS L1 L2 L3 DRAM     bytes of each thread's buffer that lies in that level; 0 leaves it out
+// Peaks of this machine, by kernels small enough to be read. Built by peaks.py with the machine's own features:
+//   peaks TRIES THREADS L1 L2 L3 DRAM     bytes of each thread's buffer that lies in that level; 0 leaves it out
 // prints lines `name value`: operations a second of all threads together, bytes a second of all threads together.
 // Each thread keeps to a core of its own, and all start at once; a rate is the sum of theirs, and the best of some tries
 // stands, since anything else on the machine can only make it smaller.
@@ -30,11 +30,12 @@ typedef __m256 vec;
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define ADD(a, b) _mm256_add_ps(a, b)
 #else
-#error "the roofline needs AVX2 and FMA"
+#error "peaks are measured with AVX2 and FMA"
 #endif
 
-enum { MAX_THREADS = 256, TRIES = 7, CHAINS = 12 };  // twelve sums in flight hide latency 4 on three ports
+enum { MAX_THREADS = 256, MAX_TRIES = 64, CHAINS = 12 };  // twelve sums in flight hide latency 4 on three ports
 static const double TRY_SECONDS = 0.03;
+static int tries;
 
 static double now(void) {
   struct timespec t;
@@ -160,7 +161,7 @@ static double read_buffer(Job *job) {
   return (double)steps * SUMS * sizeof(vec) * job->times;
 }
 
-typedef struct { Kernel kernel; size_t bytes; int core; double seconds[TRIES], amount[TRIES]; } Thread;
+typedef struct { Kernel kernel; size_t bytes; int core; double seconds[MAX_TRIES], amount[MAX_TRIES]; } Thread;
 static pthread_barrier_t barrier;
 
 static void *work(void *given) {
@@ -179,7 +180,7 @@ static void *work(void *given) {
     took = now() - start;
     if (took < TRY_SECONDS / 2) job.times *= 2;
   }
-  for (int t = 0; t < TRIES; t++) {
+  for (int t = 0; t < tries; t++) {
     pthread_barrier_wait(&barrier);
     double start = now();
     self->amount[t] = self->kernel(&job);
@@ -199,7 +200,7 @@ static double measure(Kernel kernel, size_t bytes, int threads, const int *cores
   }
   for (int i = 0; i < threads; i++) pthread_join(handle[i], 0);
   double best = 0;
-  for (int t = 0; t < TRIES; t++) {
+  for (int t = 0; t < tries; t++) {
     double rate = 0;
     for (int i = 0; i < threads; i++) rate += pool[i].amount[t] / pool[i].seconds[t];
     if (rate > best) best = rate;
@@ -208,8 +209,10 @@ static double measure(Kernel kernel, size_t bytes, int threads, const int *cores
 }
 
 int main(int count, char **given) {
-  if (count != 6) { fprintf(stderr, "usage: %s THREADS L1 L2 L3 DRAM\n", given[0]); return 2; }
-  int threads = atoi(given[1]), cores[MAX_THREADS], found = 0;
+  if (count != 7) { fprintf(stderr, "usage: %s TRIES THREADS L1 L2 L3 DRAM\n", given[0]); return 2; }
+  tries = atoi(given[1]);
+  if (tries < 1 || tries > MAX_TRIES) { fprintf(stderr, "%d tries\n", tries); return 2; }
+  int threads = atoi(given[2]), cores[MAX_THREADS], found = 0;
   cpu_set_t set;
   sched_getaffinity(0, sizeof set, &set);
   for (int c = 0; c < CPU_SETSIZE && found < MAX_THREADS; c++)
@@ -231,7 +234,7 @@ int main(int count, char **given) {
 #endif
   const char *levels[] = {"l1", "l2", "l3", "dram"};
   for (int l = 0; l < 4; l++) {
-    size_t bytes = strtoull(given[2 + l], 0, 10);
+    size_t bytes = strtoull(given[3 + l], 0, 10);
     if (bytes) printf("%s %.6e\n", levels[l], measure(read_buffer, bytes, threads, cores));
   }
   return 0;

@@ -1,12 +1,13 @@
-"""The roofline's arithmetic, against sums by hand, and what it is read from."""
+"""The roofline's arithmetic against sums by hand, and this machine's peaks as they are measured and kept."""
 
 import json
+import shutil
 
 import pytest
 
-from bench.machine import byte_count
-from bench.peaks import Peaks, Work, parse, read
-from bench.roofline import buffer_sizes, show
+from graphopt import CodegenError, peaks
+from graphopt.peaks import Peaks, Work, buffer_sizes
+from graphopt.runtime.machine import byte_count
 
 PEAKS = Peaks(2, {"fma": 100.0, "fma_l1": 50.0}, {"l1": 40.0, "l2": 20.0, "dram": 5.0}, {"l1": 64, "l2": 1024})
 
@@ -39,23 +40,6 @@ def test_no_work_takes_no_time():
     assert PEAKS.floor([]) == 0
 
 
-def written(tmp_path, cpu):
-    path = tmp_path / "roofline.json"
-    peaks = {"1": {"rates": {"fma": 2e11}, "bandwidths": {"l1": 3e11}, "sizes": {"l1": 49152}}}
-    path.write_text(json.dumps({"machine": {"cpu": cpu}, "peaks": peaks}))
-    return path
-
-
-def test_a_roofline_is_of_its_machine_and_its_numbers_of_threads(tmp_path):
-    data, reason = read(written(tmp_path, "this"), "this")
-    assert reason == "" and parse(data, 1).rates == {"fma": 2e11} and parse(data, 2) is None
-    assert "200.0" in show(data["peaks"]) and "300.0" in show(data["peaks"])
-    data, reason = read(written(tmp_path, "other"), "this")
-    assert data is None and "another machine" in reason and "bench roofline" in reason
-    data, reason = read(tmp_path / "none.json", "this")
-    assert data is None and "bench roofline" in reason
-
-
 @pytest.mark.parametrize("text, size", [("48K", 48 << 10), ("2M", 2 << 20), ("512", 512), ("1G", 1 << 30)])
 def test_cache_sizes_as_linux_writes_them(text, size):
     assert byte_count(text) == size
@@ -74,3 +58,24 @@ def test_buffers_lie_in_their_level_and_in_no_inner_one():
 def test_a_share_of_l3_that_l2_would_hold_is_not_measured():
     assert "l3" not in buffer_sizes({"l1": 32 << 10, "l2": 1 << 20, "l3": 8 << 20}, 8 << 30, 8)
     assert set(buffer_sizes({"l1": 32 << 10, "l2": 1 << 20}, 8 << 30, 2)) == {"l1", "l2", "dram"}
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="peaks are measured by a C program")
+def test_peaks_are_measured_kept_and_only_ever_grow(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    first = peaks.here(1)
+    assert first.rates["fma"] > 0 and first.bandwidths["l1"] > 0 and first.threads == 1
+    second = peaks.here(1)
+    assert all(second.rates[k] >= v for k, v in first.rates.items())
+    peaks.here(1)
+    (kept,) = (tmp_path / "peaks").glob("*.json")
+    assert json.loads(kept.read_text())["runs"] == 3
+    monkeypatch.setattr(peaks, "measure", lambda *args, **kwargs: pytest.fail("measured once more"))
+    assert peaks.here(1).rates["fma"] >= second.rates["fma"]
+
+
+def test_without_a_compiler_there_are_no_peaks(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    monkeypatch.setattr("graphopt.codegen.native.compiler", lambda: None)
+    with pytest.raises(CodegenError, match="no C compiler"):
+        peaks.here(1)

@@ -1,0 +1,193 @@
+"""Where the time of a program's calls goes, kernel by kernel, and how near each is to what the machine can do.
+
+Kernels run as in any call, one after the other from compiled code, which notes the time after each (some 30 ns); whole calls
+of the program itself are timed in turn with them, so that the sum can be held against the call.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt.ir.graph import Op
+from graphopt.ir.table import Trait
+from graphopt.ir.types import TensorType
+from graphopt.peaks import Peaks, Work
+from graphopt.runtime.executable import Place
+
+MIN_RUNS, MAX_RUNS = 5, 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step of a call: a kernel, or an op that the reference evaluator runs (`host`).
+
+    `op` is the op's name, `kind` that of the most expensive sort of op in it, `what` its shapes in words. `seconds` is the
+    median, `low` and `high` the quartiles. `weights` and `activations` are bytes of constants and of other operands and
+    results, each once. `dtype` is what its first operand is of, `loc` are source locations.
+    """
+
+    step: int
+    kernel: str
+    op: str
+    kind: str
+    what: str
+    seconds: float
+    low: float
+    high: float
+    operations: int
+    weights: int
+    activations: int
+    dtype: str
+    loc: tuple[str, ...]
+    host: bool
+
+    @property
+    def work(self) -> Work:
+        return Work(self.operations, self.weights, self.activations)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The steps in order, the median seconds of a whole `call`, how many `runs` they are medians of, and the bytes of all
+    `weights` of the program."""
+
+    rows: list[Row]
+    call: float
+    runs: int
+    weights: int
+    threads: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of all steps together."""
+        return sum(r.seconds for r in self.rows)
+
+    def floor(self, r: Row, peaks: Peaks) -> tuple[float, str] | None:
+        """The least seconds of a step on this machine, and what bounds it (`compute` or `memory`); None for a host op.
+
+        Arithmetic is held against multiply-adds in f32, which half floats are computed in too; one in
+        f64 takes the time of two. Integers have no peak of their own and are held against memory alone.
+        """
+        if r.host:
+            return None
+        factor = 2.0 if r.dtype == "f64" else 1.0 if r.dtype in ("f32", "f16", "bf16") else 0.0
+        arithmetic, memory = factor * peaks.arithmetic(r.work), peaks.memory(r.work, self.weights)
+        return (arithmetic, "compute") if arithmetic > memory else (memory, "memory")
+
+
+def profile(compiled: Any, target: Any, arrays: Sequence[Any], repeats: int | None = None, seconds: float = 1.0) -> Profile:
+    """Run a program so often (where not given: for some `seconds`) on checked inputs, and take the time of every step."""
+    from graphopt.codegen.plan import Host
+    from graphopt.codegen.tir.build import MARK, marks_at, stretches
+    from graphopt.static import build_code, link
+
+    program = compiled.program
+    parts = stretches(program)
+    counts = [1 if isinstance(part, Host) else len(part) for part in parts]
+    marks = sum(n + 1 for n, part in zip(counts, parts) if not isinstance(part, Host))
+    start = marks_at(program)
+    whole = link(compiled, target.threads)
+    marked = link(compiled, target.threads, marked=build_code(program, target, marks=True),
+                  room=start - program.arena_size + MARK * marks)
+    times: list[list[float]] = [[] for _ in program.steps]
+    calls: list[float] = []
+    read_at: list[tuple[int, int]] = []  # first step and first mark of each part
+    step = mark = 0
+    for n, part in zip(counts, parts):
+        read_at.append((step, mark))
+        step, mark = step + n, mark + (0 if isinstance(part, Host) else n + 1)
+    last = 0.0
+
+    def observe(k: int, read: Any) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        step, mark = read_at[k]
+        if isinstance(parts[k], Host):
+            times[step].append(now - last)
+        else:
+            stamps = read(Place("arena", 0, start + MARK * mark, (counts[k] + 1, 2), np.dtype(np.int64)))
+            at = stamps[:, 0] - stamps[0, 0] + 1e-9 * stamps[:, 1]
+            for i, passed in enumerate(np.diff(at)):
+                times[step + i].append(float(passed))
+        last = time.perf_counter()
+
+    began = time.perf_counter()
+    for k in range(-1, MAX_RUNS if repeats is None else repeats):  # the first, of both, warms up
+        before = time.perf_counter()
+        whole.run(arrays)
+        calls.append(time.perf_counter() - before)
+        last = time.perf_counter()
+        marked.run(arrays, observe)
+        if repeats is None and k + 1 >= MIN_RUNS and time.perf_counter() - began > seconds:
+            break
+    rows = [_row(k, s, sorted(taken[1:])) for k, (s, taken) in enumerate(zip(program.steps, times))]
+    return Profile(rows, statistics.median(calls[1:]), len(calls) - 1, program.weights_size, target.threads)
+
+
+def _row(k: int, step: Any, times: list[float]) -> Row:
+    op = step.op
+    kernel = getattr(step, "kernel", None)
+    operations = sum(n for o in members(op) if isinstance(n := o.definition.cost(o.view(), [r.type for r in o.results])[0], int))
+    weights, activations = moved(op)
+    middle = len(times)
+    return Row(k, kernel.name if kernel else f"host {op.name}", op.name, principal(op).name, describe(op),
+               statistics.median(times), times[middle // 4], times[(3 * middle) // 4], operations, weights, activations,
+               _dtype(op), tuple(op.loc), kernel is None)
+
+
+# What a kernel is -------------------------------------------------------------------------------
+def members(op: Op) -> list[Op]:
+    """What is fused in an op, or itself."""
+    return [o for o in op.regions[0].ops if o.name != "const"] if op.name == "fused" else [op]
+
+
+def contractions(op: Op) -> list[Op]:
+    """The contractions of an op, or of what is fused in it."""
+    return [o for o in members(op) if o.definition.has(Trait.CONTRACTION)]
+
+
+def principal(op: Op) -> Op:
+    """The op by which a kernel is known: of what is fused in it the first of the most expensive sort."""
+    order = (Trait.CONTRACTION, Trait.COMPOSITE, Trait.REDUCTION, Trait.ELEMENTWISE)
+    of = members(op)
+    return next((o for trait in order for o in of if o.definition.has(trait)), of[0])
+
+
+def moved(op: Op) -> tuple[int, int]:
+    """Bytes of an op's constants, and of its other operands and its results; each once, unknown sizes left out."""
+    operands = {v for v in op.operands if v is not None}
+    sizes = {v: n for v in (*operands, *op.results) if isinstance(v.type, TensorType) and v.type.is_static
+             and isinstance(n := v.type.nbytes, int)}
+    weights = sum(n for v, n in sizes.items() if v in operands and v.constant is not None)
+    return weights, sum(sizes.values()) - weights
+
+
+def describe(op: Op) -> str:
+    """`conv 1x64x56x56 * 64x64x3x3 stride=[1, 1] -> 1x64x56x56 NHWC, and 2 more`."""
+    first = principal(op)
+    shapes = [_shape(v.type) for v in first.operands[:2] if v is not None]
+    attrs = [f"{k}={list(first.attrs[k])}" for k in ("stride", "dilation") if any(n != 1 for n in first.attrs.get(k, ()))]
+    attrs += [f"groups={first.attrs['groups']}"] if first.attrs.get("groups", 1) != 1 else []
+    more = len(members(op)) - 1
+    text = " ".join([first.name, " * ".join(shapes), *attrs, "->", _shape(op.results[0].type)])
+    return text + (f", and {more} more" if more else "")
+
+
+def _dtype(op: Op) -> str:
+    types = [v.type for v in (*principal(op).operands, *op.results) if v is not None]
+    return next((t.dtype.name for t in types if isinstance(t, TensorType)), "")
+
+
+def _shape(t: Any) -> str:
+    if not isinstance(t, TensorType) or t.shape is None:
+        return str(t)
+    return ("x".join(map(str, t.shape)) or "scalar") + (f" {t.layout.order}" if t.layout is not None else "")
+
+
+__all__ = ["Profile", "Row", "contractions", "describe", "members", "moved", "principal", "profile"]
