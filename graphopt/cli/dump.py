@@ -147,12 +147,13 @@ def _dump(args: argparse.Namespace) -> str | Graph:
     from graphopt.rewrite.validate import random_inputs
     from graphopt.runtime.machine import missing
     from graphopt.targets import parse_target, without_winograd
+    from graphopt.targets.x86 import X86
 
     try:
         target = (without_winograd if args.no_winograd else parse_target)(args.target, args.threads)
     except TargetError as e:
         raise UsageError(f"--target {args.target}: {e}") from None
-    if args.profile and (target.kind != "x86" or missing(getattr(target, "instructions", []))):
+    if args.profile and (not isinstance(target, X86) or missing(target.instructions)):
         raise UsageError(f"--profile runs the program, and one for {target.name} does not run here")
     if args.emit in CODE and target.kind != CODE[args.emit]:
         raise UsageError(f"--emit {args.emit} is for --target {CODE[args.emit]}, not {target.name}")
