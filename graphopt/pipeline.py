@@ -57,6 +57,11 @@ class X86Keeps(Keeps):
 
         return layout_choice(op, self.target)
 
+    def conversion(self, v: Any) -> tuple[float, float]:
+        from graphopt.codegen.layouts import conversion
+
+        return conversion(v)
+
     def joins(self, op: Any) -> bool:
         """Is the op a kernel that reads and writes tensors wherever they lie?"""
         from graphopt.codegen.lower.registry import why_not

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.ir.fused import held
 from graphopt.ir.graph import Op
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
@@ -144,7 +145,7 @@ def _row(k: int, step: Any, times: list[float]) -> Row:
 # What a kernel is -------------------------------------------------------------------------------
 def members(op: Op) -> list[Op]:
     """What is fused in an op, or itself."""
-    return [o for o in op.regions[0].ops if o.name != "const"] if op.name == "fused" else [op]
+    return [o for o in held(op) if o.name != "const"]
 
 
 def contractions(op: Op) -> list[Op]:

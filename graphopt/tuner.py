@@ -25,6 +25,7 @@ from graphopt.codegen.tir.build import build
 from graphopt.codegen.tuning import Picks, ranked
 from graphopt.codegen.x86 import style_of, templates_of
 from graphopt.errors import TargetError
+from graphopt.ir.fused import held
 from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.types import F32, TensorType
 from graphopt.records import Record, Records, record_key
@@ -91,8 +92,7 @@ def _worth(graph: Graph, effort: Effort, target: X86) -> Iterator[tuple[str, Op]
 
 def _estimate(op: Op, target: X86) -> float:
     """Cycles, roughly: arithmetic on all cores at its peak, and traffic."""
-    inside = [op] if op.name != "fused" else list(op.regions[0].ops)
-    operations = sum(o.definition.cost(o.view(), [r.type for r in o.results])[0] for o in inside)
+    operations = sum(o.definition.cost(o.view(), [r.type for r in o.results])[0] for o in held(op))
     _, moved = op.definition.cost(op.view(), [r.type for r in op.results])
     assert isinstance(operations, int) and isinstance(moved, int)
     return operations / (2 * target.lanes * target.fma * target.threads) + moved / BYTES_A_CYCLE
@@ -116,9 +116,8 @@ def _tuned(op: Op, target: X86, mode: str, measure: Measure) -> Record | None:
 
 def _describe(op: Op) -> str:
     """What a kernel computes, for people who read the records."""
-    inside = [op] if op.name != "fused" else list(op.regions[0].ops)
     shapes = ", ".join(str(v.type) for v in op.operands if v is not None)
-    return f"{'+'.join(o.name for o in inside if o.name != 'const')}({shapes})"
+    return f"{'+'.join(o.name for o in held(op) if o.name != 'const')}({shapes})"
 
 
 def assignments(op: Op, target: X86, effort: Effort) -> list[Assignment]:

@@ -37,6 +37,7 @@ from graphopt.codegen.loops import Alloc, For, If, Prefetch, Seq, Stmt, let, loo
 from graphopt.codegen.schedule import Output, Style, iteration, schedule
 from graphopt.codegen.square import transposed
 from graphopt.codegen.tile import Blocked, Tile
+from graphopt.ir.fused import ends, held
 from graphopt.ir.graph import Op, Value
 from graphopt.targets.x86 import X86
 
@@ -53,9 +54,7 @@ def template(machine: X86) -> Template:
 
 def attention_of(op: Op) -> Op | None:
     """The attention op that a plain or fused op is."""
-    if op.name == "fused":
-        return next((o for o in op.regions[0].ops if o.name == "attention"), None)
-    return op if op.name == "attention" else None
+    return next((o for o in held(op) if o.name == "attention"), None)
 
 
 class Attention(Blocked):
@@ -138,7 +137,7 @@ class Attention(Blocked):
         return store(out, flat_index(at, v.static_shape), cast(cast(value, self.inner.result.dtype), out.dtype))
 
     def ends(self) -> Sequence[Value]:
-        return self.op.regions[0].outputs if self.op.name == "fused" else self.op.results
+        return ends(self.op)
 
     def zeros(self) -> Stmt:
         """No key to look at."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from graphopt.codegen.blocking import TILE_START, step, tiles
 from graphopt.codegen.tile import Tile
 from graphopt.codegen.tuning import best_of
+from graphopt.ir.dims import ceil_div
 from graphopt.targets.x86 import X86
 
 MAX_KEYS = 512  # of a block
@@ -80,6 +81,3 @@ def cuts(p: Problem, lanes: int, machine: X86, threads: int) -> Iterator[tuple[f
                 if queries == rows:
                     break
 
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from graphopt.codegen.tile import Tile
 from graphopt.codegen.tuning import best_of
+from graphopt.targets.base import LINE
 from graphopt.targets.x86 import X86
 
 LATENCY = 4  # cycles until a multiply-add's result can be added to
 LOADS = 2  # a cycle
 LINE_FROM_L2 = 0.3  # cycles that a line of the right panel costs where it does not stay in L1 (measured)
 TILE_START = 24  # cycles around the loop over k: zeroes, stores, addresses
-LINE = 64  # bytes
 DEEP = 256  # least elements of a block of k
 BYTES_FROM_L3 = 10  # a cycle, for one core (measured: 25 GB/s)
 EXPOSED = 0.3  # of the time that operands take to come from L3, what multiplying does not hide

@@ -23,6 +23,7 @@ from graphopt.codegen.loops import For, Prefetch, Stmt, Store, nest, seq, store
 from graphopt.codegen.schedule import Output, Style, iteration, schedule, work
 from graphopt.codegen.tile import HEAVY, Blocked, Tile
 from graphopt.codegen.tuning import best_of
+from graphopt.ir.fused import outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType, channels_last
 from graphopt.targets.x86 import X86
@@ -77,11 +78,11 @@ def boxes(height: int, width: int, channels: int, lanes: int, machine: X86) -> I
 def covers(op: Op, conv: Op) -> bool:
     """Is there a channels-last kernel for the convolution in `op`?"""
     w = conv.operands[1]
-    outer = dict(zip(op.regions[0].inputs, op.operands)).get(w, w) if op.name == "fused" else w  # type: ignore[arg-type]
-    if outer is None or outer.constant is None or any(p < 0 for p in conv.attrs["pad"]) or not conv.result.dtype.is_float:
+    assert w is not None
+    if outside(op, w).constant is None or any(p < 0 for p in conv.attrs["pad"]) or not conv.result.dtype.is_float:
         return False
     outs = conv.result.static_shape[1] // conv.attrs["groups"]
-    return outs >= 4 and math.prod(w.static_shape[1:]) * outs >= 16  # type: ignore[union-attr]
+    return outs >= 4 and math.prod(w.static_shape[1:]) * outs >= 16
 
 
 class ChannelsLast(Blocked):

@@ -14,6 +14,7 @@ from graphopt.codegen.prologue import Prologue, is_pointwise
 from graphopt.codegen.schedule import Style
 from graphopt.codegen.streamed import Streamed
 from graphopt.codegen.winograd import Winograd
+from graphopt.ir.fused import held
 from graphopt.ir.graph import Graph, Op
 from graphopt.ir.table import Trait
 from graphopt.targets.x86 import X86
@@ -57,19 +58,17 @@ def _is_channels_last(op: Op) -> bool:
 
 def _contraction_of(op: Op) -> tuple[Op, Sources] | None:
     """The one contraction of a plain or fused op, where the template can have it."""
+    found = [o for o in held(op) if o.definition.has(Trait.CONTRACTION)]
+    if len(found) != 1:
+        return None
+    inner = found[0]
     if op.name == "fused":
-        found = [o for o in op.regions[0].ops if o.definition.has(Trait.CONTRACTION)]
-        if len(found) != 1 or not _follows(op.regions[0], found[0]):
+        if not _follows(op.regions[0], inner):
             return None
-        inner = found[0]
         image, *others = inner.operands
         if inner.name != "matmul" and (any(v is not None and v.op is not None for v in others) or (
                 image is not None and image.op is not None and not (_is_channels_last(op) and is_pointwise(inner)))):
             return None  # something is fused into its operands
-    elif op.definition.has(Trait.CONTRACTION):
-        inner = op
-    else:
-        return None
     operands = [v for v in inner.operands if v is not None]
     if inner.name not in ("matmul", "conv") or operands[0].dtype.name not in SUPPORTED:
         return None

@@ -23,6 +23,7 @@ from graphopt.codegen.loops import Alloc, For, Stmt, Store, nest, seq, store
 from graphopt.codegen.schedule import work
 from graphopt.codegen.tile import HEAVY
 from graphopt.codegen.tuning import best_of
+from graphopt.ir.fused import outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
 
@@ -113,9 +114,7 @@ def can_last(op: Op, conv: Op) -> bool:
     """Could a convolution by vectors of channels of x lie channels last?"""
     w = conv.operands[1]
     assert w is not None
-    outer = dict(zip(op.regions[0].inputs, op.operands)).get(w) if op.name == "fused" else w
-    constant = outer is not None and outer.constant is not None
-    return constant and min(conv.attrs["pad"]) >= 0 and conv.result.dtype.is_float
+    return outside(op, w).constant is not None and min(conv.attrs["pad"]) >= 0 and conv.result.dtype.is_float
 
 
 def window_of(conv: Op) -> Window:

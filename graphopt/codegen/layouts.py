@@ -11,6 +11,7 @@ from graphopt.codegen.grouped import cycles as grouped_cycles
 from graphopt.codegen.grouped import is_grouped
 from graphopt.codegen.lower.registry import COMPUTE, why_not
 from graphopt.codegen.winograd_plan import plan_for
+from graphopt.ir.fused import ends, entries, held, only, outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
 from graphopt.ir.types import AXES
@@ -18,6 +19,8 @@ from graphopt.targets.base import Choice, room_between
 from graphopt.targets.x86 import X86
 
 STRIDED = 0.5  # cycles a byte that is read against the grain costs more than one read along it
+CONVERTED = 0.25  # cycles a byte that is brought from one layout to the other
+EITHER = 0.075  # cycles a byte that is read row-major by a kernel which takes both: its pixels are broadcast from other places
 TURNED = 0.25  # cycles a byte that a transpose of its own moves, in squares
 COPIED = 0.1  # cycles a byte that is copied
 PLANAR = 0.6  # share of the peak that a row-major convolution reaches: its image vectors cross cache lines, or are copied
@@ -28,40 +31,41 @@ def layout_choice(op: Op, target: X86) -> Choice | None:
     """Costs and demands of one op, None where it is row-major and so are its operands."""
     if op.name == "const" or why_not(op) is not None or len(op.results) != 1:
         return None
-    body = list(op.regions[0].ops) if op.name == "fused" else [op]
+    body = held(op)
     contractions = [o for o in body if o.definition.has(Trait.CONTRACTION)]
     if contractions:
         if len(contractions) == 1 and contractions[0].name == "matmul":
-            return _product(op, body, contractions[0])
+            return _product(op, contractions[0])
         return _convolution(op, contractions[0], target) if len(contractions) == 1 and contractions[0].name == "conv" else None
     if op.name == "transpose":
         return _transpose(op)
     if op.definition.has(Trait.VIEW) or any(o.name not in COMPUTE for o in body if o.name != "const"):
         return None
-    return _computed(op, body)
+    return _computed(op)
+
+
+def conversion(v: Value) -> tuple[float, float]:
+    """Cycles to bring a value from one layout to the other, and what it costs a kernel that takes both to read the other."""
+    nbytes = v.type.nbytes  # type: ignore[union-attr]
+    return nbytes * CONVERTED, nbytes * EITHER  # type: ignore[operator, return-value]
 
 
 def room(op: Op, v: Value) -> tuple[int, int] | None:
     """Halo and pitch (0: none) that a channels-last convolution wants of its image `v`; None where `v` is not that."""
-    inner, outer = _inner_conv(op)
-    if inner is None or outer.get(inner.operands[0]) is not v:
+    inner = only(op, "conv")
+    if inner is None:
         return None
     x, w = inner.operands[0], inner.operands[1]
-    spatial = len(inner.attrs["stride"])
     assert x is not None and w is not None
+    if outside(op, x) is not v:
+        return None
+    spatial = len(inner.attrs["stride"])
     behind = [(o - 1) * s + (k - 1) * d + 1 - n - p for o, s, k, d, n, p in zip(
         inner.result.static_shape[2:], inner.attrs["stride"], w.static_shape[2:], inner.attrs["dilation"],
         x.static_shape[2:], inner.attrs["pad"][:spatial])]
     channels = x.static_shape[1]
     room = room_between(channels, x.dtype.itemsize)
     return max(*inner.attrs["pad"][:spatial], *behind, 0), channels + room if room else 0
-
-
-def _inner_conv(op: Op) -> tuple[Op | None, dict[Value | None, Value | None]]:
-    if op.name == "fused":
-        found = [o for o in op.regions[0].ops if o.name == "conv"]
-        return (found[0] if len(found) == 1 else None), dict(zip(op.regions[0].inputs, op.operands))
-    return (op if op.name == "conv" else None), {v: v for v in op.operands}
 
 
 def _convolution(op: Op, conv: Op, target: X86) -> Choice:
@@ -104,17 +108,11 @@ def _convolution(op: Op, conv: Op, target: X86) -> Choice:
     if any(p < 0 for p in conv.attrs["pad"]):
         last = None
     assert conv.operands[0] is not None
-    x = _outer(op, conv.operands[0])
+    x = outside(op, conv.operands[0])
     # Pixels that are broadcast come as they are; those of the others are vectors along the channels.
     image = "same" if is_depthwise(conv) or grouped or winograd is not None else "either"
     reads = tuple(image if v is x else how for v, how in zip(op.operands, _reads(op)))
     return Choice(row, last, reads)
-
-
-def _outer(op: Op, v: Value) -> Value:
-    """The operand of `op` that a value of its body is."""
-    inside = dict(zip(op.regions[0].inputs, op.operands)) if op.name == "fused" else {}
-    return inside.get(v) or v
 
 
 def _transpose(op: Op) -> Choice | None:
@@ -137,25 +135,25 @@ def _way(perm: tuple[int, ...]) -> str:
     return "other"
 
 
-def _product(op: Op, body: list[Op], matmul: Op) -> Choice | None:
+def _product(op: Op, matmul: Op) -> Choice | None:
     """A product whose columns become the channels of an image: channels last, it is stored as it comes."""
     nbytes = lambda v: v.type.nbytes
-    if _paths(op, body).get(matmul.result) == "from last":
+    if _paths(op).get(matmul.result) == "from last":
         return Choice(nbytes(op.result) * STRIDED, 0.0, _reads(op))
-    ways = _ways(op, body)
+    ways = _ways(op)
     strided = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "to last")
     if not strided:
         return None
     return Choice(strided * STRIDED, 0.0, tuple("same" if w == "to last" else "row" for w in ways), result=False)
 
 
-def _computed(op: Op, body: list[Op]) -> Choice | None:
+def _computed(op: Op) -> Choice | None:
     shapes = [v.static_shape for v in (*op.operands, *op.results) if v is not None]
     if not any(len(s) in AXES for s in shapes):
         return None
-    ways = _ways(op, body)
+    ways = _ways(op)
     result = op.result.static_shape
-    for o in body:
+    for o in held(op):
         if not o.definition.has(Trait.REDUCTION):
             continue
         if "to last" in ways:
@@ -171,8 +169,8 @@ def _computed(op: Op, body: list[Op]) -> Choice | None:
         return Choice(strided * STRIDED, 0.0, tuple("same" if w == "to last" else "row" for w in ways), result=False)
     row = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "from last") * STRIDED
     last = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "other") * STRIDED
-    for o in body:
-        if "kernel" in o.attrs or o.name in ("resize", "pad"):
+    for o in held(op):
+        if "kernel" in o.attrs or _cuts_rows(o):
             row += nbytes(o.result) * STRIDED * math.prod(o.attrs.get("kernel", (1,)))
         if o is op and o.name == "slice":
             last += nbytes(o.result) * COPIED  # a slice of channels is a view of a row-major image
@@ -180,25 +178,23 @@ def _computed(op: Op, body: list[Op]) -> Choice | None:
 
 
 def _reads(op: Op) -> tuple[str, ...]:
-    body = list(op.regions[0].ops) if op.name == "fused" else [op]
-    return tuple("same" if w == "" else "row" for w in _ways(op, body))
+    return tuple("same" if w == "" else "row" for w in _ways(op))
 
 
-def _ways(op: Op, body: list[Op]) -> list[str]:
+def _ways(op: Op) -> list[str]:
     """How the axes of each operand become those of the result: "" (axis by axis), "to last", "from last" or "other"."""
-    found = _paths(op, body)
-    inner = op.regions[0].inputs if op.name == "fused" else op.operands
-    return [found.get(v, "other") if v is not None else "" for v in inner]
+    found = _paths(op)
+    return [found.get(v, "other") if v is not None else "" for v in entries(op)]
 
 
-def _paths(op: Op, body: list[Op]) -> dict[Value, str]:
+def _paths(op: Op) -> dict[Value, str]:
     """The same of all values in the body of an op."""
-    found: dict[Value, str] = {op.regions[0].outputs[0] if op.name == "fused" else op.result: ""}
+    found: dict[Value, str] = {ends(op)[0]: ""}
 
     def note(v: Value, way: str) -> None:
         found[v] = way if found.get(v, way) == way else "other"
 
-    for o in reversed(body):
+    for o in reversed(held(op)):
         if o.name == "const":
             continue
         way = found.get(o.result, "other")
@@ -222,7 +218,22 @@ def _through(o: Op, v: Value, way: str) -> str:
     same_rank = len(v.static_shape) == len(o.result.static_shape)
     if o.definition.has(Trait.VIEW) and not o.definition.has(Trait.ELEMENTWISE):
         return way if v.static_shape == o.result.static_shape else "other"
-    return way if same_rank and o.name not in _REORDER else "other"
+    return way if same_rank and not _reorders(o, v) else "other"
 
 
-_REORDER = frozenset(("gather", "gather_nd", "gather_elements", "depth_to_space", "space_to_depth"))
+def _reorders(o: Op, v: Value) -> bool:
+    """Does an op take the elements of `v` from places that are not its axes', one by one: from where integers say, or from
+    channels to pixels or back?"""
+    if o.definition.has(Trait.ELEMENTWISE) or v is not o.operands[0]:
+        return False
+    picked = any(i is not None and not i.dtype.is_float for i in o.operands[1:])
+    before, after = v.static_shape, o.result.static_shape
+    return picked or (len(before) in AXES and before[1] != after[1] and before[2:] != after[2:])
+
+
+def _cuts_rows(o: Op) -> bool:
+    """Does an op change the length of an image's rows, so that vectors along them begin anywhere?"""
+    if o.definition.has(Trait.ELEMENTWISE) or o.definition.has(Trait.REDUCTION) or not o.operands or o.operands[0] is None:
+        return False
+    before, after = o.operands[0].static_shape, o.result.static_shape
+    return len(before) == len(after) and len(after) in AXES and before[-1] != after[-1]

@@ -14,6 +14,7 @@ from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, const, minimum
 from graphopt.codegen.index import split_index
 from graphopt.codegen.loops import For, Let, Stmt, loop, seq
 from graphopt.codegen.schedule import Output, Style, schedule
+from graphopt.ir.fused import held, only, outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
@@ -26,18 +27,17 @@ def absorbs(first: Op, second: Op) -> str | None:
         return None
     if first.name == "fused" and first.attrs["kind"] != "elementwise":
         return None
-    made = first.regions[0].ops if first.name == "fused" else (first,)
     shape = first.result.static_shape
-    if any(not _elementwise(o, shape) for o in made):
+    if any(not _elementwise(o, shape) for o in held(first)):
         return None
-    body = second.regions[0].ops if second.name == "fused" else (second,)
-    convs = [o for o in body if o.name == "conv"]
-    if len(convs) != 1 or (second.name == "fused" and second.attrs["kind"] != "contraction") or not covers(second, convs[0]):
+    conv = only(second, "conv")
+    if conv is None or (second.name == "fused" and second.attrs["kind"] != "contraction") or not covers(second, conv):
         return None
-    inside = dict(zip(second.operands, second.regions[0].inputs)) if second.name == "fused" else {}
-    if convs[0].operands[0] is not inside.get(first.result, first.result) or len(convs[0].operands[0].uses) != 1:
+    image = conv.operands[0]
+    assert image is not None
+    if outside(second, image) is not first.result or len(image.uses) != 1:
         return None
-    if not all(_last(v) for v in (first.result, *second.results)) or not is_pointwise(convs[0]):
+    if not all(_last(v) for v in (first.result, *second.results)) or not is_pointwise(conv):
         return None
     return "each of its pixels is computed once, for all output channels"
 

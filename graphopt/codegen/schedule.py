@@ -35,7 +35,7 @@ from graphopt.codegen.index import flat_index
 from graphopt.codegen.loops import Alloc, For, Seq, Stmt, loop, seq, store
 from graphopt.codegen.tuning import Pick, analytic
 
-LINE = 16  # elements (f32) that share a cache line
+PER_LINE = 16  # elements (f32) that share a cache line
 STRETCH = 64  # elements that a tile of a transposition stores in a row
 
 
@@ -91,13 +91,13 @@ def tiled(axes: list[tuple[Var, int]], exprs: list[Expr]) -> tuple[list[tuple[Va
     """The loops of a transposition, tiled: where operands are read against the grain, along another axis than the last one,
     as many elements of that axis are taken at a time as share a cache line, so that lines are read once."""
     *outer, (inner, n) = axes
-    if n < LINE // 2 or any(isinstance(node, Reduce) for e in exprs for node in postorder(e)):
+    if n < PER_LINE // 2 or any(isinstance(node, Reduce) for e in exprs for node in postorder(e)):
         return axes, exprs
     along: set[Var] = set()
     for node in postorder(*exprs):
         if isinstance(node, Load):
             coefficients, _, _ = linear(node.index[-1])
-            if abs(coefficients.get(inner, 0)) >= LINE // 2:
+            if abs(coefficients.get(inner, 0)) >= PER_LINE // 2:
                 along |= {v for v, extent in outer if coefficients.get(v) == 1 and extent > 1}
     if len(along) != 1:
         return axes, exprs
@@ -115,7 +115,7 @@ def tiled(axes: list[tuple[Var, int]], exprs: list[Expr]) -> tuple[list[tuple[Va
         return [(block, -(-extent // size))], (within, size)
 
     columns, column = cut(inner, n, STRETCH)
-    rows, row = cut(u, extent, LINE)
+    rows, row = cut(u, extent, PER_LINE)
     return [*rest, *columns, *rows, row, column], [substitute(e, replaced) for e in exprs] if replaced else exprs
 
 

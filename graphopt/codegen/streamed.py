@@ -24,6 +24,7 @@ from graphopt.codegen.lower.registry import Inliner
 from graphopt.codegen.schedule import Style, work
 from graphopt.codegen.tile import HEAVY, Tile
 from graphopt.codegen.tuning import best_of
+from graphopt.ir.fused import only, outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import TensorType
 from graphopt.targets.x86 import X86
@@ -96,13 +97,13 @@ def _widest(width: int, vectors: int, machine: X86) -> tuple[float, int]:
 
 def pair(first: Op, second: Op) -> tuple[Op, Op] | None:
     """The convolutions of two ops, where the second's only reading of the first is the image of a depthwise window."""
-    convs = [[o for o in (op.regions[0].ops if op.name == "fused" else (op,)) if o.name == "conv"] for op in (first, second)]
-    if any(len(found) != 1 for found in convs) or len(first.results) != 1 or len(first.result.uses) != 1:
+    a, b = only(first, "conv"), only(second, "conv")
+    if a is None or b is None or len(first.results) != 1 or len(first.result.uses) != 1:
         return None
-    (a,), (b,) = convs
-    inside = dict(zip(second.operands, second.regions[0].inputs)) if second.name == "fused" else {}
-    image = inside.get(first.result, first.result)
-    if b.operands[0] is not image or len(image.uses) != 1 or not is_depthwise(b) or len(b.result.static_shape) != 4:
+    image = b.operands[0]
+    assert image is not None
+    if outside(second, image) is not first.result or len(image.uses) != 1 or not is_depthwise(b) \
+            or len(b.result.static_shape) != 4:
         return None
     return a, b
 

@@ -33,6 +33,7 @@ from graphopt.codegen.kernels import Lowered, Packing, Sources, position
 from graphopt.codegen.loops import Alloc, For, If, Kernel, Stmt, Store, loop, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.schedule import Style, work
+from graphopt.ir.fused import outsides
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType
 
@@ -91,11 +92,11 @@ class Blocked:
         self.lanes = max(1, style.lanes // (2 if self.dtype.bits == 64 else 1))
         self.packings: dict[int, Packing] = {}
         self.scratch: list[Buffer] = []
-        self.outer = dict(zip(op.regions[0].inputs, op.operands)) if op.name == "fused" else {}
+        self.outer = outsides(op)
 
     def outside(self, v: Value) -> Value:
         """The value outside of the fused op that an operand of the contraction is."""
-        return self.outer.get(v, v)  # type: ignore[return-value]
+        return self.outer.get(v, v)
 
     def buffer(self, v: Value) -> Buffer:
         return self.sources.buffers[self.outside(v)]
@@ -138,7 +139,7 @@ class Blocked:
         value = cast(cast(value, inside.dtype), self.dtype)  # rounded as the op on its own would be
         accessors: dict[Value, object] = {inside: lambda *i: value}
         for v, outer in self.outer.items():
-            accessors[v] = self.sources.access(outer)  # type: ignore[arg-type]
+            accessors[v] = self.sources.access(outer)
         inliner = Inliner(accessors)  # type: ignore[arg-type]
         where = {inside: list(index)}  # of what the element becomes, its index there
         for op in self.op.regions[0].ops:
@@ -157,7 +158,7 @@ class Blocked:
 
     def operand(self, v: Value) -> Callable[..., Expr]:
         """Elements of an operand of the contraction by logical index, with what is fused into it, in the accumulator's dtype."""
-        accessors = {w: self.sources.access(outer) for w, outer in self.outer.items() if outer is not None}
+        accessors = {w: self.sources.access(outer) for w, outer in self.outer.items()}
         access = Inliner(accessors) if self.op.name == "fused" else Inliner({v: self.sources.access(v)})
         return lambda *index: cast(access.at(v, index), self.dtype)
 

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from graphopt.codegen import math as vector_math
-from graphopt.codegen.blocking import LINE
 from graphopt.codegen.channels_last import STEPS_AHEAD, ChannelsLast, first_channels
 from graphopt.codegen.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, const, minimum
 from graphopt.codegen.kernels import Lowered, Packing
@@ -29,6 +28,7 @@ from graphopt.codegen.loops import Alloc, For, If, Let, Prefetch, Stmt, Store, l
 from graphopt.codegen.schedule import work
 from graphopt.codegen.tile import HEAVY, Tile
 from graphopt.codegen.winograd_plan import Plan, Transform, algorithms
+from graphopt.targets.base import LINE
 
 
 class Winograd(ChannelsLast):

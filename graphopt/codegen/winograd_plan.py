@@ -13,12 +13,13 @@ from functools import cache
 
 import numpy as np
 
-from graphopt.codegen.blocking import BYTES_FROM_L3, EXPOSED, LINE, LINE_FROM_L2, TILE_START, step, tiles
+from graphopt.codegen.blocking import BYTES_FROM_L3, EXPOSED, LINE_FROM_L2, TILE_START, step, tiles
 from graphopt.codegen.channels_last import choose_box, covers
 from graphopt.codegen.tile import Tile
 from graphopt.codegen.tuning import best_of
 from graphopt.ir.graph import Op
 from graphopt.ir.types import F32
+from graphopt.targets.base import LINE
 from graphopt.targets.x86 import X86
 
 # Points +-p of the polynomials, besides 0 and infinity. +-5/8 and +-3/2 have half the error of +-1 and +-2, and all

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Mapping
-from typing import Union
+from typing import Union, overload
 
 from graphopt.errors import IRError
 
@@ -207,7 +207,12 @@ def dim_max(a: DimLike, b: DimLike) -> DimLike:
     return apply("max", a, b)
 
 
+@overload
+def ceil_div(a: int, b: int) -> int: ...
+@overload
+def ceil_div(a: DimLike, b: DimLike) -> DimLike: ...
 def ceil_div(a: DimLike, b: DimLike) -> DimLike:
+    """The quotient rounded up; b is positive."""
     return (a + b - 1) // b
 
 

@@ -7,6 +7,7 @@ J. R. Stat. Soc. B 51, 1989), so the answer is exact on any graph, not only on t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +19,8 @@ from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import Pass
 from graphopt.targets.base import Choice
 
-BYTE = 0.25  # cycles that reading and writing one byte takes when a value is converted
-EITHER = 0.3  # of a conversion: what reading row-major costs a kernel that takes both
 TIE = 1.0  # cycles that row-major is preferred by: what has no reason to change stays as it is
+STEPS = 1 << 20  # of a cycle: the cut is found in whole numbers, since an edge that rounding leaves not quite full misleads it
 ROW, LAST = "row-major", "channels last"
 
 
@@ -38,7 +38,7 @@ class Layout(Pass):
         choices = {op: c for op in graph.ops if op.name != "const" and (c := _choice(op, ask)) is not None}
         if not any(c.last is not None and c.last + TIE < c.row for c in choices.values()):
             return False
-        last = _cut(graph, choices)
+        last = _cut(graph, choices, context.target.conversion)
         if not last or not context.take(f"lay out {len(last)} ops channels last", next(iter(last))):
             return False
         for op in graph.ops:
@@ -70,12 +70,7 @@ def depends(v: Value) -> bool:
     return c > 1 and any(n > 1 for n in spatial)
 
 
-def _cost(v: Value) -> float:
-    assert isinstance(v.type, TensorType)
-    return v.type.nbytes * BYTE + TIE  # type: ignore[operator, return-value]
-
-
-def _cut(graph: Graph, choices: dict[Op, Choice]) -> set[Op]:
+def _cut(graph: Graph, choices: dict[Op, Choice], conversion: Callable[[Value], tuple[float, float]]) -> set[Op]:
     """The ops that are channels last in the cheapest labelling. The source's side is row-major."""
     net = nx.DiGraph()
     row, last = "row", "last"
@@ -85,11 +80,10 @@ def _cut(graph: Graph, choices: dict[Op, Choice]) -> set[Op]:
         """Pay `capacity` (None: never) where a is row-major and b channels last."""
         if capacity is None:
             net.add_edge(a, b)  # an edge without capacity is infinite
-        elif net.has_edge(a, b):
-            if "capacity" in net[a][b]:
-                net[a][b]["capacity"] += capacity
-        else:
-            net.add_edge(a, b, capacity=capacity)
+        elif not net.has_edge(a, b):
+            net.add_edge(a, b, capacity=round(capacity * STEPS))
+        elif "capacity" in net[a][b]:
+            net[a][b]["capacity"] += round(capacity * STEPS)
 
     for op, c in choices.items():
         edge(op, last, c.row)
@@ -97,23 +91,24 @@ def _cut(graph: Graph, choices: dict[Op, Choice]) -> set[Op]:
     for v in graph.values():
         if not depends(v) or v.constant is not None:
             continue
+        convert, either = (c + TIE for c in conversion(v))
         made: Any = v.op if v.op in choices and choices[v.op].result else row
         for user, i in v.uses:
             choice = choices.get(user)
             reads = "row" if choice is None else choice.reads[i]
             if reads == "either":
                 if made is not row:
-                    edge(user, made, _cost(v))
-                edge(made, user, _cost(v) * EITHER)
+                    edge(user, made, convert)
+                edge(made, user, either)
                 continue
             reader: Any = user if reads == "same" else row
             # One conversion serves all readers of a kind.
             if made is not row:
                 edge(reader, ("to row", v), None)
-                net.add_edge(("to row", v), made, capacity=_cost(v))
+                net.add_edge(("to row", v), made, capacity=round(convert * STEPS))
             if reader is not row:
                 edge(("to last", v), reader, None)
-                net.add_edge(made, ("to last", v), capacity=_cost(v))
+                net.add_edge(made, ("to last", v), capacity=round(convert * STEPS))
     _, (rows, _) = nx.minimum_cut(net, row, last)
     return {op for op in choices if op not in rows}
 

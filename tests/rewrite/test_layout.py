@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from graphopt.ir import Graph, parse_graph, print_graph, tensor
-from graphopt.ir.graph import Op
-from graphopt.pipeline import X86Keeps, optimise
+import graphopt
+from graphopt.ir import Graph, evaluate, parse_graph, print_graph, tensor
+from graphopt.ir.graph import Op, Value
 from graphopt.rewrite import Context, Layout, PassManager
-from graphopt.rewrite.layout import BYTE, EITHER, TIE, depends
-from graphopt.targets import parse_target
+from graphopt.rewrite.layout import TIE, depends
 from graphopt.targets.base import Choice
+
+BYTE, EITHER = 0.25, 0.075  # cycles a byte: converted, read the other way
 
 
 class Costs:
@@ -26,6 +26,9 @@ class Costs:
 
     def layout_choice(self, op: Op) -> Choice | None:
         return self.choices.get(op.results[0].name or "")
+
+    def conversion(self, v: Value) -> tuple[float, float]:
+        return v.type.nbytes * BYTE, v.type.nbytes * EITHER
 
     def room(self, op: Op, v: object) -> tuple[int, int] | None:
         return None
@@ -117,7 +120,8 @@ def price(g: Graph, choices: dict[str, Choice], last: set[str]) -> float:
             reads, reader = ("row", False) if c is None else (c.reads[i], user.results[0].name in last)
             conversion = v.type.nbytes * BYTE + TIE
             if reads == "either":
-                total += conversion if made and not reader else EITHER * conversion if reader and not made else 0.0
+                either = v.type.nbytes * EITHER + TIE
+                total += conversion if made and not reader else either if reader and not made else 0.0
             elif made and not (reads == "same" and reader):
                 to_row = True
             elif not made and reads == "same" and reader:
@@ -126,7 +130,7 @@ def price(g: Graph, choices: dict[str, Choice], last: set[str]) -> float:
     return total
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(150))
 def test_the_cut_is_as_cheap_as_the_best_of_all_labellings(seed: int) -> None:
     g, costs = random_case(seed)
     names = list(costs.choices)
@@ -153,16 +157,17 @@ def test_layouts_print_and_parse() -> None:
 
 
 def test_values_are_unchanged_by_layouts_of_a_real_network() -> None:
-    graph = parse_graph("""graph @g(%x: f32[1, 3, 30, 30]) -> f32[1, 32, 15, 15] {
-      %y = max_pool(%x) {kernel=[3, 3], stride=[2, 2], pad=[1, 1, 1, 1], dilation=[1, 1]} : f32[1, 3, 15, 15]
-      %z = concat(%y, %y) {axis=1} : f32[1, 6, 15, 15]
-      %s = slice(%z) {axes=[1], starts=[1], ends=[5], steps=[1]} : f32[1, 4, 15, 15]
-      %w = expand(%s) {shape=[1, 4, 15, 15]} : f32[1, 4, 15, 15]
-      %t = concat(%w, %w, %w, %w, %w, %w, %w, %w) {axis=1} : f32[1, 32, 15, 15]
-      return %t
-    }""")
-    done, _ = optimise(graph, True, X86Keeps(replace(parse_target("x86", 1))))
-    from graphopt.ir import evaluate
-
-    x = np.random.default_rng(0).standard_normal((1, 3, 30, 30)).astype(np.float32)
-    np.testing.assert_array_equal(evaluate(done, [x])[0], evaluate(graph, [x])[0])
+    rng = np.random.default_rng(0)
+    g = Graph("g")
+    image = g.add_input(tensor("f32", 1, 3, 30, 30), "x")
+    weights = g.constant(rng.standard_normal((16, 3, 3, 3)).astype(np.float32))
+    c = g.add("conv", [image, weights, None], {"stride": [1, 1], "pad": [1] * 4, "dilation": [1, 1], "groups": 1}).result
+    y = g.add("max_pool", [c], {"kernel": [3, 3], "stride": [2, 2], "pad": [1] * 4, "dilation": [1, 1]}).result
+    z = g.add("concat", [y, y], {"axis": 1}).result
+    s = g.add("slice", [z], {"axes": [1], "starts": [1], "ends": [3], "steps": [1]}).result
+    g.outputs = [g.add("concat", [s, z], {"axis": 1}).result]
+    model = graphopt.compile(g, threads=1)
+    assert any("NHWC" in str(v.type) for v in model.graph.values()), "nothing is channels last"
+    x = rng.standard_normal((1, 3, 30, 30)).astype(np.float32)
+    (wanted,) = evaluate(g, [x])
+    np.testing.assert_allclose(model(x), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
