@@ -25,6 +25,9 @@ def absorbs(first: Op, second: Op) -> str | None:
     no such kernel."""
     if len(first.results) != 1 or len(first.result.uses) != 1:
         return None
+    if not all(isinstance(v.type, TensorType) and v.type.is_static for op in (first, second)
+               for v in (*op.operands, *op.results) if v is not None):
+        return None  # kernels are of fixed shapes
     if first.name == "fused" and first.attrs["kind"] != "elementwise":
         return None
     shape = first.result.static_shape
