@@ -4,8 +4,9 @@ from graphopt.ir import ops  # noqa: F401  (fills the op table)
 from graphopt.ir.dims import Dim, DimLike
 from graphopt.ir.evaluate import evaluate, evaluate_op
 from graphopt.ir.graph import Builder, Graph, Op, Tensor, Value
+from graphopt.ir.parse import parse_graph
 from graphopt.ir.table import TABLE, Trait
-from graphopt.ir.text import parse_graph, print_graph
+from graphopt.ir.text import print_graph
 from graphopt.ir.types import DTYPES, DType, Layout, OptionalType, SequenceType, TensorType, Type, dtype, tensor
 from graphopt.ir.verify import verify
 

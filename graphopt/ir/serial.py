@@ -24,7 +24,8 @@ import numpy as np
 
 from graphopt.errors import GraphOptError, IRError, ParseError
 from graphopt.ir.graph import Graph, Tensor
-from graphopt.ir.text import ConstantNames, parse_graph, print_graph
+from graphopt.ir.parse import parse_graph
+from graphopt.ir.text import ConstantNames, print_graph
 from graphopt.ir.types import DTYPES, DType, TensorType
 from graphopt.ir.verify import verify
 

@@ -15,7 +15,7 @@ from graphopt.capture.torch import capture_torch
 from graphopt.capture.torch.structure import Call
 from graphopt.errors import CaptureError, InputError, UnsupportedOperators
 from graphopt.ir.evaluate import evaluate
-from graphopt.ir.text import parse_graph
+from graphopt.ir.parse import parse_graph
 from graphopt.ir.verify import verify
 
 Point = collections.namedtuple("Point", "x y")

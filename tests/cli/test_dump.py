@@ -99,6 +99,49 @@ def test_after_the_first_run_of_a_pass_is_before_its_last(dump, net):
     assert code == 2 and "time(s)" in err
 
 
+def test_a_diff_between_two_passes_is_all_that_was_done_from_one_to_the_other(dump, net):
+    _, whole, _ = dump(net, "--diff", "capture..")
+    assert whole.startswith("--- after capture\n+++ after ")
+    assert any(s.startswith("-") and " mul(" in s for s in whole.splitlines())
+    assert dump(net, "--diff", "..")[1] == whole
+    name = pass_that_removes_the_multiplication(dump, net)
+    _, rest, _ = dump(net, "--diff", f"{name}..")
+    assert " mul(" not in rest
+    _, until, _ = dump(net, "--diff", f"..{name}", "--after", name)
+    assert any(s.startswith("-") and " mul(" in s for s in until.splitlines())
+
+
+def test_a_diff_applies_as_a_patch(dump, net, tmp_path):
+    """What is shown between two points is exactly the difference of their texts (all values of this net have names)."""
+    _, before, _ = dump(net, "--after", "capture")
+    _, after, _ = dump(net, "--after", "dce:1")
+    _, diff, _ = dump(net, "--diff", "capture..dce:1")
+    (tmp_path / "graph.txt").write_text(before)
+    subprocess.run(["patch", "-s", str(tmp_path / "graph.txt")], input=diff, text=True, check=True)
+    assert (tmp_path / "graph.txt").read_text() == after
+
+
+def test_numbers_of_other_values_do_not_change_in_a_diff(dump, tmp_path):
+    lines = ["%0 = neg(%x) : f32[8]", "%1 = neg(%0) : f32[8]", "%2 = tanh(%1) : f32[8]", "%3 = sin(%2) : f32[8]",
+             "%4 = cos(%3) : f32[8]"]
+    (tmp_path / "net.ir").write_text("graph @g(%x: f32[8]) -> f32[8] {\n  " + "\n  ".join(lines) + "\n  return %4\n}\n")
+    _, diff, _ = dump(tmp_path / "net.ir", "--diff", "capture..dce:1")
+    assert {s[0] for s in diff.splitlines() if "sin" in s or "cos" in s} == {" "}
+
+
+@pytest.mark.parametrize("diff, says", [("fuse..fold", "fuse does not come before fold"), ("capture", "capture..PASS"),
+                                        ("fold..fold", "does not come before"), ("..fus", "Did you mean 'fuse'?"),
+                                        ("fold:9", "time(s)")])
+def test_a_diff_between_what_does_not_follow_is_refused(dump, net, diff, says):
+    code, out, err = dump(net, "--diff", diff)
+    assert (code, out) == (2, "") and says in err
+
+
+def test_a_diff_beyond_the_last_pass_shown_is_refused(dump, net):
+    code, _, err = dump(net, "--diff", "layout", "--after", "fold")
+    assert code == 2 and "comes later" in err
+
+
 def test_a_pass_that_changed_nothing_says_so(dump, net):
     _, table, _ = dump(net, "--passes")
     lines = [line.split() for line in table.splitlines()[1:]]
@@ -287,6 +330,11 @@ def test_the_demos_network_through_the_whole_command(dump):
     assert code == 0
     assert "parameters:       7,510" in out or "parameters:" in out
     assert "arena" in out
+
+
+def test_the_demos_network_at_any_batch_size(dump):
+    code, out, err = dump(ROOT / "demo" / "digits.onnx")
+    assert code == 0 and out.startswith("graph @main_graph(%images: f32[batch, 1, 8, 8])") and "give --shape" in err
 
 
 def test_generated_code_is_printed(dump, net):

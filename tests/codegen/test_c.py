@@ -19,7 +19,7 @@ from graphopt.codegen.loops import Alloc, For, If, Kernel, Let, Seq, loop, nest,
 from graphopt.codegen.schedule import Style
 from graphopt.errors import CodegenError
 from graphopt.ir.evaluate import evaluate
-from graphopt.ir.text import parse_graph
+from graphopt.ir.parse import parse_graph
 from graphopt.ir.types import BF16, BOOL, F16, F32, F64, I32, I64, dtype
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")

@@ -4,7 +4,7 @@ import numpy as np
 
 import graphopt
 from graphopt.ir.evaluate import evaluate
-from graphopt.ir.text import parse_graph
+from graphopt.ir.parse import parse_graph
 
 
 def test_a_kernel_that_runs_again_on_overwritten_memory_reads_the_new_values():

@@ -16,7 +16,7 @@ from graphopt.codegen.expr import INDEX, Buffer, Var, const
 from graphopt.codegen.loops import For, Kernel, seq, store
 from graphopt.errors import ArtifactError, CodegenError, InputError, TargetError
 from graphopt.ir.evaluate import evaluate
-from graphopt.ir.text import parse_graph
+from graphopt.ir.parse import parse_graph
 
 needs_cc = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 needs_nvcc = pytest.mark.skipif(not cuda.available(), reason="neither nvcc nor NVRTC is installed")

@@ -14,7 +14,7 @@ import graphopt
 from graphopt.codegen.hls import ap_types
 from graphopt.errors import CodegenError, InputError, TargetError
 from graphopt.ir.evaluate import evaluate
-from graphopt.ir.text import parse_graph
+from graphopt.ir.parse import parse_graph
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 needs_ap_types = pytest.mark.skipif(ap_types.folder() is None, reason="no hls4ml, which carries the ap_types headers")

@@ -1,0 +1,150 @@
+"""Colours, the pager and completion, with real shells and terminals."""
+
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graphopt.cli.colour import paint, wanted
+from graphopt.cli.dump import main
+from graphopt.cli.options import build_parser
+
+ROOT = Path(__file__).parents[2]
+DIGITS = str(ROOT / "demo" / "digits.onnx")
+CODES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def on_a_terminal(command, rows=1000, **environment):
+    """What a command writes to a terminal of so many lines, and its exit code."""
+    here, there = pty.openpty()
+    subprocess.run(["stty", "rows", str(rows), "cols", "100"], stdin=there, check=True)
+    given = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "PAGER", "LESS", "LINES", "COLUMNS")}
+    process = subprocess.Popen(command, stdin=there, stdout=there, stderr=subprocess.PIPE, cwd=ROOT,
+                               env={**given, "TERM": "xterm", **environment})
+    os.close(there)
+    out = b""
+    while True:
+        try:
+            piece = os.read(here, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        out += piece
+    return process.wait(), out.decode().replace("\r\n", "\n")
+
+
+DUMP = [sys.executable, "-m", "graphopt.cli.dump", DIGITS, "--after", "capture"]
+
+
+def test_a_graph_is_coloured_on_a_terminal_and_nowhere_else(capsys):
+    assert main([DIGITS, "--after", "capture"]) == 0
+    plain = capsys.readouterr().out
+    assert "\x1b" not in plain
+    code, coloured = on_a_terminal(DUMP)
+    assert code == 0 and "\x1b[" in coloured and CODES.sub("", coloured) == plain
+    assert "\x1b[" not in on_a_terminal(DUMP, NO_COLOR="1")[1]
+    assert "\x1b[" not in on_a_terminal([*DUMP, "--color", "never"])[1]
+    assert main([DIGITS, "--after", "capture", "--color", "always"]) == 0
+    assert capsys.readouterr().out == coloured
+
+
+def test_a_file_is_never_coloured(tmp_path):
+    assert main([DIGITS, "--after", "capture", "--color", "always", "-o", str(tmp_path / "out.ir")]) == 0
+    assert "\x1b" not in (tmp_path / "out.ir").read_text()
+
+
+def test_diffs_are_red_and_green(capsys):
+    assert main([DIGITS, "--diff", "capture..fuse", "--color", "always"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        bare = CODES.sub("", line)
+        if bare.startswith(("+", "-")) and not bare.startswith(("+++", "---")):
+            assert line.startswith("\x1b[32m" if bare[0] == "+" else "\x1b[31m") and line.endswith("\x1b[0m")
+
+
+@pytest.mark.parametrize("kind", ["ir", "diff", "table", "said", "asm"])
+def test_colours_change_no_text(kind):
+    text = 'graph @g(%a: f32[2, N]@NHWC+1) -> f32[] {\n  %b = conv(%a) {m="x(y", k=[1]} : f32[]  # loc("a(b", "c")\n}\n\n  x:\n'
+    assert CODES.sub("", paint(text, kind)) == text
+
+
+def test_the_setting_goes_before_the_environment(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert wanted("always") and not wanted("auto") and not wanted("never")
+
+
+def test_what_is_longer_than_the_screen_is_paged():
+    code, out = on_a_terminal(DUMP, rows=10, PAGER="head -n 2; echo PAGED")
+    assert code == 0 and "PAGED" in out and len(out.splitlines()) == 3
+    for options, pager in (([], "no-such-pager"), ([], ""), (["--no-pager"], "echo PAGED")):
+        code, out = on_a_terminal([*DUMP, *options], rows=10, PAGER=pager)
+        assert code == 0 and "PAGED" not in out and "return" in out
+    assert "PAGED" not in on_a_terminal(DUMP, rows=1000, PAGER="echo PAGED")[1]
+
+
+# Completion -------------------------------------------------------------------------------------
+@pytest.fixture
+def complete(tmp_path):
+    """Completions that a real bash gives for a command line whose last word is being written."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "graphopt-dump"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m graphopt.cli.dump "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / "work" / "nets").mkdir(parents=True)
+    for name in ("a.onnx", "my net.gir", "notes.txt"):
+        (tmp_path / "work" / name).touch()
+
+    def run(*words):
+        script = 'eval "$(graphopt-dump --completion bash)"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _graphopt_dump; ' \
+                 'complete -p graphopt-dump > /dev/null && printf "%s\\n" "${COMPREPLY[@]}"'
+        done = subprocess.run(["bash", "--norc", "-c", script, "bash", "graphopt-dump", *words], capture_output=True, text=True,
+                              cwd=tmp_path / "work", env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+        assert done.returncode == 0 and done.stderr == ""
+        return {line for line in done.stdout.splitlines() if line}
+
+    return run
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="completes in bash")
+def test_bash_completes_options_choices_files_and_passes(complete):
+    assert complete("--em") == {"--emit"}
+    assert {"ir", "tir", "asm"} <= complete("--emit", "") and complete("a.onnx", "--emit", "as") == {"asm"}
+    assert complete("--emit", "=", "j") == {"json"}
+    assert complete("") == {"a.onnx", "my net.gir", "nets"}
+    assert complete("a.onnx", "--inputs", "n") == {"nets", "notes.txt"}
+    assert {"fold", "fold_norm"} <= complete("a.onnx", "--after", "fo") and complete("--diff", "cap") == {"capture"}
+    assert complete("a.onnx", "--shape", "") == set()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_option_is_in_the_script_of_every_shell(shell, capsys):
+    with pytest.raises(SystemExit) as e:
+        main(["--completion", shell])
+    assert e.value.code == 0
+    text = capsys.readouterr().out
+    for action in build_parser()._actions:
+        for option in action.option_strings:
+            said = option if shell != "fish" else f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}"
+            assert said in text, option
+
+
+@pytest.mark.parametrize("shell, check", [("bash", ["bash", "-n"]), ("zsh", ["zsh", "-n"]), ("fish", ["fish", "--no-execute"])])
+def test_scripts_are_read_by_their_shells(shell, check, tmp_path, capsys):
+    if shutil.which(check[0]) is None:
+        pytest.skip(f"there is no {shell} here")
+    with pytest.raises(SystemExit):
+        main(["--completion", shell])
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    subprocess.run([*check, str(tmp_path / "script")], check=True)
+
+
+def test_a_script_costs_no_heavy_import():
+    code = "import sys\nfrom graphopt.cli.dump import main\ntry: main(['--completion', 'bash'])\nexcept SystemExit: pass\n" \
+           "print([m for m in ('numpy', 'networkx', 'onnx', 'torch', 'tvm') if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stderr.strip() == "[]"
