@@ -23,7 +23,7 @@ from graphopt.records import Records, check_mode, still_holds
 from graphopt.runtime import artifact
 from graphopt.runtime.arrays import to_numpy
 from graphopt.runtime.machine import missing
-from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
+from graphopt.runtime.model import Model, Specialisation, Specialisations
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph
@@ -206,7 +206,7 @@ class CompiledModel(Model):
 
     # Building -----------------------------------------------------------------------------------
     def _build(self, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Specialisation:
-        from graphopt import static
+        from graphopt import bundle, static
 
         start = time.perf_counter()
         recipe = self._recipe
@@ -219,28 +219,24 @@ class CompiledModel(Model):
         details = Details(static.statistics(compiled), static.decisions(compiled, self.target),
                           [(h.op.name, ", ".join(h.op.loc), h.why) for h in compiled.program.hosts],
                           lambda: self._compile(shapes, values), compiled)
-        if key and not self._missing and self._storable() and static.why_no_artifact(compiled) is None:
-            manifest = {**self._interface(), **static.artifact_manifest(compiled, self.target)}
-            stored = programs.keep(key, manifest, static.artifact_files(compiled), self._external())
+        if key and not self._missing and self._storable() and bundle.why_no_artifact(compiled) is None:
+            made = bundle.Bundle(self._interface())
+            made.add(compiled, self.target)
+            stored = programs.keep(key, made.manifest(), made.files(), self._external())
             if stored:  # from here on as if it had come from there: the weights are held once, by the file
                 details._compiled = None
                 if self._static:
-                    del compiled
+                    del compiled, made
                     recipe.forget()
-                return Specialisation(stored.executable(), details)
+                return Specialisation(stored.executables()[0], details)
         return Specialisation(static.link(compiled, self.target.threads), details)
 
     def _compile(self, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Compiled:
         from graphopt import static
-        from graphopt.pipeline import specialise
+        from graphopt.pipeline import specialise_checked
 
         start = time.perf_counter()
-        graph = specialise(self._recipe.graph, [s.name for s in self.inputs], shapes, values)
-        for s, v in zip(self.inputs, graph.inputs):
-            t: Any = v.type
-            if s.name in shapes and getattr(t, "is_static", False) and v.static_shape != shapes[s.name]:
-                raise InputError(f"expected shape [{', '.join(map(str, s.shape or ()))}], here {list(v.static_shape)}, "
-                                 f"got {list(shapes[s.name])}", where=f"input {s.name}")
+        graph = specialise_checked(self._recipe.graph, self.inputs, shapes, values)
         specialised = time.perf_counter()
         compiled = static.compile_static(graph, self.target, self._recipe.validate, self._recipe.tune, self._recipe.records)
         compiled.seconds = {"specialise": specialised - start, **compiled.seconds}
@@ -248,11 +244,11 @@ class CompiledModel(Model):
 
     def _from_disk(self, found: artifact.Artifact, start: float, shapes: dict[str, tuple[int, ...]],
                    values: dict[str, np.ndarray]) -> Specialisation:
-        executable = found.executable()
+        executable, program = found.executables()[0], found.programs[0]
         shapes = shapes or {s.name: s.shape for s in self.inputs}  # type: ignore[misc]
-        summary = {**found.manifest["stats"], "from_cache": True, "loaded": True,
+        summary = {**program.said["stats"], "from_cache": True, "loaded": True,
                    "seconds": {"load": time.perf_counter() - start}}
-        details = Details(summary, found.manifest["decisions"], [], lambda: self._compile(shapes, values))
+        details = Details(summary, program.said["decisions"], [], lambda: self._compile(shapes, values))
         return Specialisation(executable, details)
 
     def _storable(self) -> bool:
@@ -261,9 +257,7 @@ class CompiledModel(Model):
         return self._structure is None and all(s.numpy is not None and s.numpy != np.object_ for s in specs)
 
     def _interface(self) -> dict[str, Any]:
-        describe: Callable[[list[Spec]], list[Any]] = lambda specs: [artifact.spec_json(s) for s in specs]
-        return {"inputs": describe(self.inputs), "outputs": describe(self.outputs), "control_inputs": list(self._control),
-                "ranges": {k: list(r) for k, r in self._ranges.items()}}
+        return artifact.model_interface(self.inputs, self.outputs, self._control, self._ranges)
 
     def _external(self) -> list[Any]:
         return list(self._recipe.graph.metadata.get("external", ()))
@@ -345,24 +339,32 @@ class CompiledModel(Model):
         return "\n".join(lines)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the program as a folder that `graphopt.load` runs without the compiler; one that is there is replaced.
+        """Write the model as a folder that `graphopt.load` runs without the compiler; one that is there is replaced.
 
-        Raises ArtifactError where the program cannot stand alone or the folder cannot be written.
+        Of a model with symbolic dims it holds the programs for the shapes that it was called with (the latest
+        `max_specialisations` of them), their weights once. Raises ArtifactError where a program cannot stand alone or the
+        folder cannot be written.
         """
-        from graphopt import static
+        from graphopt import bundle
 
-        if self._only is None:
-            raise ArtifactError("the model has symbolic dims: there is a program for each shape", where=str(path),
-                                hint="Compile it for one shape and save that")
-        compiled = self._details()
-        why = static.why_no_artifact(compiled)
-        if why is not None:
-            raise ArtifactError(f"the program cannot be saved: {why}", where=str(path))
-        manifest = {**self._interface(), **static.artifact_manifest(compiled, self.target)}
+        where, made = str(path), bundle.Bundle(self._interface())
+        if self._control:
+            raise ArtifactError(f"the values of {', '.join(self._control)} shape the program, which a saved one is not made for",
+                                where=where, hint="Make them constants of the model")
         try:
-            artifact.write(Path(path), manifest, static.artifact_files(compiled))
-        except OSError as e:
-            raise ArtifactError(f"cannot be written: {e.strerror}", where=str(path)) from e
+            if self._only is not None:
+                made.add(self._details(), self.target)
+            else:
+                shapes = self._programs.shapes()
+                if not shapes:
+                    raise ArtifactError("the model has symbolic dims, and no program yet", where=where,
+                                        hint="Call it with inputs of every shape that is wanted, or use graphopt-build")
+                recipe = self._recipe
+                bundle.build(recipe.graph, self.inputs, made, self.target, shapes, validate=recipe.validate, tune=recipe.tune,
+                             records=recipe.records)
+        except ArtifactError as e:
+            raise e if e.where else ArtifactError(e.what, where=where, hint=e.hint) from e
+        made.save(Path(path))
 
     def __repr__(self) -> str:
         target = getattr(self._recipe.target_given, "name", self._recipe.target_given)

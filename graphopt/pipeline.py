@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.errors import InputError
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType, Type
@@ -114,6 +115,17 @@ def specialise(graph: Graph, names: Sequence[str], shapes: Mapping[str, tuple[in
                 if isinstance(d, Dim) and str(d).isidentifier():
                     symbols[str(d)] = n
     return graph.specialise(symbols)
+
+
+def specialise_checked(graph: Graph, inputs: Sequence[Spec], shapes: Mapping[str, tuple[int, ...]],
+                       values: Mapping[str, np.ndarray]) -> Graph:
+    """The same. InputError where the graph then has other shapes: they contradict each other."""
+    made = specialise(graph, [s.name for s in inputs], shapes, values)
+    for s, v in zip(inputs, made.inputs):
+        if s.name in shapes and isinstance(v.type, TensorType) and v.type.is_static and v.static_shape != shapes[s.name]:
+            raise InputError(f"expected shape [{', '.join(map(str, s.shape or ()))}], here {list(v.static_shape)}, "
+                             f"got {list(shapes[s.name])}", where=f"input {s.name}")
+    return made
 
 
 def specs(graph: Graph) -> tuple[list[Spec], list[Spec]]:

@@ -60,14 +60,14 @@ def program_key(model: str, shapes: Mapping[str, tuple[int, ...]], values: Mappi
 
 
 def find(key: str, holds: Callable[[Mapping[str, Any]], bool]) -> artifact.Artifact | None:
-    """The whole entry of that name whose manifest `holds`, or None; a damaged one is removed."""
+    """The whole entry of that name if what the manifest says of its program `holds`, else None; a damaged one is removed."""
     root = store.folder()
     path = root / "programs" / key if root else None
     if path is None or not path.is_dir():
         return None
     try:
         found = artifact.read(path)
-        if not holds(found.manifest):
+        if not holds(found.programs[0].said):
             return None
         for file, digest in found.manifest["external"]:
             if store.digest(Path(file)) != digest:
@@ -88,11 +88,13 @@ def keep(key: str, manifest: Mapping[str, Any], files: Mapping[str, Any], extern
     if root is None:
         return None
     path = root / "programs" / key
+    from graphopt.runtime.saving import write
+
     try:
         outside = [[str(f), store.digest(f)] for f in external]
-        artifact.write(path, {**manifest, "external": outside}, files)
+        write(path, {**manifest, "external": outside}, files)
         store.trim(root)
-        return artifact.Artifact(path, json.loads((path / artifact.MANIFEST).read_text()))
+        return artifact.just_written(path)
     except OSError as e:
         store.cannot_keep(root, e)
     except ArtifactError as e:

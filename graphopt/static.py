@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +13,13 @@ from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
 from graphopt.pipeline import X86Keeps, optimise
-from graphopt.records import Records, from_records, record_key, state
+from graphopt.records import Records, from_records, record_key
 from graphopt.rewrite.context import Reason
-from graphopt.runtime import artifact
 from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned
 from graphopt.runtime.library import runtime
+
+if TYPE_CHECKING:
+    from graphopt.codegen.plan import WeightBlock
 
 
 @dataclass
@@ -36,9 +37,9 @@ class Compiled:
 
 
 def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str | None = None,
-                   records: Records | None = None) -> Compiled:
+                   records: Records | None = None, block: WeightBlock | None = None) -> Compiled:
     """Passes, plan and machine code for a graph of concrete input shapes. Templates decide as `records` say, to which
-    `tune` adds what it measures.
+    `tune` adds what it measures. In `block` the weights lie beside those of other programs.
     """
     start = time.perf_counter()
     optimised, results = optimise(graph, validate, X86Keeps(target))
@@ -47,7 +48,7 @@ def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str 
     if tune is not None:
         measure(optimised, target, tune, records)
     tuned = time.perf_counter()
-    program = plan_static(optimised, results, target, records)
+    program = plan_static(optimised, results, target, records, block)
     planned = time.perf_counter()
     code = build_code(program, target)
     seconds = {"passes": passes - start, **({"tune": tuned - passes} if tune else {}), "plan": planned - tuned,
@@ -64,13 +65,14 @@ def measure(optimised: Graph, target: Any, tune: str, records: Records) -> None:
     run(optimised, target, tune, records)
 
 
-def plan_static(optimised: Graph, results: Any, target: Any, records: Records) -> Any:
+def plan_static(optimised: Graph, results: Any, target: Any, records: Records, block: WeightBlock | None = None) -> Any:
     """The program of an optimised graph; how its parameters were chosen joins the reasons of the passes."""
     from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
     from graphopt.codegen.plan import plan
     from graphopt.codegen.x86 import style_of, templates_of
 
-    program = plan(optimised, style_of(target), templates_of(target), from_records(records, target.name, target.threads))
+    program = plan(optimised, style_of(target), templates_of(target), from_records(records, target.name, target.threads),
+                   block)
     for call, text in zip(program.calls, parameters(program, records, target)):
         if text:
             names = tuple(r.name for r in call.op.results if r.name)
@@ -187,47 +189,3 @@ def parameters(program: Any, records: Records, target: Any) -> list[str]:
         else:
             texts[name] = f"{chosen}, by the model: what was recorded ({', '.join(record.choices.values())}) is no candidate here"
     return [texts[c.kernel.name] for c in program.calls]
-
-
-# To an artifact ---------------------------------------------------------------------------------
-def why_no_artifact(d: Compiled) -> str | None:
-    """Why a program cannot be stored, None where it can."""
-    if d.program.hosts:
-        return f"{d.program.hosts[0].op.name} runs on the reference evaluator, which belongs to the compiler"
-    if d.code.library is None or len(d.code.names) != 1:
-        return "its code is in memory: there is no C compiler (cc) to link with"
-    interface = (*d.graph.inputs, *d.graph.outputs)
-    if any(not isinstance(v.type, TensorType) or not v.type.is_static or v.type.dtype.numpy == np.object_ for v in interface):
-        return "its inputs and outputs are not all numeric tensors of known shapes"
-    return None
-
-
-def artifact_files(d: Compiled) -> dict[str, Any]:
-    """The files of an artifact, and what they hold."""
-    return {artifact.CODE: d.code.library, artifact.WEIGHTS: _packed(d.program), artifact.RUNTIME: d.code.runtime[0]}
-
-
-def _packed(program: Any) -> Iterator[np.ndarray]:
-    """The block of weights in pieces, so that it is never in memory as a whole."""
-    at = 0
-    for w in program.weights:
-        yield np.zeros(w.offset - at, np.uint8)
-        array = w.tensor.numpy()
-        for part in [array] if w.packing is None else w.packing.parts(array):
-            yield np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-        at = w.offset + w.nbytes
-    yield np.zeros(program.weights_size - at, np.uint8)
-
-
-def artifact_manifest(d: Compiled, target: Any) -> Mapping[str, Any]:
-    """What the manifest says of the program; its inputs and outputs are the model's to name."""
-    outputs = tuple(OutputSpec(v.type.static_shape, v.type.dtype.numpy) for v in d.graph.outputs)  # type: ignore[union-attr]
-    program = artifact.Program(d.code.names[0], len(d.graph.inputs), outputs, d.program.arena_size, target.threads)
-    return {"target": target.name, "features": target.instructions, "runtime": d.code.runtime[1],
-            "program": artifact.program_json(program), "stats": statistics(d), "decisions": decisions(d, target),
-            "tuning": {"mode": d.tune, "records": state(d.records, _record_keys(d, target))}}
-
-
-def _record_keys(d: Compiled, target: Any) -> list[str]:
-    """What the records are asked for by the kernels that have anything to choose."""
-    return [record_key(target.name, target.threads, key) for key, picks in d.program.picks.values() if picks.open]

@@ -53,7 +53,7 @@ def trim(root: Path) -> None:
     for kind in BOUNDED:
         for path in (root / kind).glob("*"):
             with contextlib.suppress(OSError):  # another process trims too
-                size = sum(f.stat().st_size for f in path.iterdir()) if path.is_dir() else path.stat().st_size
+                size = sum(f.stat().st_size for f in path.rglob("*")) if path.is_dir() else path.stat().st_size
                 entries.append((path.stat().st_mtime, size, path))
     total = 0
     for _, size, path in sorted(entries, reverse=True):

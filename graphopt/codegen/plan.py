@@ -8,6 +8,7 @@ running. Views share their operand's memory and cost nothing.
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -69,6 +70,41 @@ class Weight:
     nbytes: int
 
 
+class WeightBlock:
+    """The packed weights of several programs in one block: what one of them has placed is there for those that follow.
+
+    Tensors are equal by their contents, since passes fold constants anew for every program.
+    """
+
+    def __init__(self) -> None:
+        self.weights: list[Weight] = []
+        self.size = 0
+        self._placed: dict[tuple[str, str], Weight] = {}
+        self._digests: dict[Tensor, str] = {}
+
+    def place(self, tensor: Tensor, packing: Packing | None) -> Weight:
+        key = self._digest(tensor), packing.key if packing else ""
+        if key not in self._placed:
+            w = Weight(tensor, packing, self.size, packing.size if packing else nbytes(tensor))
+            self._placed[key] = w
+            self.weights.append(w)
+            self.size += _round(w.nbytes)
+        return self._placed[key]
+
+    def forget(self) -> None:
+        """Let go of the tensors that were only compared."""
+        kept = {w.tensor for w in self.weights}
+        self._digests = {t: d for t, d in self._digests.items() if t in kept}
+
+    def _digest(self, tensor: Tensor) -> str:
+        if tensor not in self._digests:
+            array = np.ascontiguousarray(tensor.numpy())
+            h = hashlib.sha256(f"{tensor.type} {array.dtype} {array.shape}".encode())
+            h.update(memoryview(array.reshape(-1).view(np.uint8)))
+            self._digests[tensor] = h.hexdigest()
+        return self._digests[tensor]
+
+
 @dataclass
 class Program:
     graph: Graph
@@ -77,7 +113,7 @@ class Program:
     picks: dict[str, tuple[str, Picks]] = field(default_factory=dict)  # by kernel name: kernel_key, and what was decided in it
     steps: list[Call | Host] = field(default_factory=list)
     weights: list[Weight] = field(default_factory=list)
-    weights_size: int = 0
+    weights_size: int = 0  # up to the end of the last one
     arena_size: int = 0
     arena_bound: int = 0  # largest sum of live tensors: no plan needs less
     slots: dict[Value, Slot] = field(default_factory=dict)
@@ -105,12 +141,14 @@ class Program:
         return block
 
 
-def plan(graph: Graph, style: Style, templates: Sequence[Template] = (), wanted: Wanted = nothing_wanted) -> Program:
+def plan(graph: Graph, style: Style, templates: Sequence[Template] = (), wanted: Wanted = nothing_wanted,
+         block: WeightBlock | None = None) -> Program:
     """Kernels, order and memory for a graph of static shapes (ops that have none become host steps).
 
-    `wanted` gives the choices recorded for an op's kernel, which go before the templates' own.
+    `wanted` gives the choices recorded for an op's kernel, which go before the templates' own. In `block` the program's weights
+    lie beside those of other programs.
     """
-    return _Planner(graph, style, templates, wanted).run()
+    return _Planner(graph, style, templates, wanted, block).run()
 
 
 def _round(n: int) -> int:
@@ -124,8 +162,9 @@ def nbytes(v: Value | Tensor) -> int:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, style: Style, templates: Sequence[Template], wanted: Wanted) -> None:
-        self.graph, self.style, self.templates, self.wanted = graph, style, templates, wanted
+    def __init__(self, graph: Graph, style: Style, templates: Sequence[Template], wanted: Wanted,
+                 block: WeightBlock | None = None) -> None:
+        self.graph, self.style, self.templates, self.wanted, self.block = graph, style, templates, wanted, block
         self.program = Program(graph)
         self.lowered: dict[str, tuple[Lowered, dict[Value, int]]] = {}
         self.weights: dict[tuple[int, str], Weight] = {}
@@ -279,11 +318,13 @@ class _Planner:
         tensor = v.op.attrs["value"]  # type: ignore[union-attr]
         key = (id(tensor), packing.key if packing else "")
         if key not in self.weights:
-            size = packing.size if packing else nbytes(tensor)
-            w = Weight(tensor, packing, self.program.weights_size, size)
+            if self.block is not None:
+                w = self.block.place(tensor, packing)
+            else:
+                w = Weight(tensor, packing, self.program.weights_size, packing.size if packing else nbytes(tensor))
             self.weights[key] = w
             self.program.weights.append(w)
-            self.program.weights_size += _round(size)
+            self.program.weights_size = max(self.program.weights_size, w.offset + _round(w.nbytes))
         return Slot("weights", 0, self.weights[key].offset)
 
     def copy_out(self, v: Value, k: int, roots: dict[Value, tuple[Value, int]]) -> None:
@@ -384,4 +425,4 @@ def _view_offset(op: Op) -> int | None:
     return None if offset is None else offset * result.dtype.itemsize
 
 
-__all__ = ["ALIGN", "Call", "Host", "Program", "Slot", "Weight", "inlined", "plan"]
+__all__ = ["ALIGN", "Call", "Host", "Program", "Slot", "Weight", "WeightBlock", "inlined", "plan"]

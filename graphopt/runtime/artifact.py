@@ -1,170 +1,251 @@
-"""A compiled program as a folder: `manifest.json`, `model.so`, `weights.bin` (64-byte aligned) and the runtime library.
+"""Compiled programs as a folder: a manifest, machine code, packed weights, and the runtime library beneath them.
 
-The manifest says what the program takes and gives, what the machine must have, and the size and digest of every other
-file (`graphopt.store.digest`). A folder is written beside and renamed; reading one checks all of that first, and runs no
-Python from it.
+    manifest.json       what the programs take and give, what a machine must have, the size and digest of every other file
+    libgraphopt.so      the runtime library
+    <cpu>/<k>.so        program k for that CPU; several programs are one model for several shapes
+    <cpu>/weights.bin   the packed weights of all of them, 64-byte aligned, mapped and so shared between processes
+
+Before anything is used it is checked: the form of the manifest, the size of every file, that none is a link or outside of
+the folder, and the digest (`graphopt.store.digest`) of all that this machine would use, which is everything but the code and
+the weights for other CPUs. No Python runs from it. `graphopt.runtime.saving` writes it.
+
+The format's number is that of the oldest reader that reads it: a reader takes its own major number and minor ones up to its
+own, and refuses others by name. 1.0 had a single program, with its files beside the manifest.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphopt import store
-from graphopt.errors import ArtifactError
+from graphopt.errors import ArtifactError, InputError
 from graphopt.runtime.executable import Executable, OutputSpec, aligned
 from graphopt.runtime.library import runtime
 from graphopt.runtime.machine import missing
 from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
 
-FORMAT = (1, 0)  # readers refuse a newer major number, and take any minor one
-MANIFEST, CODE, WEIGHTS, RUNTIME = "manifest.json", "model.so", "weights.bin", "libgraphopt.so"
+FORMAT = (1, 1)
+MANIFEST, RUNTIME = "manifest.json", "libgraphopt.so"
 # Smaller weights are copied to memory of large pages: they fit a cache, where small pages cost address translation.
 MAPPED_FROM = 32 << 20
+SHOWN = 12  # programs that an error lists
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True)
-class Program:
-    """How the code is entered: `inputs` and `outputs` count pointers, shapes and dtypes are those of the outputs."""
+class Program(NamedTuple):
+    """A program of an artifact: where it is, how it is entered, and what it takes and gives."""
 
+    target: str
+    features: tuple[str, ...]  # that it needs, by LLVM's names
+    code: str
+    weights: str
     entry: str
-    inputs: int
-    outputs: tuple[OutputSpec, ...]
-    arena: int
     threads: int
+    arena: int
+    inputs: Shapes
+    outputs: tuple[OutputSpec, ...]
+    said: Mapping[str, Any]  # of it in the manifest: stats, decisions, tuning
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A checked folder."""
+class Artifact(NamedTuple):
+    """A checked folder, and its programs for this machine."""
 
     path: Path
     manifest: dict[str, Any]
+    programs: list[Program]
 
-    def executable(self) -> Executable:
-        """The program, ready to run."""
-        m = self.manifest
-        p = read_program(m["program"])
-        library = runtime(self.path / RUNTIME, m["runtime"])
-        entries = library.entries(self.path / CODE, [p.entry], p.threads)
-        return Executable(entries, p.outputs, _weights(self.path / WEIGHTS), p.arena, p.inputs)
+    def executables(self) -> list[Executable]:
+        """The programs, ready to run. ArtifactError where the system does not let them."""
+        made = []
+        weights: dict[str, np.ndarray] = {}
+        try:
+            library = runtime(self.path / RUNTIME, self.manifest["runtime"])
+            for p in self.programs:
+                if p.weights not in weights:
+                    weights[p.weights] = _weights(self.path / p.weights)
+                entries = library.entries(self.path / p.code, [p.entry], p.threads)
+                made.append(Executable(entries, p.outputs, weights[p.weights], p.arena, len(p.inputs)))
+        except (OSError, AttributeError) as e:  # the loader's reasons, or no such entry
+            hint = "Is it on a file system that is mounted noexec?" if "not permitted" in str(e) else None
+            raise ArtifactError(f"its code cannot be loaded: {e}", where=str(self.path), hint=hint) from e
+        return made
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+class SavedModel(Model):
+    """A loaded model: it has the programs that were saved, and compiles none."""
+
+    def __init__(self, found: Artifact) -> None:
+        m = found.manifest
+        super().__init__(read_specs(m["inputs"]), read_specs(m["outputs"]), Specialisations(self._refuse, 1),
+                         ranges={name: (low, high) for name, (low, high) in m.get("ranges", {}).items()})
+        self._path = found.path
+        self._dtypes = [s.numpy for s in self.inputs]
+        self._by_shapes = {p.inputs: Specialisation(e, p) for p, e in zip(found.programs, found.executables())}
+        if self._static:
+            self._only = next(iter(self._by_shapes.values()))
+
+    @property
+    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """The shapes of inputs that there are programs for."""
+        return [dict(zip(self._names, shapes)) for shapes in self._by_shapes]
+
+    def program(self, arrays: Sequence[Any]) -> Specialisation:
+        """The program for checked inputs. InputError lists what there is where none has their shapes."""
+        found = self._by_shapes.get(tuple([a.shape for a in arrays]))
+        return found if found is not None else super().program(arrays)  # which checks the dims first
+
+    def _fitting(self, given: Sequence[Any]) -> list[Any] | None:
+        if self._only is not None:
+            return super()._fitting(given)
+        if len(given) != len(self._dtypes):
+            return None
+        for kind, x in zip(self._dtypes, given):
+            if type(x) is not np.ndarray or x.dtype is not kind or not x.flags.c_contiguous:
+                return None
+        found = self._by_shapes.get(tuple([x.shape for x in given]))
+        return None if found is None else found.executable.run(given)
+
+    def _refuse(self, shapes: Mapping[str, tuple[int, ...]], values: Any) -> Specialisation:
+        there = [_shapes_text(s) for s in self.shapes]
+        more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+        raise InputError(f"{self._path} has no program for {_shapes_text(shapes)}; it has those for "
+                         f"{'; '.join(there[:SHOWN])}{more}", hint="Give one of these shapes, or build it with the shape wanted")
+
+
+def _shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """As graphopt-build's --shape takes it."""
+    return ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
+
+
+def load(path: str | os.PathLike[str]) -> SavedModel:
     """A saved model, ready to call with arrays by position or by its inputs' names.
 
     Neither the compiler nor a framework is imported. Raises ArtifactError where the folder is damaged, too new, or made
-    for another machine.
+    for other machines.
     """
     found = read(Path(path))
-    m = found.manifest
-
-    def refuse(shapes: Any, values: Any) -> Specialisation:
-        raise ArtifactError("has one program, for the shapes of its inputs", where=str(path))
-
-    model = Model(read_specs(m["inputs"]), read_specs(m["outputs"]), Specialisations(refuse, 1))
-    model._only = Specialisation(found.executable(), found)
-    return model
-
-
-def write(path: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path | Iterable[np.ndarray]]) -> None:
-    """Make the folder, all of it or nothing; one that is there is replaced. A file is given as its bytes, in pieces, or by
-    another file. OSError where there is no room."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    try:
-        listed = {}
-        for name, contents in files.items():
-            where = beside / name
-            if isinstance(contents, Path):
-                shutil.copyfile(contents, where)
-            else:
-                with open(where, "wb") as f:
-                    for piece in [contents] if isinstance(contents, bytes) else contents:
-                        f.write(piece)  # type: ignore[arg-type]
-            listed[name] = {"bytes": where.stat().st_size, "sha256": store.digest(where)}
-        text = json.dumps({"format": list(FORMAT), **manifest, "files": listed}, indent=1)
-        (beside / MANIFEST).write_text(text, encoding="utf-8")
-        os.chmod(beside, 0o777 & ~_umask())
-        _replace(beside, path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _replace(new: Path, path: Path) -> None:
-    """Put a folder in the place of another, which stays where that fails, or of nothing."""
-    for _ in range(100):
-        try:
-            os.rename(new, path)
-            return
-        except OSError as e:
-            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
-        try:
-            os.rename(path, aside / "old")
-            os.rename(new, path)
-            return
-        except FileNotFoundError:  # another process was here first
-            continue
-        except OSError as e:
-            if (aside / "old").exists() and not path.exists():
-                os.rename(aside / "old", path)
-            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    raise ArtifactError("other processes keep writing there", where=str(path))
+    if control := found.manifest.get("control_inputs"):
+        raise ArtifactError(f"its programs are for certain values of {', '.join(control)}", where=str(path))
+    return SavedModel(found)
 
 
 def read(path: Path) -> Artifact:
     """The folder, if it is whole and this machine can run it. ArtifactError says what is wrong with it."""
+    for _ in range(20):
+        folder = _identity(path)
+        try:
+            return _read(path)
+        except ArtifactError:
+            if folder == _identity(path):
+                raise
+    return _read(path)  # another process keeps replacing it
+
+
+def just_written(path: Path) -> Artifact:
+    """The folder that this process has made a moment ago for this machine, unchecked."""
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    return Artifact(path, manifest, [_program(p) for p in manifest["programs"]])
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _read(path: Path) -> Artifact:
     where = str(path)
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        with open(path / MANIFEST, encoding="utf-8") as f:
+            manifest = json.load(f)
         major, minor = (int(n) for n in manifest["format"])
-        files: dict[str, Any] = manifest["files"]
     except OSError as e:
         raise ArtifactError(f"{MANIFEST} cannot be read: {e.strerror}", where=where, hint="Is it a compiled model?") from e
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise ArtifactError(f"{MANIFEST} is damaged: {e}", where=where) from e
-    if major != FORMAT[0]:
-        raise ArtifactError(f"has format {major}.{minor}, and this graphopt reads {FORMAT[0]}.x", where=where,
-                            hint="Use the graphopt that made it, or compile the model again")
-    lacking = missing(manifest.get("features", []))
-    if lacking:
-        raise ArtifactError(f"its code needs what this machine's processor lacks: {', '.join(lacking)}", where=where,
-                            hint="Compile it for this machine")
-    if not {CODE, WEIGHTS, RUNTIME} <= files.keys():
-        raise ArtifactError(f"{MANIFEST} does not list all files", where=where)
-    for name, expected in files.items():
-        if Path(name).name != name or name == MANIFEST:
-            raise ArtifactError(f"{MANIFEST} names a file outside of the folder: {name!r}", where=where)
-        file = path / name
-        try:
-            if file.is_symlink() or file.stat().st_size != expected["bytes"]:
-                raise ArtifactError(f"{name} is not as it was written: its size is wrong", where=where)
-            if store.digest(file) != expected["sha256"]:
-                raise ArtifactError(f"{name} is not as it was written: its digest is wrong", where=where)
-        except OSError as e:
-            raise ArtifactError(f"{name} cannot be read: {e.strerror}", where=where) from e
-    return Artifact(path, manifest)
+    if major != FORMAT[0] or minor > FORMAT[1]:
+        by = manifest.get("made_by")
+        maker = f" graphopt {by['graphopt']}" if isinstance(by, dict) and "graphopt" in by else " the graphopt that made it"
+        raise ArtifactError(f"has format {major}.{minor}, and this graphopt reads {FORMAT[0]}.0 to {FORMAT[0]}.{FORMAT[1]}",
+                            where=where, hint=f"Use{maker}, or compile it again")
+    try:
+        if minor == 0:
+            manifest = _from_1_0(manifest)
+        every = [_program(p) for p in manifest["programs"]]
+        files = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in manifest["files"].items()}
+        _check_form(manifest, every)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ArtifactError(f"{MANIFEST} is damaged: {type(e).__name__} {e}", where=where) from e
+    used = _for_this_machine(every, where)
+    others = {n for p in every for n in (p.code, p.weights)} - {n for p in used for n in (p.code, p.weights)}
+    if lacking := {RUNTIME, *others, *(n for p in used for n in (p.code, p.weights))} - files.keys():
+        raise ArtifactError(f"{MANIFEST} does not list all files: {', '.join(sorted(lacking))}", where=where)
+    for name, (size, digest) in files.items():
+        _check_file(path, name, size, None if name in others else digest)
+    return Artifact(path, manifest, used)
+
+
+def _check_form(manifest: Mapping[str, Any], programs: Sequence[Program]) -> None:
+    """ValueError where the parts of a manifest contradict each other."""
+    inputs, outputs = read_specs(manifest["inputs"]), read_specs(manifest["outputs"])
+    if not programs:
+        raise ValueError("it has no program")
+    if not isinstance(manifest["runtime"], str):
+        raise ValueError("runtime")
+    for p in programs:
+        if len(p.inputs) != len(inputs) or len(p.outputs) != len(outputs):
+            raise ValueError(f"program {p.code} has {len(p.inputs)} inputs and {len(p.outputs)} outputs")
+        for s, shape in zip(inputs, p.inputs):
+            if s.numpy is None or (s.shape is not None and (len(s.shape) != len(shape) or any(
+                    isinstance(d, int) and d != n for d, n in zip(s.shape, shape)))):
+                raise ValueError(f"program {p.code} does not take input {s.name}")
+
+
+def _for_this_machine(programs: Sequence[Program], where: str) -> list[Program]:
+    """The programs for the CPU with the most features of those that this machine can run; the first of several."""
+    cpus: dict[tuple[str, tuple[str, ...]], list[Program]] = {}
+    for p in programs:
+        cpus.setdefault((p.target, p.features), []).append(p)
+    lacking = {cpu: missing(cpu[1]) for cpu in cpus}
+    able = [cpu for cpu in cpus if not lacking[cpu]]
+    if able:
+        return cpus[max(able, key=lambda cpu: len(cpu[1]))]
+    said = "; ".join(f"{target} needs {', '.join(lacking[target, features])}" for target, features in cpus)
+    raise ArtifactError(f"its code needs what this machine's processor lacks: {said}", where=where,
+                        hint="Compile it for this machine")
+
+
+def _check_file(path: Path, name: str, size: int, digest: str | None) -> None:
+    """A listed file is within the folder, no link, of its size, and, where it is given, of its digest."""
+    where, parts = str(path), name.split("/")
+    if len(parts) > 2 or any(part in ("", ".", "..") or "\0" in part for part in parts) or name == MANIFEST:
+        raise ArtifactError(f"{MANIFEST} names a file outside of the folder: {name!r}", where=where)
+    try:
+        if len(parts) == 2 and not stat.S_ISDIR(os.lstat(path / parts[0]).st_mode):
+            raise ArtifactError(f"{name} is not as it was written: {parts[0]} is no folder of its own", where=where)
+        found = os.lstat(path / name)
+        if not stat.S_ISREG(found.st_mode):
+            raise ArtifactError(f"{name} is not as it was written: it is no plain file", where=where)
+        if found.st_size != size:
+            raise ArtifactError(f"{name} is not as it was written: its size is wrong ({found.st_size} bytes, not {size})",
+                                where=where)
+        if digest is not None and store.digest(path / name) != digest:
+            raise ArtifactError(f"{name} is not as it was written: its digest is wrong", where=where)
+        if digest is None and not os.access(path / name, os.R_OK):
+            raise ArtifactError(f"{name} cannot be read: Permission denied", where=where)
+    except OSError as e:
+        raise ArtifactError(f"{name} cannot be read: {e.strerror}", where=where) from e
 
 
 def _weights(path: Path) -> np.ndarray:
@@ -201,15 +282,48 @@ def numpy_dtype(name: str) -> np.dtype:
         return np.dtype(getattr(ml_dtypes, name))
 
 
-def program_json(p: Program) -> dict[str, Any]:
-    outputs = [{"shape": list(o.shape or ()), "numpy": o.dtype.name} for o in p.outputs if o.dtype is not None]
-    return {"entry": p.entry, "inputs": p.inputs, "outputs": outputs, "arena": p.arena, "threads": p.threads}
+def output_json(o: OutputSpec) -> dict[str, Any]:
+    assert o.shape is not None and o.dtype is not None
+    return {"shape": list(o.shape), "numpy": o.dtype.name}
 
 
-def read_program(p: Mapping[str, Any]) -> Program:
-    outputs = tuple(OutputSpec(tuple(o["shape"]), numpy_dtype(o["numpy"])) for o in p["outputs"])
-    return Program(p["entry"], p["inputs"], outputs, p["arena"], p["threads"])
+def _program(p: Mapping[str, Any]) -> Program:
+    """ValueError, KeyError or TypeError where the description is none."""
+    outputs = tuple(OutputSpec(_shape(o["shape"]), numpy_dtype(o["numpy"])) for o in p["outputs"])
+    texts = [p["target"], p["code"], p["weights"], p["entry"], *p["features"]]
+    if not all(isinstance(t, str) for t in texts):
+        raise ValueError(f"program {texts}")
+    threads, arena = _count(p["threads"]), _count(p["arena"])
+    return Program(p["target"], tuple(p["features"]), p["code"], p["weights"], p["entry"], max(threads, 1), arena,
+                   tuple(_shape(s) for s in p["inputs"]), outputs, p)
 
 
-__all__ = ["CODE", "RUNTIME", "WEIGHTS", "Artifact", "Program", "load", "numpy_dtype", "program_json", "read", "read_program",
-           "read_specs", "spec_json", "write"]
+def _shape(given: Any) -> tuple[int, ...]:
+    return tuple(_count(n) for n in given)
+
+
+def _count(n: Any) -> int:
+    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+        raise ValueError(f"{n!r} is no count")
+    return n
+
+
+def _from_1_0(m: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest of format 1.0 in today's form."""
+    p = m["program"]
+    program = {"target": m["target"], "features": m["features"], "code": "model.so", "weights": "weights.bin",
+               "entry": p["entry"], "threads": p["threads"], "arena": p["arena"], "outputs": p["outputs"],
+               "inputs": [s["shape"] for s in m["inputs"]], **{k: m[k] for k in ("stats", "decisions", "tuning") if k in m}}
+    return {**m, "programs": [program]}
+
+
+def model_interface(inputs: Sequence[Spec], outputs: Sequence[Spec], control: Sequence[str],
+                    ranges: Mapping[str, tuple[int | None, int | None]]) -> dict[str, Any]:
+    """What a manifest says of the model, whatever its programs."""
+    describe = lambda specs: [spec_json(s) for s in specs]
+    return {"inputs": describe(inputs), "outputs": describe(outputs), "control_inputs": list(control),
+            "ranges": {k: list(r) for k, r in ranges.items()}}
+
+
+__all__ = ["MANIFEST", "RUNTIME", "Artifact", "Program", "SavedModel", "just_written", "load", "model_interface", "numpy_dtype",
+           "output_json", "read", "read_specs", "spec_json"]

@@ -72,16 +72,24 @@ class Specialisations:
             with self._lock:
                 found = self._ready.get(key)
             if found is None:
-                found = self.build(shapes, values)
+                try:
+                    found = self.build(shapes, values)
+                finally:
+                    with self._lock:
+                        self._building.pop(key, None)
                 with self._lock:
                     self._ready[key] = found
-                    self._building.pop(key, None)
                     while len(self._ready) > self.limit:
                         self._ready.popitem(last=False)
         return found
 
     def __len__(self) -> int:
         return len(self._ready)
+
+    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """Those of the programs that are kept, by the names of inputs."""
+        with self._lock:
+            return [dict(key[0]) for key in self._ready]
 
     @property
     def latest(self) -> Specialisation | None:

@@ -107,7 +107,7 @@ def linked(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [half, altered, Path.unlink, linked], ids=["half", "altered", "gone", "link"])
-@pytest.mark.parametrize("name", ["manifest.json", "model.so", "weights.bin", "libgraphopt.so"])
+@pytest.mark.parametrize("name", ["manifest.json", "*/0.so", "*/weights.bin", "libgraphopt.so"])
 def test_a_damaged_entry_is_made_anew(folder: Path, tmp_path: Path, name: str, damage, caplog: pytest.LogCaptureFixture) -> None:
     path = save(tmp_path / "m.onnx")
     graphopt.compile(path)
@@ -116,7 +116,7 @@ def test_a_damaged_entry_is_made_anew(folder: Path, tmp_path: Path, name: str, d
     shutil.copytree(entry, whole)  # loaded code must not change under this process
     shutil.rmtree(entry)
     whole.rename(entry)
-    damage(entry / name)
+    damage(next(entry.glob(name)))
     if name == "manifest.json" and damage in (altered, linked):
         return  # a bit of text may be a bit of a name; links are for what is mapped
     with caplog.at_level(logging.WARNING, "graphopt"):
@@ -125,7 +125,7 @@ def test_a_damaged_entry_is_made_anew(folder: Path, tmp_path: Path, name: str, d
     assert graphopt.compile(path).stats["loaded"]
 
 
-@pytest.mark.parametrize("change", [{"format": [2, 0]}, {"features": ["avx1024"]}, {"files": {"../../m.onnx": {}}}, {"files": {}},
+@pytest.mark.parametrize("change", [{"format": [2, 0]}, {"programs": []}, {"files": {"../../m.onnx": {}}}, {"files": {}},
                                     {"format": None}], ids=lambda c: next(iter(c)))
 def test_a_manifest_that_does_not_fit_is_refused(folder: Path, tmp_path: Path, change, caplog: pytest.LogCaptureFixture) -> None:
     path = save(tmp_path / "m.onnx")

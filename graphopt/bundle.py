@@ -1,0 +1,134 @@
+"""Compiled programs to an artifact: several shapes, several CPUs, and the weights of a CPU's programs once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.codegen.plan import Weight, WeightBlock
+from graphopt.errors import ArtifactError
+from graphopt.ir.graph import Graph
+from graphopt.ir.types import TensorType
+from graphopt.pipeline import specialise_checked
+from graphopt.records import Records, record_key, state
+from graphopt.runtime import artifact
+from graphopt.runtime.executable import OutputSpec
+from graphopt.runtime.model import Spec
+from graphopt.static import Compiled, compile_static, decisions, statistics
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Bundle:
+    """What an artifact will hold: add programs, then `save`. `interface` is that of `artifact.model_interface`."""
+
+    def __init__(self, interface: Mapping[str, Any]) -> None:
+        self.interface = dict(interface)
+        self.programs: list[dict[str, Any]] = []
+        self._files: dict[str, Any] = {}
+        self._blocks: dict[str, WeightBlock] = {}  # by CPU
+        self._code: dict[tuple[str, str], str] = {}  # by CPU and digest: the file that holds it
+        self._runtime = ""
+
+    def block(self, target: Any) -> WeightBlock:
+        """Where the weights of further programs for this target belong."""
+        return self._blocks.setdefault(target.cpu, WeightBlock())
+
+    def add(self, d: Compiled, target: Any) -> dict[str, Any]:
+        """Add a program, which was planned in the block of its target, or is the target's first; what the manifest says of
+        it. ArtifactError where it cannot stand alone."""
+        why = why_no_artifact(d)
+        if why is not None:
+            raise ArtifactError(f"the program cannot be saved: {why}")
+        block = self.block(target)
+        if not block.weights:
+            block.weights, block.size = list(d.program.weights), d.program.weights_size
+        library = d.code.library.read_bytes() if isinstance(d.code.library, Path) else d.code.library
+        known = target.cpu, hashlib.sha256(library).hexdigest()
+        code = self._code.setdefault(known, f"{target.cpu}/{sum(cpu == target.cpu for cpu, _ in self._code)}.so")
+        weights = f"{target.cpu}/weights.bin"
+        self._files |= {code: library, weights: None, artifact.RUNTIME: d.code.runtime[0]}
+        self._runtime = d.code.runtime[1]
+        outputs = [OutputSpec(v.type.static_shape, v.type.dtype.numpy) for v in d.graph.outputs]  # type: ignore[union-attr]
+        said = {"target": target.name, "features": target.instructions, "code": code, "weights": weights,
+                "entry": d.code.names[0], "threads": target.threads, "arena": d.program.arena_size,
+                "inputs": [list(v.static_shape) for v in d.graph.inputs], "outputs": [artifact.output_json(o) for o in outputs],
+                "stats": statistics(d), "decisions": decisions(d, target),
+                "tuning": {"mode": d.tune, "records": state(d.records, _record_keys(d, target))}}
+        self.programs.append(said)
+        return said
+
+    def manifest(self) -> dict[str, Any]:
+        """All that the manifest says but of the files."""
+        return {"made_by": made_by(), "runtime": self._runtime, **self.interface, "programs": self.programs}
+
+    def files(self) -> dict[str, Any]:
+        """The files and what they hold, for `saving.write`."""
+        packed = {f"{cpu}/weights.bin": _packed(b.weights, b.size) for cpu, b in self._blocks.items()}
+        return {name: packed.get(name, contents) for name, contents in self._files.items()}
+
+    def save(self, path: Path) -> None:
+        """Write the artifact; one that is there is replaced. ArtifactError where it cannot be, and the old one stays."""
+        from graphopt.runtime.saving import write
+
+        try:
+            write(path, self.manifest(), self.files())
+        except OSError as e:
+            raise ArtifactError(f"cannot be written: {e.strerror}", where=str(path)) from e
+
+
+def build(graph: Graph, inputs: Sequence[Spec], bundle: Bundle, target: Any, shapes: Sequence[Shapes], *,
+          validate: bool = False, tune: str | None = None, records: Records | None = None,
+          done: Callable[[Mapping[str, Any]], None] = lambda said: None) -> None:
+    """Compile a captured model for a target and each of the shapes, and add the programs. `done` hears of each."""
+    for given in shapes:
+        static_graph, block = specialise_checked(graph, inputs, given, {}), bundle.block(target)
+        compiled = compile_static(static_graph, target, validate, tune, records, block)
+        block.forget()
+        done(bundle.add(compiled, target))
+
+
+def why_no_artifact(d: Compiled) -> str | None:
+    """Why a program cannot be stored, None where it can."""
+    if d.program.hosts:
+        return f"{d.program.hosts[0].op.name} runs on the reference evaluator, which belongs to the compiler"
+    if d.code.library is None or len(d.code.names) != 1:
+        return "its code is in memory: there is no C compiler (cc) to link with"
+    interface = (*d.graph.inputs, *d.graph.outputs)
+    if any(not isinstance(v.type, TensorType) or not v.type.is_static or v.type.dtype.numpy == np.object_ for v in interface):
+        return "its inputs and outputs are not all numeric tensors of known shapes"
+    return None
+
+
+def made_by() -> dict[str, str]:
+    """The versions that made an artifact, and when."""
+    import graphopt
+    from graphopt.targets.toolchain import llvm, tvm
+
+    return {"graphopt": graphopt.__version__, "tvm": tvm.__version__, "llvm": str(llvm.llvm_version_major()),
+            "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _packed(weights: Sequence[Weight], size: int) -> Iterator[np.ndarray]:
+    """The block of weights in pieces, so that it is never in memory as a whole."""
+    at = 0
+    for w in weights:
+        yield np.zeros(w.offset - at, np.uint8)
+        array = w.tensor.numpy()
+        for part in [array] if w.packing is None else w.packing.parts(array):
+            yield np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+        at = w.offset + w.nbytes
+    yield np.zeros(size - at, np.uint8)
+
+
+def _record_keys(d: Compiled, target: Any) -> list[str]:
+    """What the records are asked for by the kernels that have anything to choose."""
+    return [record_key(target.name, target.threads, key) for key, picks in d.program.picks.values() if picks.open]
+
+
+__all__ = ["Bundle", "Shapes", "build", "made_by", "why_no_artifact"]
