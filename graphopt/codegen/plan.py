@@ -100,7 +100,7 @@ class WeightBlock:
         if tensor not in self._digests:
             array = np.ascontiguousarray(tensor.numpy())
             h = hashlib.sha256(f"{tensor.type} {array.dtype} {array.shape}".encode())
-            h.update(memoryview(array.reshape(-1).view(np.uint8)))
+            h.update(array.reshape(-1).view(np.uint8).data)
             self._digests[tensor] = h.hexdigest()
         return self._digests[tensor]
 
