@@ -250,7 +250,7 @@ class ChannelsLast(Blocked):
                     return seq(*(For(lane, const(lanes, INDEX), s, "vector")
                                  for s in write(i, v, lane, memory[(i * tile.vectors + v) * lanes + lane])))
 
-                return nest((tile.rows, tile.vectors), one, ("i", "v"))
+                return nest((tile.rows, tile.vectors), one, ("i", "v"), "few")
 
             return self.block(tile, depths, source, weight, start, drain=drain, hint=ahead)
 

@@ -264,7 +264,7 @@ class Depthwise(ChannelsLast):
         block = Buffer("block", self.dtype, (count * lanes,), "local")
         spill = [vector(lambda l, k: [store(block, k * lanes + l, acc[k * lanes + l])], k) for k in range(count)]
         drain = nest((strip.high, wide, vectors), lambda y, x, v: vector(
-            lambda l: write((y, x), v, l, block[((y * wide + x) * vectors + v) * lanes + l])), ("y", "x", "v"))
+            lambda l: write((y, x), v, l, block[((y * wide + x) * vectors + v) * lanes + l])), ("y", "x", "v"), "few")
         return Alloc(acc, seq(*init, sums, Alloc(block, seq(*spill, drain))))
 
 

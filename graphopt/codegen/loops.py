@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const
 
-KINDS = ("serial", "parallel", "vector", "unroll")
+KINDS = ("serial", "few", "parallel", "vector", "unroll")
 
 
 class Stmt:
@@ -16,7 +16,11 @@ class Stmt:
 
 @dataclass(frozen=True, eq=False)
 class For(Stmt):
-    """`var` from 0 to `extent` - 1. vector: lanes of one instruction; unroll: written out; parallel: over threads."""
+    """`var` from 0 to `extent` - 1. vector: lanes of one instruction; unroll: written out; parallel: over threads.
+
+    few: serial, and its iterations are few beside those of the loops around and before it. Registers are theirs first: what
+    is constant within this one is loaded as it is used.
+    """
 
     var: Var
     extent: Expr

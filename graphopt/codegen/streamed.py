@@ -197,7 +197,7 @@ class Producer(ChannelsLast):
                     value = memory[(i * tile.vectors + v) * lanes + lane]
                     return seq(*(For(lane, const(lanes, INDEX), s, "vector") for s in write(i, v, lane, value)))
 
-                return nest((tile.rows, tile.vectors), one, ("i", "v"))
+                return nest((tile.rows, tile.vectors), one, ("i", "v"), "few")
 
             return self.block(tile, self.depths, source, weight, start, drain=drain)
 

@@ -184,7 +184,7 @@ class Blocked:
                 value = block[(i * tile.vectors + v) * tile.lanes + lane]
                 return seq(*(For(lane, const(count, INDEX), s, kind) for s in write(i, v, lane, value)))
 
-            return nest((tile.rows, tile.vectors), one, ("i", "v"))
+            return nest((tile.rows, tile.vectors), one, ("i", "v"), "few")
 
         return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, drain=drain,
                           hint=hint, pending=pending)

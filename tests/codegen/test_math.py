@@ -132,6 +132,26 @@ def test_unary_functions_stay_within_their_error(name, contract):
     assert np.array_equal(np.signbit(got[zero]), np.signbit(want[zero])), "the sign of zero"
 
 
+@pytest.mark.parametrize("contract", [False, True], ids=["rounded", "contracted"])
+@pytest.mark.parametrize("name", ["sigmoid", "silu"])
+def test_a_quotient_of_one_and_an_exponential_errs_by_two_and_a_half_ulp_at_most(name, contract):
+    x = np.concatenate([SPECIAL, anything(300_000), near(-90, 20), near(-5, 5), near(-1, 1)])
+    v = Var("x", F32)
+    below = 1 + call("exp", -v) if name == "silu" else call("exp", -v) + 1
+    whole = expand((v if name == "silu" else 1) / below)
+    assert not any(isinstance(n, Apply) and n.kind == "exp" for n in postorder(whole))
+    got = run(whole, {v: x}, contract)
+    with np.errstate(all="ignore"):
+        x64 = x.astype(np.float64)
+        want = (x64 if name == "silu" else 1) / (1 + np.exp(-x64))
+    inside = ~(x64 < -88.37)
+    error = ulps(got, want)[inside]
+    assert error.max() <= 2.5, f"{name}({x[inside][error.argmax()]!r}): {error.max():.2f} ulp"
+    far = ~inside & (x > -np.inf)
+    assert np.all(got[far] == 0) or np.abs(got[far] - want[far]).max() < 4e-37
+    assert np.isnan(got[x == -np.inf]).all() == (name == "silu")  # -inf / inf
+
+
 def pairs() -> tuple[np.ndarray, np.ndarray]:
     a, b = np.meshgrid(SPECIAL, SPECIAL)
     base, power = near(0, 100), near(-20, 20)

@@ -127,6 +127,31 @@ def test_parallel_loops_do_every_iteration_once() -> None:
         np.testing.assert_array_equal(got, np.arange(1000))
 
 
+def test_loops_of_few_iterations_do_every_one_once() -> None:
+    counts = Buffer("counts", "i32", (60,))
+    i, j = Var("i", INDEX, 0, 9), Var("j", INDEX, 0, 9)
+    at = i * 6 + j
+    body = For(i, const(10, INDEX), For(j, binary("min", i, const(6, INDEX)), store(counts, at, counts[at] + 1), "few"), "few")
+    got, = run([(Kernel("k", (counts,), body, 0, 1), [])])[0]
+    np.testing.assert_array_equal(got.reshape(10, 6), np.arange(6) < np.arange(10)[:, None])
+
+
+def test_a_long_epilogue_takes_no_registers_from_the_accumulators() -> None:
+    graph = Graph()
+    b = Builder(graph)
+    x, w = graph.add_input(tensor("f32", 1, 64, 28, 28), "x"), b.const(random(RNG, "f32", 96, 64, 1, 1))
+    y = b.conv(b.silu(x), w, None, stride=[1, 1], pad=[0] * 4, dilation=[1, 1], groups=1)
+    graph.outputs = [b.transpose(b.silu(y), perm=[0, 2, 3, 1])]
+    lines = graphopt.compile(graph, target="x86:znver4", threads=1).source("asm").splitlines()
+    labels = {line.split(":")[0]: k for k, line in enumerate(lines) if line.startswith(".L")}
+    ends = [(labels[line.split()[1]], k) for k, line in enumerate(lines)
+            if line.startswith("\tj") and labels.get(line.split()[1], k) < k]
+    innermost = [lines[a:z] for a, z in ends if not any(a <= c and d <= z and (a, z) != (c, d) for c, d in ends)]
+    products = [loop for loop in innermost if sum("vfmadd231ps" in line for line in loop) >= 12]
+    assert products
+    assert not [line for loop in products for line in loop if "(%rsp" in line and "%zmm" in line]
+
+
 def test_a_reduction_must_be_scheduled_first() -> None:
     x, out = Buffer("x", "f32", (10,)), Buffer("out", "f32", (1,))
     kernel = Kernel("k", (x, out), store(out, 0, reduce("sum", [10], lambda k: x[k])), 1, 1)

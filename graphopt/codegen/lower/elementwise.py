@@ -69,7 +69,7 @@ UNARY: dict[str, Callable[[Expr], Expr]] = {
 def _gelu(x: Expr, o: OpView) -> Expr:
     if o.approximate == "tanh":
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-        return 0.5 * x * (1 + call("tanh", inner))
+        return x / (1 + call("exp", -2 * inner))  # (1 + tanh u) / 2 is the logistic function of 2 u
     return 0.5 * x * (1 + call("erf", x * math.sqrt(0.5)))
 
 

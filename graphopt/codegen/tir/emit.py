@@ -100,6 +100,8 @@ class _Emitter:
         var = tirx.Var(s.var.name, self.index_type)
         self.vars[s.var] = var
         extent = self.value(s.extent)
+        if s.kind == "few":
+            return self.few(s, var, extent)
         one = isinstance(s.extent, Const) and s.extent.value == 1  # a vector of one lane is no vector
         if s.kind == "vector" and not one:
             assert isinstance(s.extent, Const) and self.lane is None
@@ -108,6 +110,18 @@ class _Emitter:
         if s.kind == "vector":
             self.lane = None
         return tirx.For(var, tirx.const(0, self.index_type), extent, _FOR["serial" if one else s.kind], body)
+
+    def few(self, s: For, var: Any, extent: Any) -> Any:
+        """TVM marks the way back of each of its For loops as a million times likelier than the way on. LLVM then takes all
+        innermost loops for equally hot, and spills the accumulators of a product's loop to keep constants of an epilogue's
+        loop in registers. A While has no mark, and counts for some thirty iterations."""
+        zero = tirx.const(0, self.index_type)
+        counter = tirx.decl_buffer((1,), self.index_type, f"{s.var.name}_count", scope="local")
+        at = tirx.BufferLoad(counter, [zero])
+        step = tirx.BufferStore(counter, tirx.Add(var, tirx.const(1, self.index_type)), [zero])
+        body = tirx.SeqStmt([tirx.Bind(var, at), self.stmt(s.body), step])
+        return tirx.SeqStmt([tirx.AllocBuffer(counter), tirx.BufferStore(counter, zero, [zero]),
+                             tirx.While(tirx.LT(at, extent), body)])
 
     def unrolled(self, s: For, k: int) -> Any:
         self.vars[s.var] = tirx.const(k, self.index_type)
