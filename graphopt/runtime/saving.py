@@ -26,7 +26,7 @@ def write(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Contents]
     ArtifactError where something else stands there, OSError where the folder cannot be written.
     """
     path = Path(os.path.realpath(path))  # through a link to the artifact, the artifact is replaced, not the link
-    _check_replaceable(path)
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
@@ -49,8 +49,8 @@ def write(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Contents]
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _check_replaceable(path: Path) -> None:
-    """Refuse to put an artifact where anything but an artifact, an empty folder or nothing is."""
+def check_replaceable(path: Path) -> None:
+    """ArtifactError where anything but an artifact, an empty folder or nothing is."""
     if os.path.lexists(path.parent) and not path.parent.is_dir():
         raise ArtifactError(f"cannot be written: there is no such folder as {path.parent}", where=str(path))
     if not os.path.lexists(path) or (path.is_dir() and ((path / MANIFEST).exists() or not any(path.iterdir()))):
@@ -91,4 +91,4 @@ def _replace(new: Path, path: Path) -> None:
     raise ArtifactError("other processes keep writing there", where=str(path))
 
 
-__all__ = ["Contents", "write"]
+__all__ = ["Contents", "check_replaceable", "write"]

@@ -77,16 +77,16 @@ def test_no_exception_is_swallowed():
     assert not wrong
 
 
-def test_the_readmes_commands_are_commands():
-    from graphopt.cli.dump import build_parser
-
+@pytest.mark.parametrize("command", ["dump", "build"])
+def test_the_readmes_commands_are_commands(command):
+    parser = importlib.import_module(f"graphopt.cli.{command}").build_parser()
     shown = [line.removeprefix("$ ").split("#")[0].split("|")[0] for block in blocks("console")
-             for line in block.splitlines() if line.startswith("$ graphopt-dump")]
-    assert shown, "the README shows no graphopt-dump"
-    for command in shown:
-        arguments = shlex.split(command)[1:]
+             for line in block.splitlines() if line.startswith(f"$ graphopt-{command}")]
+    assert shown, f"the README shows no graphopt-{command}"
+    for line in shown:
+        arguments = shlex.split(line)[1:]
         if "--help" not in arguments:
-            build_parser().parse_args(arguments)
+            parser.parse_args(arguments)
 
 
 def test_the_readmes_files_are_there():

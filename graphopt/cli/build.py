@@ -1,0 +1,164 @@
+"""graphopt-build: a model to an artifact, ahead of time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphopt.cli.entries import HELP, parse
+from graphopt.cli.models import FORMS, UsageError
+from graphopt.errors import ArtifactError, GraphOptError, TargetError
+from graphopt.records import MODES
+
+EXAMPLES = """examples:
+  graphopt-build net.onnx                                    for this machine, as net.gopt
+  graphopt-build net.onnx --target x86:haswell --target x86:skylake-avx512 --target x86:znver4
+  graphopt-build net.onnx --shape images=1x3x224x224 --shape images=8x3x224x224 -o net.gopt
+  graphopt-build text.onnx --shape ids=1x16..128:16 --threads 4
+  graphopt-build mypackage.nets:small --tune fast --json
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="graphopt-build", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Compile a model into a folder that graphopt.load and C programs run without the compiler.",
+        epilog=f"{FORMS}\n\n{HELP}\n\n{EXAMPLES}\n"
+               "exit codes: 0 done, 1 the model or its compilation failed, 2 a wrong command line")
+    parser.add_argument("model", metavar="MODEL", help="an .onnx, .pt2 or .gir file, or module:function (see below)")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path,
+                        help="the folder (default: the model's name with .gopt, here)")
+    parser.add_argument("--target", action="append", default=[], metavar="x86[:CPU]",
+                        help="what to compile for: x86 (this machine), x86:haswell, x86:skylake-avx512, x86:znver4, ...; given "
+                             "several times, each machine takes the code that uses most of it")
+    parser.add_argument("--shape", action="append", default=[], metavar="INPUT=DxDx...",
+                        help="a shape, or range of them, to make programs for (see below)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of a call (default: the cores that this process may use)")
+    parser.add_argument("--tune", choices=MODES, help="measure candidates for the parameters of kernels on this machine first")
+    parser.add_argument("--tuning", metavar="FILE", help="the records of what was measured, in place of $GRAPHOPT_TUNING")
+    parser.add_argument("--no-winograd", action="store_true",
+                        help="no convolutions by Winograd's algorithm: they round otherwise and spread NaN and infinities")
+    parser.add_argument("--json", action="store_true", help="write what was made to stdout as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(format="%(name)s: %(message)s")
+    if args.verbose:
+        logging.getLogger("graphopt").setLevel(logging.DEBUG)
+    try:
+        summary = _build(args)
+    except UsageError as e:
+        print(f"graphopt-build: {e}", file=sys.stderr)
+        return 2
+    except (GraphOptError, OSError) as e:
+        print(f"graphopt-build: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(summary, indent=1) if args.json else _text(summary))
+    return 0
+
+
+def _build(args: argparse.Namespace) -> dict[str, Any]:
+    start = time.perf_counter()
+    shapes = [s for text in args.shape for s in parse(text)]
+    if args.threads is not None and args.threads < 1:
+        raise UsageError(f"--threads {args.threads}: at least 1")
+    output = args.output or Path(f"{Path(args.model.partition(':')[2] or args.model).stem}.gopt")
+    _check_output(output)
+    targets = _targets(args)
+
+    from graphopt.bundle import Bundle, build
+    from graphopt.cli.entries import entries
+    from graphopt.cli.models import capture_model
+    from graphopt.pipeline import specs
+    from graphopt.records import Records
+    from graphopt.runtime.artifact import model_interface
+
+    records = Records.load(args.tuning, to_write=args.tune is not None)
+    graph = capture_model(args.model, {})
+    inputs, outputs = specs(graph)
+    if control := graph.metadata.get("control_inputs"):
+        raise ArtifactError(f"the values of {', '.join(control)} shape the program, which an artifact is not made for",
+                            where=args.model, hint="Make them constants of the model")
+    wanted = entries(graph, inputs, shapes)
+    bundle = Bundle(model_interface(inputs, outputs, (), graph.metadata.get("dim_ranges", {})))
+
+    from tqdm import tqdm
+
+    with tqdm(total=len(targets) * len(wanted), unit="program", delay=1, disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
+        for target in targets:
+            bar.set_description(target.name)
+            build(graph, inputs, bundle, target, wanted, tune=args.tune, records=records, done=lambda said: bar.update())
+    bundle.save(output)
+    return _summary(output, bundle, [s.name for s in inputs], time.perf_counter() - start)
+
+
+def _check_output(path: Path) -> None:
+    """Refuse what cannot be written before anything slow begins."""
+    from graphopt.runtime.saving import check_replaceable
+
+    if not path.absolute().parent.is_dir():
+        raise ArtifactError("there is no such folder to write in", where=f"-o {path}")
+    check_replaceable(path)
+
+
+def _targets(args: argparse.Namespace) -> list[Any]:
+    from graphopt.targets import parse_target, without_winograd
+
+    found: dict[str, Any] = {}
+    for text in args.target or ["x86"]:
+        try:
+            target: Any = (without_winograd if args.no_winograd else parse_target)(text, args.threads)
+        except TargetError as e:
+            raise UsageError(f"--target {text}: {e}") from None
+        if target.kind != "x86":
+            raise UsageError(f"--target {text}: artifacts are for x86. graphopt.compile(..., target={text!r}).save writes the "
+                             "sources of others")
+        if target.name in found:
+            raise UsageError(f"--target {text}: {target.name} is given twice")
+        found[target.name] = target
+    return list(found.values())
+
+
+def _summary(path: Path, bundle: Any, names: Sequence[str], seconds: float) -> dict[str, Any]:
+    from graphopt.runtime.artifact import MANIFEST
+
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    sizes = {name: f["bytes"] for name, f in manifest["files"].items()}
+    programs = [{"target": p["target"], "inputs": dict(zip(names, p["inputs"])), "threads": p["threads"], "code": p["code"],
+                 "code_bytes": sizes[p["code"]], "weights": p["weights"], **{k: p["stats"][k] for k in (
+                     "kernels", "calls", "operations", "arena_bytes", "from_cache", "seconds")}} for p in bundle.programs]
+    return {"path": str(path), "format": manifest["format"], "bytes": sum(sizes.values()), "files": sizes, "programs": programs,
+            "seconds": seconds}
+
+
+def _text(summary: Mapping[str, Any]) -> str:
+    """The summary for people."""
+    programs, sizes = summary["programs"], summary["files"]
+    weights = sum(sizes[name] for name in {p["weights"] for p in programs})
+    rows = [(p["target"], ",".join(f"{n}={'x'.join(map(str, s))}" for n, s in p["inputs"].items()), f"{p['kernels']} kernels",
+             f"arena {_size(p['arena_bytes'])}", f"code {_size(p['code_bytes'])}", f"{sum(p['seconds'].values()):.1f} s")
+            for p in programs]
+    widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
+    lines = [f"{summary['path']}: {len(programs)} program{'s' * (len(programs) > 1)}, {_size(summary['bytes'])} "
+             f"(weights {_size(weights)}), {summary['seconds']:.1f} s"]
+    return "\n".join([*lines, *("  " + "  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows)])
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
