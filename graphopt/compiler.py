@@ -21,7 +21,6 @@ from graphopt import programs
 from graphopt.errors import ArtifactError, InputError, TargetError
 from graphopt.records import Records, check_mode, still_holds
 from graphopt.runtime import artifact
-from graphopt.runtime.arrays import to_numpy
 from graphopt.runtime.machine import missing
 from graphopt.runtime.model import Model, Specialisation, Specialisations
 
@@ -320,7 +319,7 @@ class CompiledModel(Model):
         """The same of inputs in order, with the time of whole calls."""
         from graphopt.profiling import profile
 
-        arrays = [self._check(s, to_numpy(x)) for s, x in zip(self.inputs, given, strict=True)]
+        arrays = self._checked(given)
         return profile(self.program(arrays).details.compiled, self.target, arrays, repeats)
 
     def explain(self) -> str:

@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger("graphopt").setLevel(logging.DEBUG)
     try:
         check(args)
-        _write(_dump(args), args)
+        what = _dump(args)
+        _write(what, args)
+        return 1 if isinstance(what, list) and any(kind == "wrong" for kind, _ in what) else 0
     except UsageError as e:
         print(f"graphopt-dump: {e}", file=sys.stderr)
         return 2
@@ -44,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 Section = tuple[str, str]  # what a text is, for colours, and the text
@@ -52,9 +53,10 @@ Section = tuple[str, str]  # what a text is, for colours, and the text
 
 def _dump(args: argparse.Namespace) -> list[Section] | Graph:
     """What was asked for: texts, or the graph that is to be saved."""
+    from graphopt.cli.bisect import kernels, right_passes, wrong_pass
     from graphopt.cli.models import bind_values, capture_model, read_inputs
     from graphopt.pipeline import asked, optimise
-    from graphopt.rewrite import default_passes
+    from graphopt.rewrite import WrongResult, default_passes
     from graphopt.rewrite.validate import random_inputs
     from graphopt.runtime.machine import missing
     from graphopt.targets import parse_target, without_winograd
@@ -64,7 +66,8 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
         target = (without_winograd if args.no_winograd else parse_target)(args.target, args.threads)
     except TargetError as e:
         raise UsageError(f"--target {args.target}: {e}") from None
-    if args.profile and (not isinstance(target, X86) or missing(target.instructions)):
+    runs = isinstance(target, X86) and not missing(target.instructions)
+    if args.profile and not runs:
         raise UsageError(f"--profile runs the program, and one for {target.name} does not run here")
     if args.emit in CODE and target.kind != CODE[args.emit]:
         raise UsageError(f"--emit {args.emit} is for --target {CODE[args.emit]}, not {target.name}")
@@ -85,8 +88,12 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
         print(f"graphopt-dump: a program is compiled for each size when it occurs; to see one: {free}", file=sys.stderr)
     inputs = read_inputs(args.inputs, captured) if args.inputs else None
     try:
-        graph, results = optimise(captured, args.validate, keeps, passes=passes, inputs=inputs,
+        graph, results = optimise(captured, args.validate or args.bisect, keeps, passes=passes, inputs=inputs,
                                   before=[around.before], after=[around.after])
+    except WrongResult as e:
+        if not args.bisect:
+            raise
+        return [("wrong", wrong_pass(e, random_inputs(captured) if inputs is None else inputs))]
     except RewriteError as e:
         if e.where != "validation":  # the model as captured could not be evaluated
             raise
@@ -108,16 +115,24 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
         changed = sum(p.changed for p in results.passes)
         sections.append(("text", f"validated: {changed} of {len(results.passes)} passes changed the graph, "
                                  "none of them its results\n"))
+    given = inputs if inputs is not None or not (args.profile or args.bisect) else random_inputs(captured)
     program = None
-    if args.emit in CODE or args.profile or (args.stats and not args.after and not free):
+    if args.emit in CODE or args.profile or (args.bisect and runs and not free) or (args.stats and not args.after and not free):
         from graphopt.compiler import compile as compile_graph
 
         program = compile_graph(captured, target=target)
     if args.stats:
         sections.append(("text", _statistics(graph, program)))
     if args.profile:
-        given = inputs if inputs is not None else random_inputs(captured)
-        sections.append(("text" if args.json else "table", _profile(program, given, args)))
+        sections.append(("text" if args.json else "table", _profile(program, given or (), args)))
+    if args.bisect:
+        sections.append(("text", right_passes(results)))
+        if program is None:
+            why_not = f"code for {target.name} does not run here" if not runs else "its shapes are free"
+            sections.append(("text", f"the compiled code was not looked at: {why_not}\n"))
+        else:
+            text, right = kernels(program, given or ())
+            sections.append(("text" if right else "wrong", text))
     if args.tune and not args.emit and not sections:
         sections.append(("text", parameters))
     if args.emit or not sections:

@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   graphopt-dump net.onnx --emit asm -o net.s          also tir; cuda and hls with their --target
   graphopt-dump net.onnx --emit dot | dot -Tsvg -o net.svg
   graphopt-dump net.onnx --validate --inputs in.npz   evaluate around every pass and compare
+  graphopt-dump net.onnx --bisect                     where results go wrong first: pass and op, or kernel
   graphopt-dump mypackage.nets:small --after capture -o small.gir
   eval "$(graphopt-dump --completion bash)"           complete options, files and passes in this shell
 """
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--value", action="append", default=[], metavar="INPUT=N,...",
                         help="bind an input whose value shapes the program (axes, sizes, a sampling rate)")
     parser.add_argument("--inputs", metavar="FILE.npz",
-                        help="arrays by input name, for --profile and --validate (default: random ones)")
+                        help="arrays by input name, for --profile, --validate and --bisect (default: random ones)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of to stdout; a .gir file saves the graph")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
     parser.add_argument("--color", "--colour", choices=COLOURS, default="auto", dest="colour",
@@ -74,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     shown.add_argument("--why", metavar="VALUE", help="a value (%%name as printed, or a source location) and the reasons "
                                                       "for what became of it")
     shown.add_argument("--validate", action="store_true", help="evaluate the graph around every pass and compare the results")
+    shown.add_argument("--bisect", action="store_true", help="the first pass, then the first op, that changes results; where all "
+                                                             "passes are right, the first kernel whose code is wrong")
     return parser
 
 
@@ -87,15 +90,17 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--tune is for the kernels of the finished program: leave out --after")
     if args.output and not Path(args.output).absolute().parent.is_dir():
         raise InputError("there is no such folder", where=f"-o {args.output}")
-    if args.inputs and not (args.validate or args.profile):
-        raise UsageError("--inputs are for --profile and --validate")
+    if args.inputs and not (args.validate or args.profile or args.bisect):
+        raise UsageError("--inputs are for --profile, --validate and --bisect")
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads}: give at least 1")
     if args.profile and args.after:
         raise UsageError("--profile runs the finished program: leave out --after")
+    if args.bisect and args.after:
+        raise UsageError("--bisect looks at all passes and at the code: leave out --after (--validate takes it)")
     if args.json and not args.profile:
         raise UsageError("--json is for --profile (a graph is JSON with --emit json)")
-    if args.json and (args.emit or args.diff or args.passes or args.stats or args.why or args.validate):
+    if args.json and (args.emit or args.diff or args.passes or args.stats or args.why or args.validate or args.bisect):
         raise UsageError("--json is for one thing at a time: give --profile --json alone")
     try:
         args.shape = dict(parse_shape(text) for text in args.shape)
@@ -109,7 +114,7 @@ def check(args: argparse.Namespace) -> None:
 
 def reports(args: argparse.Namespace) -> bool:
     """Is anything to be shown besides a form of the program?"""
-    return bool(args.diff or args.passes or args.stats or args.why or args.validate or args.profile)
+    return bool(args.diff or args.passes or args.stats or args.why or args.validate or args.profile or args.bisect)
 
 
 __all__ = ["CAPTURE", "CODE", "build_parser", "check", "reports"]

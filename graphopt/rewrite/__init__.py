@@ -20,7 +20,7 @@ from graphopt.rewrite.heads import Heads
 from graphopt.rewrite.inline import Inline
 from graphopt.rewrite.join import Join
 from graphopt.rewrite.layout import Layout
-from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots
+from graphopt.rewrite.manager import Pass, PassManager, PassResult, Results, Snapshots, WrongResult
 from graphopt.rewrite.pointwise import Pointwise
 from graphopt.rewrite.projections import Projections
 from graphopt.rewrite.recognise import Recognise
@@ -56,6 +56,6 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 __all__ = [
     "Absorb", "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers",
     "Heads", "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Pointwise", "Projections", "Reason", "Recognise",
-    "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "Upsample",
+    "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "Upsample", "WrongResult",
     "default_passes", "optimise",
 ]

@@ -93,6 +93,16 @@ class Results:
         return "\n".join(lines)
 
 
+class WrongResult(RewriteError):
+    """A pass that changed what the graph computes: `before` is the graph before the pass; `right` and `wrong` are it just before
+    and after the change that is to blame."""
+
+    def __init__(self, what: str, by: Pass, before: Graph, right: Graph, wrong: Graph) -> None:
+        super().__init__(what, where=f"pass {by.name}", hint="This is a bug in graphopt; leave the pass out to get on")
+        self.pass_name, self.ulps = by.name, by.ulps
+        self.before, self.right, self.wrong = before, right, wrong
+
+
 Hook = Callable[[str, Graph], None]
 
 
@@ -192,8 +202,15 @@ def _check(p: Pass, original: Graph, graph: Graph, context: Context, inputs: Seq
         culprit = f"; it goes wrong with change {number} of {context.applied}: {last}"
     names = graph.output_names
     output = names[mismatch.output] if mismatch.output < len(names) else str(mismatch.output)
-    raise RewriteError(f"changed output {output}: {mismatch.text}{culprit}", where=f"pass {p.name}",
-                       hint="This is a bug in graphopt; leave the pass out to get on")
+    right, wrong = (_limited(p, original, context, n) for n in (0 if number is None else number - 1, number))
+    raise WrongResult(f"changed output {output}: {mismatch.text}{culprit}", p, original, right, wrong)
+
+
+def _limited(p: Pass, original: Graph, context: Context, changes: int | None) -> Graph:
+    """The graph after the first so many changes of a pass."""
+    graph = original.clone()
+    _run(p, graph, Context(context.target, fuel=changes))
+    return graph
 
 
 class Snapshots:

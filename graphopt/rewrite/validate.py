@@ -118,7 +118,7 @@ def sensitivity(graph: Graph, inputs: Sequence[Any], expected: Sequence[Any], se
     Sums that cancel, like that of a standardised row, have no digit of their own; this tells them from wrong ones.
     """
     rng = np.random.default_rng(seed)
-    moved = [_nudged(x, rng) for x in inputs]
+    moved = [nudged(x, rng) for x in inputs]
     out = []
     for a, b in zip(expected, evaluate(graph, moved)):
         if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or a.shape != b.shape or not _is_float(a.dtype):
@@ -130,7 +130,8 @@ def sensitivity(graph: Graph, inputs: Sequence[Any], expected: Sequence[Any], se
     return out
 
 
-def _nudged(x: Any, rng: np.random.Generator) -> Any:
+def nudged(x: Any, rng: np.random.Generator) -> Any:
+    """The float array with every element moved by an ulp, up or down; other values as they are."""
     if not isinstance(x, np.ndarray) or not _is_float(x.dtype):
         return x
     with np.errstate(all="ignore"):

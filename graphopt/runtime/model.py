@@ -175,8 +175,12 @@ class Model:
             raise InputError(text, hint=f"The inputs are: {', '.join(map(str, self.inputs)) or 'none'}")
 
     def _run(self, given: Sequence[Any]) -> list[Any]:
-        arrays = [self._check(s, to_numpy(x)) for s, x in zip(self.inputs, given, strict=True)]
+        arrays = self._checked(given)
         return self.program(arrays).executable.run(arrays)
+
+    def _checked(self, given: Sequence[Any]) -> list[Any]:
+        """Inputs in order as the program wants them."""
+        return [self._check(s, to_numpy(x)) for s, x in zip(self.inputs, given, strict=True)]
 
     def program(self, arrays: Sequence[Any]) -> Specialisation:
         """The program for checked inputs, built if it is the first call with their shapes."""
