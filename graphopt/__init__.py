@@ -17,7 +17,6 @@ from graphopt.errors import (
     InputError,
     IRError,
     ParseError,
-    PickleError,
     RewriteError,
     TargetError,
     UnsupportedOperators,
@@ -46,5 +45,5 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ArtifactError", "CaptureError", "CodegenError", "CompiledModel", "EvaluationError", "GraphOptError", "IRError", "InputError",
-    "ParseError", "PickleError", "RewriteError", "TargetError", "UnsupportedOperators", "compile", "load",
+    "ParseError", "RewriteError", "TargetError", "UnsupportedOperators", "compile", "load",
 ]

@@ -37,10 +37,9 @@ class Compiled:
 
 
 def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str | None = None,
-                   records: Records | None = None, block: WeightBlock | None = None, announce: bool = True) -> Compiled:
+                   records: Records | None = None, block: WeightBlock | None = None) -> Compiled:
     """Passes, plan and machine code for a graph of concrete input shapes. Templates decide as `records` say, to which
-    `tune` adds what it measures. In `block` the weights lie beside those of other programs. `announce`: say which ops
-    run outside of kernels.
+    `tune` adds what it measures. In `block` the weights lie beside those of other programs.
     """
     start = time.perf_counter()
     optimised, results = optimise(graph, validate, X86Keeps(target))
@@ -54,8 +53,7 @@ def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str 
     code = build_code(program, target)
     seconds = {"passes": passes - start, **({"tune": tuned - passes} if tune else {}), "plan": planned - tuned,
                "code": time.perf_counter() - planned}
-    if announce:
-        _announce(program)
+    _announce(program)
     return Compiled(graph, optimised, results, program, code, seconds, tune, records)
 
 
