@@ -17,6 +17,7 @@ from graphopt.errors import (
     InputError,
     IRError,
     ParseError,
+    PickleError,
     RewriteError,
     TargetError,
     UnsupportedOperators,
@@ -45,5 +46,5 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ArtifactError", "CaptureError", "CodegenError", "CompiledModel", "EvaluationError", "GraphOptError", "IRError", "InputError",
-    "ParseError", "RewriteError", "TargetError", "UnsupportedOperators", "compile", "load",
+    "ParseError", "PickleError", "RewriteError", "TargetError", "UnsupportedOperators", "compile", "load",
 ]

@@ -38,17 +38,21 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
             tune: str | None = None, tuning: str | PathLike[str] | None = None, winograd: bool = True) -> Any:
     """Compile a trained network for one target.
 
-    `model`: an `nn.Module` (with `example_inputs`, a tuple as for `torch.export`, and `dynamic_shapes` for
-    dims that vary), an `fx.GraphModule`, an `ExportedProgram`, an ONNX `ModelProto`, bytes or path, or a
-    graphopt `Graph`. `target`: `x86[:cpu]`, `cuda:sm_XY` or `fpga:part`. `threads`: how many a call may use
-    (default: this process's cores). A model with symbolic dims is compiled for each concrete shape when it
-    first occurs; `max_specialisations` programs are kept; CUDA and FPGA take the shapes of `example_inputs`.
-    `validate` checks every pass with the reference evaluator. `tune`: 'fast' or 'full' measures candidates for the parameters
-    of kernels on this machine (seconds, or minutes) and records the best; later compilations take what is recorded.
-    `tuning`: the file of records, in place of GRAPHOPT_TUNING or the one in the cache; `tune` writes it.
-    `winograd=False` forbids x86 kernels by Winograd's algorithm, which 3x3 convolutions of stride 1 in f32 get where it is
-    faster: their error, 0.7e-6 of the largest result for 64 channels to 2e-6 for 512, is within a factor of two of direct
-    convolution's, but a NaN or an infinity in an image makes NaN of all results in the tiles (2x2 or 4x4) that read it.
+    - `model`: an `nn.Module` (with `example_inputs`), an `fx.GraphModule`, an `ExportedProgram`, an ONNX `ModelProto`, bytes or
+      path, or a graphopt `Graph`.
+    - `example_inputs`: a tuple as for `torch.export`; `dynamic_shapes` says which dims vary. CUDA and FPGA take their shapes.
+    - `target`: `x86[:cpu]`, `cuda:sm_XY` or `fpga:part`.
+    - `threads`: how many a call may use (default: this process's cores).
+    - `max_specialisations`: how many programs are kept of a model with symbolic dims, which is compiled for each concrete
+      shape when it first occurs.
+    - `validate`: check every pass with the reference evaluator.
+    - `tune`: `"fast"` or `"full"` measures candidates for the parameters of kernels on this machine (seconds, or minutes) and
+      records the best; later compilations take what is recorded.
+    - `tuning`: the file of records, in place of GRAPHOPT_TUNING or the one in the cache; `tune` writes it.
+    - `winograd`: False forbids x86 kernels by Winograd's algorithm, which 3x3 convolutions of stride 1 in f32 get where it is
+      faster. Their error, 0.7e-6 of the largest result for 64 channels to 2e-6 for 512, is within a factor of two of direct
+      convolution's, but a NaN or an infinity in an image makes NaN of all results in the tiles (2x2 or 4x4) that read it.
+
     Programs of ONNX paths and bytes are kept on disk (GRAPHOPT_CACHE) and found again without compiling.
     Raises GraphOptError: UnsupportedOperators, CaptureError, TargetError, ...
     """

@@ -68,5 +68,9 @@ class InputError(GraphOptError, ValueError):
     """Wrong number, name, dtype or shape of a compiled model's inputs, or a wrong argument."""
 
 
+class PickleError(GraphOptError, TypeError):
+    """A compiled model that something tried to pickle; what pickles expects a TypeError."""
+
+
 class ArtifactError(GraphOptError):
     """A saved model that is damaged, too new, or built for another machine."""

@@ -37,9 +37,10 @@ class Compiled:
 
 
 def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str | None = None,
-                   records: Records | None = None, block: WeightBlock | None = None) -> Compiled:
+                   records: Records | None = None, block: WeightBlock | None = None, announce: bool = True) -> Compiled:
     """Passes, plan and machine code for a graph of concrete input shapes. Templates decide as `records` say, to which
-    `tune` adds what it measures. In `block` the weights lie beside those of other programs.
+    `tune` adds what it measures. In `block` the weights lie beside those of other programs. `announce`: say which ops
+    run outside of kernels.
     """
     start = time.perf_counter()
     optimised, results = optimise(graph, validate, X86Keeps(target))
@@ -53,7 +54,8 @@ def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str 
     code = build_code(program, target)
     seconds = {"passes": passes - start, **({"tune": tuned - passes} if tune else {}), "plan": planned - tuned,
                "code": time.perf_counter() - planned}
-    _announce(program)
+    if announce:
+        _announce(program)
     return Compiled(graph, optimised, results, program, code, seconds, tune, records)
 
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.codegen import math as vector_math
-from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, maximum, minimum
+from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, maximum, minimum, select
 from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing, Sources, position, zero_around
-from graphopt.codegen.loops import For, Prefetch, Stmt, Store, nest, seq, store
+from graphopt.codegen.loops import For, Let, Prefetch, Stmt, Store, nest, seq, store
 from graphopt.codegen.schedule import Output, Style, iteration, schedule, work
 from graphopt.codegen.tile import HEAVY, Blocked, Tile
 from graphopt.codegen.tuning import best_of
+from graphopt.ir.dims import ceil_div
 from graphopt.ir.fused import outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType, channels_last
@@ -51,6 +52,45 @@ class Box:
     def family(self) -> object:
         """What makes boxes differ much."""
         return self.vectors
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The order of `count` tiles by `panels` panels of weights: in `blocks` blocks of tiles, whose sizes differ by at most one,
+    all tiles of a block with one panel after the other."""
+
+    count: int
+    blocks: int
+    panels: int
+
+    @property
+    def most(self) -> int:
+        """Tiles of the largest block."""
+        return -(-self.count // self.blocks)
+
+    def first(self, block: Expr) -> Expr:
+        """The first tile of a block."""
+        size, larger = divmod(self.count, self.blocks)
+        return block * size + minimum(block, larger) if larger else block * size
+
+    def at(self, u: Expr, body: Callable[[Expr, Expr, Expr], Stmt]) -> Stmt:
+        """What to do in step u, given the tile, the panel, and how many tiles of the block went before with this panel."""
+        size, larger = divmod(self.count, self.blocks)
+
+        def within(u: Expr, size: int, first: int) -> tuple[Expr, Expr, Expr]:
+            passed = u % size
+            return first + u // (self.panels * size) * size + passed, u // size % self.panels, passed
+
+        if not larger:
+            return body(*within(u, size, 0))
+        split = larger * (size + 1)
+        before, behind = within(u, size + 1, 0), within(maximum(u - split * self.panels, 0), size, split)
+        ends = (self.count, self.panels, self.most)
+        vars = tuple(Var(name, INDEX, 0, n - 1) for name, n in zip(("tile", "panel", "passed"), ends))
+        inside = body(*vars)
+        for v, a, b in zip(vars, before, behind):
+            inside = Let(v, select(u < split * self.panels, a, b), inside)
+        return inside
 
 
 def choose_box(height: int, width: int, channels: int, lanes: int, machine: X86) -> tuple[float, Box]:
@@ -182,14 +222,15 @@ class ChannelsLast(Blocked):
         depth = self.channels * math.prod(self.window)
         right = self.pack(w, pack_panels(self.groups, self.outs, starts, depth, tile, self.planar, self.dtype), self.dtype)
         count = math.prod(deep) * down * across  # tiles of one image
-        block = self.block_size(count, panels, depth)
-        blocks = -(-count // block)
+        cut = Cut(count, self.blocks_of(count, panels, depth), panels)
+        block = cut.most
         far = 1 < block <= FAR_TILES and panels * depth * tile.columns * self.dtype.itemsize > self.machine.l2 // 4
-        units = self.batch * self.groups * blocks * panels * block
+        units = self.batch * self.groups * panels * count
 
         def unit(u: Expr) -> Stmt:
-            t = minimum(u // (panels * block) % blocks * block + u % block, count - 1)
-            panel, image = u // block % panels, u // (panels * block * blocks)
+            return cut.at(u % (panels * count), lambda *place: at(u // (panels * count), *place))
+
+        def at(image: Expr, t: Expr, panel: Expr, passed: Expr) -> Stmt:
             group, b = image % self.groups, image // self.groups
             y0 = minimum(t // across % down * box.high, height - box.high)
             x0 = minimum(t % across * box.wide, width - box.wide)
@@ -237,7 +278,7 @@ class ChannelsLast(Blocked):
                 # While these tiles pass, the panel after this one comes to L2, a share of it with every step.
                 share = -(-tile.columns // block)
                 next_panel = here + depth * tile.columns
-                return seq(*soon, Prefetch(right, next_panel + (u % block * depth + step) * share, 2))
+                return seq(*soon, Prefetch(right, next_panel + (passed * depth + step) * share, 2))
 
             sample = write(0, 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
             effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
@@ -288,22 +329,21 @@ class ChannelsLast(Blocked):
             return [*rows, const(0, INDEX), last]  # the channel runs on into the next columns
         return list(k)
 
-    def block_size(self, count: int, panels: int, depth: int) -> int:
-        """How many tiles run through a panel of weights before the next. Where all weights stay in L2: a few, so that x is read
-        and the result written from front to back. Else all, so that weights pass once and x once for every panel, or as many as
-        read a part of x that stays in L2, so that x passes once and the weights for every such block."""
+    def blocks_of(self, count: int, panels: int, depth: int) -> int:
+        """Into how many blocks to cut the tiles; a block runs through a panel of weights before the next. Where all weights stay
+        in L2: blocks of a few tiles, so that x is read and the result written from front to back. Else one, so that weights pass
+        once and x once for every panel, or blocks of as many as read a part of x that stays in L2, so that x passes once and the
+        weights for every such block."""
         size, l2 = self.dtype.itemsize, self.machine.l2
         strides = math.prod(min(s, k) for s, k in zip(self.stride, self.window))
         x = self.channels * self.box.pixels * strides * size  # of a tile
         weights = panels * depth * self.box.vectors * self.lanes * size
         if weights <= l2 // 2:
-            block = max(1, min(count, FEW_TILES, self.machine.l1 // 2 // max(x, 1)))
-            return -(-count // -(-count // block))
-        block = max(1, min(count, l2 // 4 // max(x, 1)))
-        blocks = -(-count // block)
+            return ceil_div(count, max(1, min(count, FEW_TILES, self.machine.l1 // 2 // max(x, 1))))
+        blocks = ceil_div(count, max(1, min(count, l2 // 4 // max(x, 1))))
         whole = weights + (panels * x * count if x * count > l2 // 2 else x * count)
         parts = x * count + blocks * weights
-        return count if whole <= parts else -(-count // blocks)
+        return 1 if whole <= parts else blocks
 
     def spread(self, units: int, effort: int, body: Callable[[Expr], Stmt]) -> Stmt:
         """All units, in contiguous ranges that differ by at most one, over the threads where there is enough to do."""

@@ -37,6 +37,9 @@ SINH = (0.166666665, 0.00833335055, 0.000198360745, 2.81739955e-06)  # (sinh x -
 TANH = (-0.333333184, 0.133326114, -0.0538546484, 0.021080374, -0.00628549208)  # (tanh x - x) / x^3 in x^2, |x| <= 0.55
 ERF = (1.12837917, 0.636619382, 0.102777831, -0.0191530665, -0.00016038973, 0.00166701982, -0.000632832059, 0.000117639782,
        -9.25608484e-06)  # -log(1 - erf x) / x, 0 <= x <= 3.95
+PHI = (-1.0, -1.15110694, -0.45918893, -0.0525632922, 0.00716491581, -0.000209567748, -0.000163928511, 3.89029186e-05,
+       -3.93086447e-06, 1.56627715e-07)  # log2 Phi(-y), Phi the normal distribution, 0 <= y <= 6; c0 fixed, weight max(Phi, 1e-3)
+EXP2 = (1.00000007, 0.693146967, 0.240221197, 0.0555071327, 0.00967554133, 0.00132764716)  # 2^f, |f| <= 1/2
 LOG2_64 = (2.8853900817901503, 0.96179667327424656, 0.577083596370084, 0.41167210057297093,
            0.34074059769791848)  # 2 atanh(s) / (s ln 2) in s^2, |s| <= (sqrt(2) - 1) / (sqrt(2) + 1)
 EXP2_64 = (0.99999999995955191, 0.69314718053502367, 0.24022651213570012, 0.055504109761172746, 0.009618025605306741,
@@ -51,7 +54,9 @@ def expand(expr: Expr) -> Expr:
     memo: dict[int, Expr] = {}
     for node in postorder(expr):
         children = [memo[id(c)] for c in node.children]
-        if isinstance(node, Apply) and node.dtype is F32 and node.kind in EXPANSIONS:
+        if (x := _gelu_of(node)) is not None:
+            memo[id(node)] = gelu(memo[id(x)])
+        elif isinstance(node, Apply) and node.dtype is F32 and node.kind in EXPANSIONS:
             memo[id(node)] = EXPANSIONS[node.kind](*children)
         elif (z := _logistic_of(node)) is not None:
             memo[id(node)] = logistic(children[0], memo[id(z)])
@@ -256,6 +261,40 @@ def erf(x: Expr) -> Expr:
     w = y * _poly(y, ERF)
     tail = select(w < 1e-10, w, -_expm1_held(-w))
     return select(_isnan(x), x, _with_sign_of(x, tail))
+
+
+def gelu(x: Expr) -> Expr:
+    """x Phi(x), Phi being the normal distribution, as relu(x) - |x| Phi(-|x|): half the work of erf's formula, which loses its
+    digits where x is negative. At most 3.5 ulp where x is positive, and 1e-7 where it is not; no more than relu beyond 6."""
+    y = _abs(x)
+    p = _poly(y, PHI)
+    shifted = p + (ROUNDER + 127)
+    tail = _poly(p - (shifted - (ROUNDER + 127)), EXP2) * _float(_shift_left(_bits(shifted), 23))
+    positive = select(x < 0.0, 0.0, x)
+    return select(y > 6.0, positive, positive - y * tail)
+
+
+def _gelu_of(node: Expr) -> Expr | None:
+    """The x of which a node is 0.5 x (1 + erf(x / sqrt 2)), in f32."""
+    if not (isinstance(node, Apply) and node.kind == "mul" and node.dtype is F32):
+        return None
+    half, sum = node.args
+    found = _factor(half, 0.5)
+    if found is None or not (isinstance(sum, Apply) and sum.kind == "add"):
+        return None
+    for one, error in (sum.args, sum.args[::-1]):
+        if isinstance(one, Const) and one.value == 1 and isinstance(error, Apply) and error.kind == "erf":
+            return found if _factor(error.args[0], math.sqrt(0.5)) is found else None
+    return None
+
+
+def _factor(product: Expr, constant: float) -> Expr | None:
+    """What is multiplied with the constant."""
+    if isinstance(product, Apply) and product.kind == "mul":
+        for c, x in (product.args, product.args[::-1]):
+            if isinstance(c, Const) and abs(c.value - constant) < 1e-7:
+                return x
+    return None
 
 
 def _half_exp(y: Expr) -> Expr:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from graphopt.codegen.channels_last import ChannelsLast, covers
+from graphopt.codegen.channels_last import ChannelsLast, Cut, covers
 from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, const, minimum
 from graphopt.codegen.index import split_index
 from graphopt.codegen.loops import For, Let, Stmt, loop, seq
 from graphopt.codegen.schedule import Output, Style, schedule
+from graphopt.ir.dims import ceil_div
 from graphopt.ir.fused import held, only, outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
@@ -78,24 +79,24 @@ class Prologue(ChannelsLast):
     def contiguous(self) -> bool:
         return False
 
-    def block_size(self, count: int, panels: int, depth: int) -> int:
-        """Tiles of a block: few, as they shall stay in cache, and alike for all threads."""
+    def blocks_of(self, count: int, panels: int, depth: int) -> int:
+        """Blocks of few tiles, as they shall stay in cache, and alike for all threads."""
         tile = self.channels * self.box.pixels * self.dtype.itemsize
-        block = super().block_size(count, panels, depth)
-        block = max(1, min(count, block, self.machine.l2 // 4 // tile))
+        blocks = super().blocks_of(count, panels, depth)
+        blocks = max(blocks, ceil_div(count, max(1, min(count, self.machine.l2 // 4 // tile))))
         threads = self.style.threads
-        blocks = -(-count // block)
         if threads < count and blocks < 8 * threads:
-            blocks = -(-blocks // threads) * threads
-        self.group, self.panels, self.tile_count = -(-count // blocks), panels, count
-        return self.group
+            blocks = min(ceil_div(blocks, threads) * threads, count)
+        self.cut = Cut(count, blocks, panels)
+        return blocks
 
     def spread(self, units: int, effort: int, body: Callable[[Expr], Stmt]) -> Stmt:
         """Blocks in contiguous ranges over the threads; in each, pack, then all panels, then all tiles."""
         pixels, lane_pitch = math.prod(self.pixels_shape), 64 // self.dtype.itemsize
-        blocks = -(-self.tile_count // self.group)
+        cut = self.cut
+        blocks = cut.blocks
         total = self.batch * blocks
-        rows = min(self.group * self.box.pixels, pixels)
+        rows = min(cut.most * self.box.pixels, pixels)
         pitch = (-(-self.channels // lane_pitch) | 1) * lane_pitch  # an odd number of cache lines
         workers = min(self.style.threads, total) if effort >= self.style.parallel_work else 1
         packed = Buffer("packed", self.dtype, (workers * rows * pitch,))
@@ -111,9 +112,12 @@ class Prologue(ChannelsLast):
             r, c = Var("r", INDEX, 0, rows - 1), Var("c", INDEX, 0, self.channels - 1)
             value = self.access(g // blocks, c, *split_index(start + r, self.pixels_shape))
             fill = schedule((r, c), (rows, self.channels), [Output(packed, value)], Style(self.style.lanes), base + r * pitch + c)
-            one = lambda p, i: body((g * self.panels + p) * self.group + i)
-            tiles = loop(self.panels, lambda p: loop(self.group, lambda i: one(p, i), name="t"), name="panel")
-            inside: Stmt = Let(start, minimum(g % blocks * (self.group * self.box.pixels), pixels - rows), seq(fill, tiles))
+            tile = cut.first(g % blocks)
+            size = cut.first(g % blocks + 1) - tile
+            t = Var("t", INDEX, 0, cut.most - 1)
+            before = g // blocks * (cut.panels * cut.count) + tile * cut.panels
+            tiles = loop(cut.panels, lambda p: For(t, size, body(before + p * size + t), "serial"), name="panel")
+            inside: Stmt = Let(start, minimum(tile * self.box.pixels, pixels - rows), seq(fill, tiles))
             return Let(g, minimum(first + step, total - 1), inside)
 
         step = Var("s", INDEX, 0, -(-total // workers) - 1)

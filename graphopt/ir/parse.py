@@ -335,7 +335,7 @@ def _split_dims(text: str) -> list[str]:
             current = ""
         else:
             current += c
-    return [*parts, current] if current.strip() else parts
+    return [*parts, current] if parts or current.strip() else parts
 
 
 def parse_graph(text: str, constants: Mapping[str, np.ndarray | Tensor] | None = None) -> Graph:

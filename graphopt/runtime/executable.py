@@ -123,6 +123,24 @@ class Executable:
         return [_apart(self._read(o.host, inputs, outputs, arena, host), foreign) if o.host is not None else y
                 for o, y in zip(self.outputs, outputs)]
 
+    @property
+    def direct(self) -> bool:
+        """Is a call one stretch of kernels, which `run_at` runs?"""
+        return self._only is not None
+
+    def run_at(self, addresses: Sequence[int]) -> None:
+        """Run on memory that the caller vouches for: the addresses of all inputs, then of all outputs, C-contiguous and of the
+        program's dtypes and shapes. Only where `direct`."""
+        entry = self._only
+        assert entry is not None
+        lent = self._lend()
+        try:
+            lent.frame[:-2] = addresses
+            if entry.call(entry.pool, entry.address, lent.frame):
+                raise FAILED
+        finally:
+            self._workspaces.append(lent)
+
     def _lend(self) -> _Workspace:
         """A workspace for one call."""
         try:

@@ -6,11 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, PickleError
 from graphopt.runtime.arrays import from_numpy, kind_of, to_numpy
 from graphopt.runtime.executable import Executable
 
@@ -152,7 +152,15 @@ class Model:
         return only.executable.run(given)
 
     def __reduce__(self) -> Any:
-        raise TypeError("a compiled model cannot be pickled: it holds machine code. Save what it was compiled from")
+        raise PickleError("a compiled model cannot be pickled, nor sent to another process: it holds machine code",
+                          hint="Write it with model.save(path), and graphopt.load(path) it there")
+
+    def __copy__(self) -> Self:
+        """Itself: nothing of it changes but what it keeps for later calls, and calls may overlap."""
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
     def _by_position(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         if not kwargs and len(args) == len(self.inputs):

@@ -152,6 +152,33 @@ def test_a_quotient_of_one_and_an_exponential_errs_by_two_and_a_half_ulp_at_most
     assert np.isnan(got[x == -np.inf]).all() == (name == "silu")  # -inf / inf
 
 
+@pytest.mark.parametrize("contract", [False, True], ids=["rounded", "contracted"])
+def test_gelu_stays_within_its_error(contract):
+    x = np.concatenate([SPECIAL, anything(100_000), near(-7, 7), near(-0.5, 0.5), near(5.9, 6.1), near(-6.1, -5.9)])
+    v = Var("x", F32)
+    e = expand(0.5 * v * (1 + call("erf", v * math.sqrt(0.5))))
+    got = run(e, {v: x}, contract)
+    with np.errstate(invalid="ignore"):  # NaNs that signal
+        x64 = x.astype(np.float64)
+    want = np.array([0.5 * a * math.erfc(-a * math.sqrt(0.5)) if a > -math.inf else 0.0 for a in x64])
+    positive = x64 > 0
+    assert ulps(got[positive], want[positive]).max() <= 3.5
+    others = ~(positive | np.isnan(x64))
+    assert np.abs(got[others] - want[others]).max() <= 1e-7
+    assert np.array_equal(np.isnan(got), np.isnan(x))
+    assert not any(isinstance(n, Apply) and n.kind == "erf" for n in postorder(e))
+
+
+def test_what_only_looks_like_gelu_keeps_its_erf():
+    v, w = Var("x", F32), Var("y", F32)
+    x = near(-3, 3, 1000)
+    for e, want in ((0.5 * v * (1 + call("erf", w * math.sqrt(0.5))), lambda a, b: 0.5 * a * (1 + erf64(b * math.sqrt(0.5)))),
+                    (0.5 * v * (1 + call("erf", v * 0.5)), lambda a, b: 0.5 * a * (1 + erf64(a * 0.5))),
+                    (0.25 * v * (1 + call("erf", v * math.sqrt(0.5))), lambda a, b: 0.25 * a * (1 + erf64(a * math.sqrt(0.5))))):
+        got = run(expand(e), {v: x, w: x[::-1].copy()})
+        np.testing.assert_allclose(got, want(x.astype(np.float64), x[::-1].astype(np.float64)), atol=1e-6)
+
+
 def pairs() -> tuple[np.ndarray, np.ndarray]:
     a, b = np.meshgrid(SPECIAL, SPECIAL)
     base, power = near(0, 100), near(-20, 20)

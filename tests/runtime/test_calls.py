@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import multiprocessing
 import pickle
 import threading
 
@@ -200,10 +202,19 @@ def test_calls_from_several_threads() -> None:
     assert not wrong
 
 
-def test_it_is_not_pickled_or_copied() -> None:
-    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="machine code"):
+def test_it_is_not_pickled_and_the_error_says_what_to_do_instead() -> None:
+    spawn = multiprocessing.get_context("spawn")
+    attempts = [lambda m: pickle.dumps(m), lambda m: pickle.dumps({"inner": [m]}), lambda m: torch.save(m, io.BytesIO()),
+                lambda m: spawn.Process(target=print, args=(m,)).start()]
+    for attempt in attempts:
+        with pytest.raises(TypeError, match=r"machine code.*model\.save\(path\).*graphopt\.load\(path\)") as e:
             attempt(linear())
+        assert isinstance(e.value, graphopt.GraphOptError)
+
+
+def test_a_copy_is_the_model_itself() -> None:
+    model = linear()
+    assert copy.copy(model) is model and copy.deepcopy({"a": [model]})["a"][0] is model
 
 
 def test_bfloat16_of_ml_dtypes() -> None:

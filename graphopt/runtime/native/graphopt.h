@@ -10,11 +10,7 @@
 
 #include <stdint.h>
 
-#define GRAPHOPT_ABI 1 /* of this header; model.h, the interface for applications, has a number of its own */
-
-#ifndef GRAPHOPT_API
-#define GRAPHOPT_API __attribute__((visibility("default")))
-#endif
+#define GRAPHOPT_ABI 1
 
 #ifdef __cplusplus
 extern "C" {
@@ -24,23 +20,20 @@ typedef struct graphopt_pool graphopt_pool;
 typedef int32_t (*graphopt_entry)(void **pointers);
 
 /* GRAPHOPT_ABI of the library as it was built. */
-GRAPHOPT_API int graphopt_abi(void);
+int graphopt_abi(void);
 
 /* A pool for calls on `threads` threads, the caller's among them. Workers start at the first parallel loop and sleep
  * when there is nothing to do. NULL without memory. After a fork the child's pool starts workers of its own. */
-GRAPHOPT_API graphopt_pool *graphopt_pool_create(int threads);
-
-/* How many threads a call has in it. */
-GRAPHOPT_API int graphopt_pool_threads(const graphopt_pool *pool);
+graphopt_pool *graphopt_pool_create(int threads);
 
 /* End the workers and free the pool, which nobody may be using. */
-GRAPHOPT_API void graphopt_pool_destroy(graphopt_pool *pool);
+void graphopt_pool_destroy(graphopt_pool *pool);
 
 /* Let the program start its parallel loops here. `launch` is the address of its __TVMBackendParallelLaunch, or NULL. */
-GRAPHOPT_API void graphopt_bind(void *launch);
+void graphopt_bind(void *launch);
 
 /* Run an entry with the pool's threads; `pool` may be NULL. What the entry returns: 0 where all went well. */
-GRAPHOPT_API int graphopt_call(graphopt_pool *pool, graphopt_entry entry, void **pointers);
+int graphopt_call(graphopt_pool *pool, graphopt_entry entry, void **pointers);
 
 #ifdef __cplusplus
 }
