@@ -74,10 +74,12 @@ class Bundle:
 
     def save(self, path: Path) -> None:
         """Write the artifact; one that is there is replaced. ArtifactError where it cannot be, and the old one stays."""
+        from graphopt.runtime.cfiles import companions
         from graphopt.runtime.saving import write
 
+        manifest = self.manifest()
         try:
-            write(path, self.manifest(), self.files())
+            write(path, manifest, {**self.files(), **companions(manifest)})
         except OSError as e:
             raise ArtifactError(f"cannot be written: {e.strerror}", where=str(path)) from e
 

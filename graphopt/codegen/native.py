@@ -19,7 +19,8 @@ from graphopt.errors import CodegenError
 log = logging.getLogger("graphopt")
 SOURCES = Path(__file__).parents[1] / "runtime" / "native"
 # Never unloaded: pool threads run in it, and code bound to it may outlive who loaded it.
-FLAGS = ("-O2", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-fvisibility=default", "-Wl,-z,nodelete", "-Wl,-z,defs")
+FLAGS = ("-O2", "-std=c11", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-Wl,-z,nodelete,-z,defs",
+         "-Wl,-soname,libgraphopt.so")
 
 
 @cache
@@ -52,7 +53,7 @@ def runtime_key() -> str:
 def build_runtime() -> bytes:
     """The runtime library, compiled."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as work:
-        return _run([*FLAGS, *map(str, sorted(SOURCES.glob("*.c")))], Path(work))
+        return _run([*FLAGS, *map(str, sorted(SOURCES.glob("*.c"))), "-ldl"], Path(work))
 
 
 def _run(arguments: list[str], work: Path) -> bytes:

@@ -1,6 +1,7 @@
 """Compiled programs as a folder: a manifest, machine code, packed weights, and the runtime library beneath them.
 
     manifest.json       what the programs take and give, what a machine must have, the size and digest of every other file
+    manifest.sha256     its digest, as sha256sum writes it (1.0 had none)
     libgraphopt.so      the runtime library
     <cpu>/<k>.so        program k for that CPU; several programs are one model for several shapes
     <cpu>/weights.bin   the packed weights of all of them, 64-byte aligned, mapped and so shared between processes
@@ -15,6 +16,7 @@ own, and refuses others by name. 1.0 had a single program, with its files beside
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -33,7 +35,7 @@ from graphopt.runtime.machine import missing
 from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
 
 FORMAT = (1, 1)
-MANIFEST, RUNTIME = "manifest.json", "libgraphopt.so"
+MANIFEST, MANIFEST_DIGEST, RUNTIME = "manifest.json", "manifest.sha256", "libgraphopt.so"
 # Smaller weights are copied to memory of large pages: they fit a cache, where small pages cost address translation.
 MAPPED_FROM = 32 << 20
 SHOWN = 12  # programs that an error lists
@@ -156,6 +158,18 @@ def just_written(path: Path) -> Artifact:
     return Artifact(path, manifest, [_program(p) for p in manifest["programs"]])
 
 
+def _check_manifest(digest: Path, text: bytes, where: str) -> None:
+    """A changed digit would be another size of memory. ArtifactError where the text is not what was written."""
+    try:
+        said = digest.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise ArtifactError(f"{MANIFEST_DIGEST} cannot be read: {e.strerror}", where=where) from e
+    if said != f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n".encode():
+        raise ArtifactError(f"{MANIFEST} is not as it was written: its digest is wrong", where=where)
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
@@ -167,8 +181,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _read(path: Path) -> Artifact:
     where = str(path)
     try:
-        with open(path / MANIFEST, encoding="utf-8") as f:
-            manifest = json.load(f)
+        text = (path / MANIFEST).read_bytes()
+        manifest = json.loads(text)
         major, minor = (int(n) for n in manifest["format"])
     except OSError as e:
         raise ArtifactError(f"{MANIFEST} cannot be read: {e.strerror}", where=where, hint="Is it a compiled model?") from e
@@ -187,6 +201,7 @@ def _read(path: Path) -> Artifact:
         _check_form(manifest, every)
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ArtifactError(f"{MANIFEST} is damaged: {type(e).__name__} {e}", where=where) from e
+    _check_manifest(path / MANIFEST_DIGEST, text, where)
     used = _for_this_machine(every, where)
     others = {n for p in every for n in (p.code, p.weights)} - {n for p in used for n in (p.code, p.weights)}
     if lacking := {RUNTIME, *others, *(n for p in used for n in (p.code, p.weights))} - files.keys():

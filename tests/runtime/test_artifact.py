@@ -68,7 +68,7 @@ def test_the_manifest_is_plain(saved: Path) -> None:
     assert program["inputs"] == [[3, 6], [5]] and program["outputs"] == [{"shape": [3, 5], "numpy": "float32"},
                                                                          {"shape": [], "numpy": "float32"}]
     on_disk = {f.relative_to(saved).as_posix() for f in saved.rglob("*") if f.is_file()}
-    assert on_disk == {"manifest.json", *m["files"]} >= {program["code"], program["weights"], "libgraphopt.so"}
+    assert on_disk == {"manifest.json", "manifest.sha256", *m["files"]} >= {program["code"], program["weights"], "libgraphopt.so"}
     for name, said in m["files"].items():
         assert said["bytes"] == (saved / name).stat().st_size
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     manifest = json.loads(file.read_text())
     edit(manifest)
     file.write_text(json.dumps(manifest))
+    (folder / "manifest.sha256").write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  manifest.json\n")
 
 
 def refused(folder: Path, says: str) -> None:
@@ -64,6 +66,17 @@ def test_an_altered_file_is_named(saved: Path, name: str, at: float) -> None:
     data[int(at * len(data)) if at >= 0 else -1] ^= 16
     file.write_bytes(data)
     refused(saved, f"{file.name} is not as it was written: its digest is wrong")
+
+
+def test_an_altered_manifest_is_refused(saved: Path) -> None:
+    """A digit of a size, say, which would be as good a size."""
+    file = saved / "manifest.json"
+    text = file.read_bytes()
+    file.write_bytes(text.replace(b'"arena": ', b'"arena": 1'))
+    assert file.read_bytes() != text
+    refused(saved, r"manifest\.json is not as it was written: its digest is wrong")
+    file.write_bytes(text)
+    assert subprocess.run(["sha256sum", "-c", "manifest.sha256"], cwd=saved, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -117,8 +117,8 @@ def test_a_damaged_entry_is_made_anew(folder: Path, tmp_path: Path, name: str, d
     shutil.rmtree(entry)
     whole.rename(entry)
     damage(next(entry.glob(name)))
-    if name == "manifest.json" and damage in (altered, linked):
-        return  # a bit of text may be a bit of a name; links are for what is mapped
+    if name == "manifest.json" and damage is linked:
+        return  # links are for what is mapped
     with caplog.at_level(logging.WARNING, "graphopt"):
         model = graphopt.compile(path)
     assert right(model) and not model.stats["loaded"] and str(entry) in caplog.text

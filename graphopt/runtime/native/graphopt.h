@@ -10,7 +10,11 @@
 
 #include <stdint.h>
 
-#define GRAPHOPT_ABI 1
+#define GRAPHOPT_ABI 1 /* of this header; model.h, the interface for applications, has a number of its own */
+
+#ifndef GRAPHOPT_API
+#define GRAPHOPT_API __attribute__((visibility("default")))
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,20 +24,23 @@ typedef struct graphopt_pool graphopt_pool;
 typedef int32_t (*graphopt_entry)(void **pointers);
 
 /* GRAPHOPT_ABI of the library as it was built. */
-int graphopt_abi(void);
+GRAPHOPT_API int graphopt_abi(void);
 
 /* A pool for calls on `threads` threads, the caller's among them. Workers start at the first parallel loop and sleep
  * when there is nothing to do. NULL without memory. After a fork the child's pool starts workers of its own. */
-graphopt_pool *graphopt_pool_create(int threads);
+GRAPHOPT_API graphopt_pool *graphopt_pool_create(int threads);
+
+/* How many threads a call has in it. */
+GRAPHOPT_API int graphopt_pool_threads(const graphopt_pool *pool);
 
 /* End the workers and free the pool, which nobody may be using. */
-void graphopt_pool_destroy(graphopt_pool *pool);
+GRAPHOPT_API void graphopt_pool_destroy(graphopt_pool *pool);
 
 /* Let the program start its parallel loops here. `launch` is the address of its __TVMBackendParallelLaunch, or NULL. */
-void graphopt_bind(void *launch);
+GRAPHOPT_API void graphopt_bind(void *launch);
 
 /* Run an entry with the pool's threads; `pool` may be NULL. What the entry returns: 0 where all went well. */
-int graphopt_call(graphopt_pool *pool, graphopt_entry entry, void **pointers);
+GRAPHOPT_API int graphopt_call(graphopt_pool *pool, graphopt_entry entry, void **pointers);
 
 #ifdef __cplusplus
 }

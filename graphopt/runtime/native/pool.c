@@ -288,9 +288,12 @@ void graphopt_pool_destroy(graphopt_pool *p) {
     free(p);
 }
 
+int graphopt_pool_threads(const graphopt_pool *p) { return p->threads; }
+
 void graphopt_bind(void *variable) {
-    if (variable != NULL)
-        *(int (**)(task, void *, int))variable = launch;
+    int (**bound)(task, void *, int) = variable;
+    if (bound != NULL && *bound != launch) /* code that is loaded twice may be running */
+        *bound = launch;
 }
 
 int graphopt_call(graphopt_pool *p, graphopt_entry entry, void **pointers) {

@@ -1,0 +1,34 @@
+/* What the manifest of a saved model says, checked, and of its programs those for this processor. */
+#ifndef GRAPHOPT_MANIFEST_H
+#define GRAPHOPT_MANIFEST_H
+
+#include "cpu.h"
+#include "error.h"
+#include "memory.h"
+
+#define MANIFEST "manifest.json"
+
+typedef struct {
+    const char *name;
+    size_t bytes;
+    char sha256[65];
+} listed_file;
+
+typedef struct {
+    const char *target, *entry;
+    listed_file *code, *weights;
+    int32_t threads;
+    size_t arena;
+    graphopt_shape *inputs, *outputs; /* as many as the model has */
+} program;
+
+typedef struct {
+    size_t inputs, outputs, programs;
+    graphopt_tensor *input, *output;
+    program *program;
+} description;
+
+/* Read a manifest's text into memory of `m`. `where` names the folder in messages. */
+graphopt_status describe(description *d, memory *m, const char *text, size_t length, const cpu *here, const char *where);
+
+#endif
