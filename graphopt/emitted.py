@@ -189,7 +189,7 @@ class FpgaModel(EmittedModel):
             raise InputError(f"a sample has {len(arrays)} arrays; the model takes {len(self.inputs)} inputs", where="stimulus")
         from graphopt.runtime.arrays import to_numpy
 
-        return [self._check(s, to_numpy(a)) for s, a in zip(self.inputs, arrays)]
+        return [self._check(s, to_numpy(a, s.name)) for s, a in zip(self.inputs, arrays)]
 
     def _random(self, seed: int) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)

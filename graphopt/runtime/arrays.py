@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from graphopt.errors import InputError
 
-def to_numpy(x: Any) -> Any:
-    """A numpy view of an array-like. torch's bf16 and f8 come through their bits; lists are sequences; None stays None."""
+
+def to_numpy(x: Any, where: str = "") -> Any:
+    """A numpy view of an array-like. torch's bf16 and f8 come through their bits; lists are sequences; None stays None.
+
+    Raises InputError, naming `where`, for an array that this process cannot read as dense memory.
+    """
     if x is None or isinstance(x, np.ndarray):
         return x
     if isinstance(x, list):
-        return [to_numpy(v) for v in x]
+        return [to_numpy(v, where) for v in x]
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
+        if x.layout is not torch.strided or x.is_quantized or x.device.type == "meta":
+            what = "quantized" if x.is_quantized else str(x.layout if x.layout is not torch.strided else "without data (meta)")
+            raise InputError(f"a tensor that is {what.removeprefix('torch.')} cannot be read", where=f"input {where}",
+                             hint="Give a dense tensor on the CPU")
         return _from_torch(torch, x)
     if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
-        return np.from_dlpack(x)
+        return _from_dlpack(x, where)
     return np.asarray(x)
+
+
+def _from_dlpack(x: Any, where: str) -> np.ndarray:
+    """A view where numpy can have one, else what the array itself gives numpy (bf16, for example, which DLPack has and numpy
+    lacks). What lies on another device is not fetched unasked."""
+    kind = int(x.__dlpack_device__()[0])
+    if kind not in _HOST:
+        raise InputError(f"an array of type {type(x).__name__} on a device (DLPack's kind {kind}) cannot be read", where=f"input {where}",
+                         hint="Move it to the CPU")
+    try:
+        return np.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError) as e:
+        if hasattr(x, "__array__"):
+            return np.asarray(x)
+        raise InputError(f"an array of type {type(x).__name__} cannot be read: {e}", where=f"input {where}") from e
+
+
+_HOST = (1, 3, 11, 13)  # DLPack's kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged
 
 
 # torch dtypes that numpy has no type for: (torch integer type of the same width, ml_dtypes name)
@@ -49,15 +76,28 @@ def _to_torch(torch: Any, x: np.ndarray) -> Any:
 
 
 def kind_of(given: Sequence[Any]) -> str:
-    """The library that results should be of: torch if any input is torch's, else another's DLPack, else numpy."""
+    """The library that results should be of: torch if any input is torch's, else another's by the array API, else numpy.
+
+    An array without a namespace of its own (all it has is DLPack) gets numpy's, which it can take back.
+    """
     torch = sys.modules.get("torch")
+    flat = list(_leaves(given))
+    if torch is not None and any(isinstance(x, torch.Tensor) for x in flat):
+        return "torch"
+    return next((type(x).__module__.partition(".")[0] for x in flat if _has_namespace(x)), "numpy")
+
+
+def _leaves(given: Sequence[Any]) -> Iterator[Any]:
+    """The arrays among inputs, those in sequences too."""
     for x in given:
-        if torch is not None and isinstance(x, torch.Tensor):
-            return "torch"
-    for x in given:
-        if hasattr(x, "__array_namespace__") and not isinstance(x, (np.ndarray, np.generic)):
-            return type(x).__module__.partition(".")[0]
-    return "numpy"
+        if isinstance(x, list):
+            yield from _leaves(x)
+        else:
+            yield x
+
+
+def _has_namespace(x: Any) -> bool:
+    return hasattr(x, "__array_namespace__") and not isinstance(x, (np.ndarray, np.generic))
 
 
 def from_numpy(x: Any, kind: str, like: Sequence[Any]) -> Any:
@@ -68,5 +108,5 @@ def from_numpy(x: Any, kind: str, like: Sequence[Any]) -> Any:
         return [from_numpy(v, kind, like) for v in x]
     if kind == "torch":
         return _to_torch(sys.modules["torch"], x)
-    sample = next(v for v in like if hasattr(v, "__array_namespace__") and not isinstance(v, (np.ndarray, np.generic)))
-    return sample.__array_namespace__().from_dlpack(x)
+    namespace = next(v for v in _leaves(like) if _has_namespace(v)).__array_namespace__()
+    return namespace.from_dlpack(x) if x.dtype.type.__module__ == "numpy" else namespace.asarray(x)

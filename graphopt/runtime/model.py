@@ -188,7 +188,7 @@ class Model:
 
     def _checked(self, given: Sequence[Any]) -> list[Any]:
         """Inputs in order as the program wants them."""
-        return [self._check(s, to_numpy(x)) for s, x in zip(self.inputs, given, strict=True)]
+        return [self._check(s, to_numpy(x, s.name)) for s, x in zip(self.inputs, given, strict=True)]
 
     def program(self, arrays: Sequence[Any]) -> Specialisation:
         """The program for checked inputs, built if it is the first call with their shapes."""

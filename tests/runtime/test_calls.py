@@ -94,6 +94,57 @@ def test_results_are_in_kind() -> None:
     np.testing.assert_allclose(np.asarray(scores), want, atol=1e-6)
 
 
+class Namespaced(Exchanged):
+    """An array of a library of the array API, which has bf16 and devices."""
+
+    def __init__(self, array: np.ndarray, device: int = 1) -> None:
+        super().__init__(array)
+        self.device = device
+
+    def __array_namespace__(self, api_version=None):
+        return Namespace
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+    def __dlpack_device__(self):
+        return (self.device, 0)
+
+
+class Namespace:
+    asarray = Namespaced
+
+    @staticmethod
+    def from_dlpack(x: np.ndarray) -> Namespaced:
+        return Namespaced(np.from_dlpack(x))
+
+
+def test_results_are_of_the_inputs_namespace() -> None:
+    x, offset = inputs()
+    for scores, total in (linear()(Namespaced(x), offset), linear()(x, Namespaced(offset)),
+                          linear().run({"x": Namespaced(x), "offset": offset}).values()):
+        assert isinstance(scores, Namespaced) and isinstance(total, Namespaced)
+        np.testing.assert_allclose(scores.array, linear_reference(x, offset), atol=1e-6)
+    scores, _ = linear()(Namespaced(x), torch.from_numpy(offset))
+    assert isinstance(scores, torch.Tensor)
+    narrow = np.arange(40).astype(ml_dtypes.bfloat16)  # numpy's DLPack refuses it
+    y = scale("bf16")(Namespaced(narrow))
+    assert isinstance(y, Namespaced) and y.array.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(y.array, narrow + narrow)
+
+
+@pytest.mark.parametrize("x, says", [
+    (Namespaced(X, device=2), "an array of type Namespaced on a device (DLPack's kind 2) cannot be read. Move it to the CPU"),
+    (torch.from_numpy(X).to("meta"), "without data (meta) cannot be read"),
+    (torch.from_numpy(X).to_sparse(), "a tensor that is sparse_coo cannot be read"),
+    (Exchanged(X.astype(ml_dtypes.bfloat16)), "an array of type Exchanged cannot be read"),
+], ids=["device", "meta", "sparse", "dtype"])
+def test_arrays_that_cannot_be_read(x, says: str) -> None:
+    with pytest.raises(InputError) as e:
+        linear()(x, OFFSET)
+    assert str(e.value).startswith("input x") and says in str(e.value)
+
+
 def test_tensors_that_require_gradients() -> None:
     x = torch.ones(40, requires_grad=True)
     y = scale()(x)
