@@ -37,8 +37,8 @@ def _from_dlpack(x: Any, where: str) -> np.ndarray:
     lacks). What lies on another device is not fetched unasked."""
     kind = int(x.__dlpack_device__()[0])
     if kind not in _HOST:
-        raise InputError(f"an array of type {type(x).__name__} on a device (DLPack's kind {kind}) cannot be read", where=f"input {where}",
-                         hint="Move it to the CPU")
+        raise InputError(f"an array of type {type(x).__name__} on a device (DLPack's kind {kind}) cannot be read",
+                         where=f"input {where}", hint="Move it to the CPU")
     try:
         return np.from_dlpack(x)
     except (BufferError, RuntimeError, TypeError) as e:

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from graphopt.capture.torch.lifted import functional
 from graphopt.errors import GraphOptError, UnsupportedOperators
-from graphopt.torch_backend.graphs import NotCompiled, TracedGraph
+from graphopt.torch_backend.graphs import NotCompiled, TracedGraph, said
 from graphopt.torch_backend.settings import Settings, read_settings
 
 log = logging.getLogger("graphopt")
@@ -65,16 +65,10 @@ def _explain(graph: TracedGraph, why: GraphOptError) -> None:
     counters["graphopt"]["eager"] += 1
     if not graph.settings.fallback:
         raise why
-    if isinstance(why, UnsupportedOperators):
-        names = sorted({name for name, _ in why.operators})
-        reason, text = tuple(names), f"graphopt has no {', '.join(names)}"
-    else:
-        where = f"{why.where}: " if why.where else ""
-        reason, text = (why.what,), f"{where}{why.what}"
-        text += f". {why.hint}" if why.hint else ""
+    reason = tuple(sorted({name for name, _ in why.operators})) if isinstance(why, UnsupportedOperators) else (why.what,)
     if reason not in _said:
         _said.add(reason)
-        log.warning("torch.compile(backend='graphopt'): the graph from %s runs in eager PyTorch: %s", graph.place, text)
+        log.warning("torch.compile(backend='graphopt'): the graph from %s runs in eager PyTorch: %s", graph.place, said(why))
 
 
 class GradientsNeeded(GraphOptError):

@@ -34,6 +34,13 @@ def graphs() -> list[TracedGraph]:
     return sorted(_living, key=lambda g: g.number)
 
 
+def said(why: GraphOptError) -> str:
+    """Why a graph is not compiled, in a line."""
+    if isinstance(why, UnsupportedOperators):
+        return f"graphopt has no {', '.join(sorted({name for name, _ in why.operators}))}"
+    return f"{f'{why.where}: ' if why.where else ''}{why.what}{f'. {why.hint}' if why.hint else ''}"
+
+
 class NotCompiled(Exception):
     """Raised by a call whose graph cannot be compiled, before it has done anything."""
 
@@ -163,13 +170,13 @@ class TracedGraph:
     # What became of it ------------------------------------------------------------------------
     def __str__(self) -> str:
         if self.why_eager is not None:
-            return f"graph {self.number} from {self.place}: in eager PyTorch: {self.why_eager}"
+            return f"graph {self.number} from {self.place}: in eager PyTorch: {said(self.why_eager)}"
         lines = [f"graph {self.number} from {self.place}, {self.threads} threads"]
         frozen = self._frozen
         for key, program in frozen.programs.items() if frozen else ():
             sizes = ", ".join(f"{name}={n}" for name, n in zip(frozen.lifted.symbols, key)) if frozen else ""
-            said = f"in eager PyTorch: {program}" if isinstance(program, GraphOptError) else program.summary()
-            lines.append(f"  {sizes or 'one program'}: {said}")
+            state = f"in eager PyTorch: {said(program)}" if isinstance(program, GraphOptError) else program.summary()
+            lines.append(f"  {sizes or 'one program'}: {state}")
         return "\n".join(lines)
 
     def explain(self) -> str:

@@ -12,6 +12,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SAYS = {
     "compile_pytorch": ["features: (1, 8, 20, 20)", "numpy in, ndarray out", "input gain: f32[]"],
     "compile_onnx": ["input  images: f32[batch, 1, 8, 8]", "probabilities = float32[1, 10], from"],
+    "torch_compile": ["as PyTorch, after the weights changed too", "kernel calls", "in eager PyTorch: ",
+                      "module in a module: (7, 9)"],
     "dynamic_batch": ["input: ['batch', '16']", "batch 64: as PyTorch", "a wrong shape is refused"],
     "write_a_rewrite": ["-  %back = neg(%z)", "[scale-later] matmul %y (project): scale the product"],
     "unsupported_operator": [
@@ -25,7 +27,7 @@ SAYS = {
     "add_a_target": ["CppModel(images: f32[3, 1, 8, 8] -> probabilities: f32[3, 10]; cpp:c++20)",
                      'extern "C" void graphopt_run(', "saved: manifest.json model.cpp weights.bin", "refused: unknown standard"],
 }
-NEEDS_TORCH = {"compile_pytorch", "dynamic_batch", "add_an_operator"}
+NEEDS_TORCH = {"torch_compile", "compile_pytorch", "dynamic_batch", "add_an_operator"}
 NEEDS_CXX = {"add_a_target"}
 ADDS = {"add_an_operator", "add_a_kernel_template", "add_a_target"}  # to the compiler's tables: in a process of their own
 
