@@ -85,8 +85,15 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
             raise UsageError(f"--emit {args.emit}: code is made for fixed shapes; {free}")
         if args.profile:
             raise UsageError(f"--profile: a program of fixed shapes is run; {free}")
+        if args.emit == "html":
+            raise UsageError(f"--emit html: the page is of a program of fixed shapes; {free}")
         print(f"graphopt-dump: a program is compiled for each size when it occurs; to see one: {free}", file=sys.stderr)
     inputs = read_inputs(args.inputs, captured) if args.inputs else None
+    if args.emit == "html":
+        from graphopt.cli.page import page
+
+        title = args.model if ":" in args.model else Path(args.model).name
+        return [("html", page(title, captured, target, keeps, passes, inputs))]
     try:
         graph, results = optimise(captured, args.validate or args.bisect, keeps, passes=passes, inputs=inputs,
                                   before=[around.before], after=[around.after])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from graphopt.cli.completion import add_completion
@@ -10,7 +11,7 @@ from graphopt.cli.models import FORMS, UsageError, parse_shape, parse_value
 from graphopt.errors import InputError
 from graphopt.records import MODES
 
-EMIT = ("ir", "tir", "asm", "cuda", "hls", "dot", "json")
+EMIT = ("ir", "tir", "asm", "cuda", "hls", "dot", "json", "html")
 CODE = {"tir": "x86", "asm": "x86", "cuda": "cuda", "hls": "fpga"}  # what programs for that target have; the rest show graphs
 SORTS = ("time", "order")  # of the kernels of a profile
 COLOURS = ("auto", "always", "never")
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   graphopt-dump net.onnx --profile                    the time of every kernel, and how near it is to the machine's peaks
   graphopt-dump net.onnx --tune fast                  measure what suits this machine's kernels, for all later programs
   graphopt-dump net.onnx --emit asm -o net.s          also tir; cuda and hls with their --target
+  graphopt-dump net.onnx --emit html -o net.html      all of that as a page: graphs, reasons, code, times, memory
   graphopt-dump net.onnx --emit dot | dot -Tsvg -o net.svg
   graphopt-dump net.onnx --validate --inputs in.npz   evaluate around every pass and compare
   graphopt-dump net.onnx --bisect                     where results go wrong first: pass and op, or kernel
@@ -51,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--value", action="append", default=[], metavar="INPUT=N,...",
                         help="bind an input whose value shapes the program (axes, sizes, a sampling rate)")
     parser.add_argument("--inputs", metavar="FILE.npz",
-                        help="arrays by input name, for --profile, --validate and --bisect (default: random ones)")
+                        help="arrays by input name, for --profile, --validate, --bisect and --emit html (default: random ones)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of to stdout; a .gir file saves the graph")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
     parser.add_argument("--color", "--colour", choices=COLOURS, default="auto", dest="colour",
@@ -62,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
                                                       "record what wins; shows them where nothing else is asked for")
     add_completion(parser)
     shown = parser.add_argument_group("what to show (several may be given; the graph where none is)")
-    shown.add_argument("--emit", choices=EMIT, help="a form of the program: the graph as ir, json or dot, or generated code")
+    shown.add_argument("--emit", choices=EMIT, help="a form of the program: the graph as ir, json or dot, generated code, "
+                                                    "or a page (html) with everything")
     shown.add_argument("--after", metavar="PASS", help=f"stop after this pass (PASS:2: its second run), or after the {CAPTURE}")
     shown.add_argument("--diff", metavar="PASS", help="what every run of this pass changed (PASS:2: its second run), or A..B: "
                                                       f"what all after A up to B did; A.. to the end, ..B from the {CAPTURE} on")
@@ -84,14 +87,18 @@ def check(args: argparse.Namespace) -> None:
     """Refuse contradictions before anything slow begins, and read --shape and --value."""
     if args.emit in CODE and args.after:
         raise UsageError(f"--after shows the graph, --emit {args.emit} the finished program: give one of them")
+    if args.emit == "html" and (args.after or args.tune or reports(args)):
+        raise UsageError("the page of --emit html has every pass, number and reason in it: give -o FILE.html alone")
+    if args.emit == "html" and not args.output and sys.stdout.isatty():
+        raise UsageError("--emit html writes a page for a browser: give -o FILE.html")
     if args.output and args.output.endswith(".gir") and (args.emit not in (None, "ir") or reports(args)):
         raise UsageError("a .gir file holds a graph and nothing else: give -o FILE.gir alone or with --after")
     if args.tune and args.after:
         raise UsageError("--tune is for the kernels of the finished program: leave out --after")
     if args.output and not Path(args.output).absolute().parent.is_dir():
         raise InputError("there is no such folder", where=f"-o {args.output}")
-    if args.inputs and not (args.validate or args.profile or args.bisect):
-        raise UsageError("--inputs are for --profile, --validate and --bisect")
+    if args.inputs and not (args.validate or args.profile or args.bisect or args.emit == "html"):
+        raise UsageError("--inputs are for --profile, --validate, --bisect and --emit html")
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads}: give at least 1")
     if args.profile and args.after:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 from graphopt.capture.onnx import ops  # noqa: F401  (fills the table)
 from graphopt.capture.onnx.context import Context
 from graphopt.capture.onnx.load import Source, load
-from graphopt.capture.onnx.scope import Scope
+from graphopt.capture.onnx.scope import Scope, location
 from graphopt.capture.onnx.session import Session, check_supported, opset_versions
 from graphopt.capture.onnx.table import domain_of
 from graphopt.capture.onnx.types import from_type_proto
@@ -28,7 +29,8 @@ def capture_onnx(model: Any, *, shapes: Mapping[str, Sequence[int]] | None = Non
     `shapes` fixes the shapes of inputs by name; `values` binds inputs to constants, which stay in the
     signature. In the graph's metadata, `control_inputs` names the inputs whose values some operators' attributes
     depend on, and `recapture(shapes, values)` captures again with those given; it is there when the graph
-    has symbolic dims, control inputs or deferred ops. Raises CaptureError or UnsupportedOperators.
+    has symbolic dims, control inputs or deferred ops. `modules` are those of `modules_of`.
+    Raises CaptureError or UnsupportedOperators.
     """
     return _capture(load(model), shapes or {}, values or {})
 
@@ -52,9 +54,24 @@ def _capture(source: Source, shapes: Mapping[str, Sequence[int]], values: Mappin
     graph.metadata["call"] = None  # positional in the order of the inputs, or by their names
     graph.metadata["control_inputs"] = control
     graph.metadata["external"] = source.external
+    graph.metadata["modules"] = modules_of(proto.graph.node)
     if control or graph.symbols() or session.deferred:
         graph.metadata["recapture"] = lambda shapes, values=None: _capture(source, shapes, values or {})
     return graph
+
+
+def modules_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
+    """From source locations to paths of PyTorch modules (`layer1.0.conv1`), of nodes whose exporter kept them.
+
+    torch.onnx writes the modules around a node, from the outside in, and last the node's own name as a Python list.
+    """
+    found = {}
+    for node in nodes:
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "")
+        names = re.findall(r"'([^']*)'", scopes)
+        if len(names) > 1 and names[-2]:
+            found[location(node)] = names[-2]
+    return found
 
 
 def _inputs(proto: onnx.GraphProto, scope: Scope, session: Session, shapes: Mapping[str, Sequence[int]],

@@ -128,7 +128,7 @@ class Scope:
 
     # Nodes -------------------------------------------------------------------------------------
     def capture_node(self, proto: onnx.NodeProto) -> None:
-        place = proto.name or next((o for o in proto.output if o), proto.op_type)
+        place = location(proto)
         domain = domain_of(proto.domain)
         inputs: list[Value | None] = []
         for i, name in enumerate(proto.input):
@@ -200,6 +200,11 @@ class Scope:
             last.erase()
 
 
+def location(node: onnx.NodeProto) -> str:
+    """The name of a node, or what it is known by where it has none."""
+    return node.name or next((o for o in node.output if o), node.op_type)
+
+
 def _graph_of(value: Value) -> Graph | None:
     return value.op.graph if value.op is not None else value.graph
 
@@ -267,4 +272,4 @@ def in_order(nodes: Sequence[onnx.NodeProto], defined: Callable[[str], bool], wh
     return [nodes[i] for i in order]
 
 
-__all__ = ["Scope", "free_names", "in_order", "node_free_names"]
+__all__ = ["Scope", "free_names", "in_order", "location", "node_free_names"]

@@ -100,7 +100,7 @@ def build(program: Program, target: X86, each: bool = False, in_memory: bool = F
     clocks = [marks_at(program) + MARK * (sum(map(len, calls[:k])) + k) for k in range(len(calls))] if marks else []
     make = lambda: ir_module(program, calls, names, in_memory, clocks)
     if in_memory:
-        module = _compile(make(), target)
+        module = compile_module(make(), target)
         functions = [module.get_function(n) for n in names]
         return Code(names, functions=functions, seconds=time.perf_counter() - start, _module=module, _source=make)
     key = _digest(program, calls, target, clocks)
@@ -123,7 +123,7 @@ def runtime_library() -> tuple[Path | bytes, str]:
     return found, key
 
 
-def _compile(mod: Any, target: X86) -> Any:
+def compile_module(mod: Any, target: X86) -> Any:
     machine = tvm.target.Target(target.llvm_target())
     try:
         return tvm.get_global_func("target.build.llvm")(_lowering(machine)(mod), machine)
@@ -164,7 +164,7 @@ def _objects(program: Program, calls: list[list[Call]], names: list[str], target
 
 def _object(mod: Any, target: X86) -> bytes:
     """The object file of a module."""
-    module = _compile(mod, target)
+    module = compile_module(mod, target)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as work:
         path = Path(work) / "code.o"
         module.write_to_file(str(path))

@@ -1,0 +1,49 @@
+// What all drawings share.
+
+/** A frame that draws again when its size changes: `draw(width, height)` gives an svg or a canvas. */
+function chart(host, toolbar, draw, legend) {
+  const frame = el("div", {class: "chart"});
+  put(host, toolbar, frame, legend);
+  let size = "";
+  const again = () => {
+    const [w, h] = [frame.clientWidth, frame.clientHeight];
+    if (!w || !h) return;
+    size = `${w} ${h}`;
+    frame.replaceChildren(draw(w, h));
+  };
+  again();
+  new ResizeObserver(() => { if (size !== `${frame.clientWidth} ${frame.clientHeight}`) again(); }).observe(frame);
+  return again;
+}
+
+/** Round steps for an axis from 0 to `most`, about `wanted` of them. */
+function ticks(most, wanted, base = 10) {
+  if (!(most > 0)) return [0];
+  const rough = most / wanted;
+  const power = base === 2 ? 2 ** Math.ceil(Math.log2(rough)) : 10 ** Math.floor(Math.log10(rough));
+  const step = base === 2 ? power : [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+  return Array.from({length: Math.floor(most / step + 1e-9) + 1}, (_, k) => k * step);
+}
+
+/** A line of what the colours mean, for the kinds that occur. */
+function legend(kinds) {
+  return el("div", {class: "legend"}, [...new Set(kinds)].sort().map((k) => el("span", {}, el("i", {class: "dot k-" + k}), k)));
+}
+
+const opOfStep = (step) => model.view(model.passes[model.last].snapshot).byNumber.get(model.data.steps[step].op);
+const kindOfStep = (step) => { const op = opOfStep(step); return op ? model.kindOf(op) : "movement"; };
+const labelOfStep = (step) => { const op = opOfStep(step); return op ? model.label(op) : model.data.steps[step].name; };
+
+/** Lines for the tip over a step. */
+function stepLines(step) {
+  const op = opOfStep(step), r = model.data.profile && model.data.profile.rows[step];
+  return [el("b", {}, labelOfStep(step)), op && op.results.length ? `%${op.results[0].name}: ${niceType(op.results[0].type)}` : "", op ? op.module || op.locs.join(", ") : "",
+          r ? `${seconds(r.seconds)}, ${percent(r.seconds / model.total)} of the call` + (r.floor ? `, floor ${seconds(r.floor)}` : "") : "",
+          r && r.operations ? `${digits(r.operations / r.seconds / 1e9)} GFLOP/s` + (r.bound ? `, ${r.bound} bound` : "") : ""];
+}
+
+/** What a drawn step does under pointer and keys. */
+function stepEvents(step) {
+  const op = opOfStep(step);
+  return {onmousemove: (e) => showTip(e, stepLines(step)), onmouseleave: hideTip, onclick: () => op && app.go({node: op.number, pass: model.last}), "data-step": step};
+}
