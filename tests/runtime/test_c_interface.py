@@ -6,6 +6,8 @@ import ctypes
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from small_models import W, inputs, linear, linear_reference, named, scale
 
 import graphopt
 from graphopt.ir import Builder, Graph, tensor
+from graphopt.runtime.machine import missing
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 RNG = np.random.default_rng(17)
@@ -201,6 +204,61 @@ def test_a_newer_library_runs_the_folder_of_another(folder: Path, tmp_path: Path
     x = np.arange(40, dtype=np.float32)
     with CModel(tmp_path / "m", by=folder) as model:
         np.testing.assert_array_equal(model(x)[0], 2 * x)
+
+
+def test_format_1_0_is_read(tmp_path: Path, folder: Path) -> None:
+    if missing(["avx2", "fma"]):
+        pytest.skip("its code is for AVX2 (x86:x86-64-v3)")
+    old = Path(__file__).parents[1] / "data" / "format-1.0"
+    expected = np.load(old / "expected.npz")
+    with CModel(old / "net", by=folder) as model:
+        np.testing.assert_allclose(model(expected["x"])[0], expected["y"], atol=1e-6)
+
+
+def test_what_graphopt_build_makes(tmp_path: Path) -> None:
+    """Several shapes and CPUs in one folder, whose programs share weights."""
+    from graphopt.cli.build import main
+
+    digits, made = str(Path(__file__).parents[2] / "demo" / "digits.onnx"), tmp_path / "digits.gopt"
+    shapes = [word for n in (1, 5) for word in ("--shape", f"images={n}x1x8x8")]
+    assert main([digits, "-o", str(made), "--target", "x86:x86-64", "--target", "x86:x86-64-v2", *shapes]) in (0, None)
+    reference = graphopt.compile(digits)
+    with CModel(made) as model:
+        assert model.c.graphopt_model_target(model.handle) in (b"x86:x86-64", b"x86:x86-64-v2")
+        assert model.declared("input") == [("images", "float32", ("batch", 1, 8, 8))]
+        for n in (5, 1):
+            x = RNG.random((n, 1, 8, 8)).astype(np.float32)
+            np.testing.assert_allclose(model(x)[0], reference.run({"images": x})["probabilities"], atol=1e-6)
+
+
+def test_nothing_is_left_open(folder: Path) -> None:
+    CModel(folder).close()
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        CModel(folder).close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert sum(str(folder) in line and "libgraphopt" not in line for line in open("/proc/self/maps")) == 0
+
+
+def test_after_a_fork(folder: Path) -> None:
+    """In a process of its own: the child of a process whose pool has run starts threads anew."""
+    code = f"""
+import os, numpy as np
+from pathlib import Path
+from c_interface import CModel, Options
+import ctypes
+model = CModel(Path({str(folder)!r}), Options(ctypes.sizeof(Options), 3))
+x, offset = np.ones((3, 6), np.float32), np.ones(5, np.float32)
+wanted = model(x, offset)
+child = os.fork()
+for _ in range(20):
+    assert all(np.array_equal(a, b) for a, b in zip(model(x, offset), wanted))
+if child == 0:
+    model.close()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=60)
 
 
 def test_a_folder_that_is_replaced_gives_the_new_code(tmp_path: Path) -> None:
@@ -395,7 +453,6 @@ def test_the_best_cpu_of_several_is_chosen(folder: Path, tmp_path: Path) -> None
 
 def test_this_machine_has_what_linux_says_it_has(own: Path, folder: Path) -> None:
     """Of the instruction sets that code of ours can need."""
-    from graphopt.runtime.machine import missing
     from graphopt.targets.x86 import X86
 
     every = set().union(*(X86.named(cpu).instructions for cpu in ("znver5", "sapphirerapids", "haswell", "bdver4", "x86-64")))

@@ -234,6 +234,14 @@ def test_a_whole_run_under_the_sanitizers(haswell: Path, tmp_path: Path) -> None
         assert subprocess.run([program, haswell / name], capture_output=True, check=False).returncode == 1
 
 
+def test_every_allocation_may_fail(haswell: Path, tmp_path: Path) -> None:
+    program = tmp_path / "no_memory"
+    wrapped = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "aligned_alloc")]
+    run([*sanitized("address,undefined", tmp_path), f"-I{NATIVE}", PROGRAMS / "no_memory.c", *SOURCES, *wrapped, "-pthread",
+         "-ldl", "-o", program])
+    assert int(re.findall(r"(\d+) refusals", run([program, haswell]))[0]) >= 5
+
+
 def test_threads_under_the_thread_sanitizer(haswell: Path, tmp_path: Path) -> None:
     program = tmp_path / "threads"
     run([*sanitized("thread", tmp_path), f"-I{NATIVE}", PROGRAMS / "threads.c", *SOURCES, "-pthread", "-ldl", "-o", program])

@@ -4,6 +4,8 @@
 
 #define DEEPEST 64
 
+const char JSON_NO_MEMORY[] = "there is no memory left";
+
 typedef struct {
     memory *m;
     const unsigned char *at, *end;
@@ -136,7 +138,7 @@ static int text(reader *r, const char **into) {
             s++, longest++;
     char *to = memory_get(r->m, longest, 1);
     if (to == NULL)
-        return refuse(r, "there is no memory left");
+        return refuse(r, JSON_NO_MEMORY);
     *into = to;
     while (r->at < r->end && *r->at != '"') {
         if (*r->at < 0x20)
@@ -180,7 +182,7 @@ static int members(reader *r, json_value *v, int depth) {
     for (;;) {
         json_value *inner = memory_get(r->m, 1, sizeof *inner);
         if (inner == NULL)
-            return refuse(r, "there is no memory left");
+            return refuse(r, JSON_NO_MEMORY);
         skip_space(r);
         if (v->kind == JSON_OBJECT) {
             if (!next_is(r, '"'))
@@ -235,7 +237,7 @@ const json_value *json_read(memory *m, const char *text, size_t length, const ch
     reader r = {m, start, start + length, NULL};
     json_value *v = memory_get(m, 1, sizeof *v);
     if (v == NULL)
-        refuse(&r, "there is no memory left");
+        refuse(&r, JSON_NO_MEMORY);
     else if (value(&r, v, 0)) {
         skip_space(&r);
         if (r.at != r.end)

@@ -19,7 +19,8 @@ typedef struct json_value {
     size_t count;
 } json_value;
 
-/* The value, in memory of `m`, or NULL with the reason and its place. */
+/* The value, in memory of `m`, or NULL with the reason (JSON_NO_MEMORY itself, or words) and its place. */
+extern const char JSON_NO_MEMORY[];
 const json_value *json_read(memory *m, const char *text, size_t length, const char **why, size_t *at);
 
 /* The member of that name; NULL where there is none, more than one, or `object` is none. */

@@ -316,6 +316,8 @@ graphopt_status describe(description *d, memory *m, const char *text, size_t len
     graphopt_status status;
     if (root != NULL) {
         status = read_root(&r, root);
+    } else if (why == JSON_NO_MEMORY) {
+        status = fail_memory();
     } else {
         for (size_t k = 0; k < at; k++) {
             column = text[k] == '\n' ? 1 : column + 1;

@@ -252,28 +252,28 @@ void graphopt_model_destroy(graphopt_model *model) {
     free(model);
 }
 
-const char *graphopt_model_target(const graphopt_model *model) { return model->d.program[0].target; }
+const char *graphopt_model_target(const graphopt_model *model) { return model ? model->d.program[0].target : ""; }
 
-int32_t graphopt_model_threads(const graphopt_model *model) { return model->threads; }
+int32_t graphopt_model_threads(const graphopt_model *model) { return model ? model->threads : 0; }
 
-size_t graphopt_model_inputs(const graphopt_model *model) { return model->d.inputs; }
+size_t graphopt_model_inputs(const graphopt_model *model) { return model ? model->d.inputs : 0; }
 
-size_t graphopt_model_outputs(const graphopt_model *model) { return model->d.outputs; }
+size_t graphopt_model_outputs(const graphopt_model *model) { return model ? model->d.outputs : 0; }
 
-size_t graphopt_model_programs(const graphopt_model *model) { return model->d.programs; }
+size_t graphopt_model_programs(const graphopt_model *model) { return model ? model->d.programs : 0; }
 
 const graphopt_tensor *graphopt_model_input(const graphopt_model *model, size_t input) {
-    return input < model->d.inputs ? &model->d.input[input] : NULL;
+    return input < graphopt_model_inputs(model) ? &model->d.input[input] : NULL;
 }
 
 const graphopt_tensor *graphopt_model_output(const graphopt_model *model, size_t output) {
-    return output < model->d.outputs ? &model->d.output[output] : NULL;
+    return output < graphopt_model_outputs(model) ? &model->d.output[output] : NULL;
 }
 
 const graphopt_shape *graphopt_model_program_input(const graphopt_model *model, size_t program, size_t input) {
-    return program < model->d.programs && input < model->d.inputs ? &model->d.program[program].inputs[input] : NULL;
+    return program < graphopt_model_programs(model) && input < model->d.inputs ? &model->d.program[program].inputs[input] : NULL;
 }
 
 const graphopt_shape *graphopt_model_program_output(const graphopt_model *model, size_t program, size_t output) {
-    return program < model->d.programs && output < model->d.outputs ? &model->d.program[program].outputs[output] : NULL;
+    return program < graphopt_model_programs(model) && output < model->d.outputs ? &model->d.program[program].outputs[output] : NULL;
 }

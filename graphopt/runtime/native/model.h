@@ -146,7 +146,7 @@ GRAPHOPT_API const char *graphopt_model_target(const graphopt_model *model);
 GRAPHOPT_API int32_t graphopt_model_threads(const graphopt_model *model);
 
 /* What the model takes and gives, in the order in which run() wants it. Descriptions live as long as the model; NULL where
- * there is no such input, output or program. */
+ * there is no such input, output or program. A model that is NULL has none. */
 GRAPHOPT_API size_t graphopt_model_inputs(const graphopt_model *model);
 GRAPHOPT_API size_t graphopt_model_outputs(const graphopt_model *model);
 GRAPHOPT_API const graphopt_tensor *graphopt_model_input(const graphopt_model *model, size_t input);
