@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from graphopt.ir.types import TensorType
 from graphopt.rewrite.validate import difference, nudged
 from graphopt.runtime.executable import Place
 
-ULPS = 1000.0  # of the largest element: sums of thousands in another order, Winograd's algorithm
+ULPS = 64.0  # of the largest element, and of what an ulp on the operands changes: sums in another order, Winograd
 NARROW_ULPS = 4.0  # half floats compute in f32 and round once
 
 
@@ -66,10 +67,10 @@ def check_kernels(compiled: Any, target: Any, arrays: Sequence[Any]) -> Checked:
     return Checked(reached, _finding(program, reached, step.op.results[0], f"ended with {crashed}"))
 
 
-def in_child(work: Callable[[Callable[[int], None]], Any]) -> tuple[Any, str, int | None]:
+def in_child(work: Callable[[Callable[[int], None]], Any], seconds: float | None = None) -> tuple[Any, str, int | None]:
     """What `work(report)` gives in a forked process; else None, what ended it, and what it reported last.
 
-    An exception in the child is raised here.
+    An exception in the child is raised here. After so many `seconds` it is ended, by `timeout`.
     """
     here, there = os.pipe()
     child = os.fork()
@@ -92,6 +93,15 @@ def in_child(work: Callable[[Callable[[int], None]], Any]) -> tuple[Any, str, in
     os.close(there)
     reached: int | None = None
     end: Any = None
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        os.kill(child, signal.SIGKILL)
+
+    clock = threading.Timer(seconds, stop) if seconds is not None else None
+    if clock is not None:
+        clock.start()
     with os.fdopen(here, "rb") as pipe:
         try:
             while True:
@@ -102,11 +112,16 @@ def in_child(work: Callable[[Callable[[int], None]], Any]) -> tuple[Any, str, in
                     end = said
         except (EOFError, pickle.UnpicklingError):
             pass
+    if clock is not None:
+        clock.cancel()
+        clock.join()
     _, status = os.waitpid(child, 0)
     if end is not None and end[0] == "failed":
         raise end[1]
     if end is not None:
         return end[1], "", reached
+    if late.is_set():
+        return None, "timeout", reached
     code = os.waitstatus_to_exitcode(status)
     return None, signal.Signals(-code).name if code < 0 else f"exit code {code}", reached
 

@@ -15,6 +15,7 @@ from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
 from graphopt.pipeline import optimise, specialise, specs
+from graphopt.repro import guarded
 from graphopt.runtime.executable import Executable, OutputSpec, aligned
 from graphopt.runtime.model import Model, Specialisation, Specialisations
 from graphopt.targets import Target
@@ -229,7 +230,8 @@ def compile_emitted(graph: Graph, target: Target, example_inputs: Any = None, va
         graph = _fixed(graph, target, example_inputs)
     if target.kind not in MODELS:
         raise TargetError(f"no code for {target.name}", hint="Register what compiles for it with graphopt.emitted.emits")
-    return MODELS[target.kind](graph, target, validate)
+    with guarded(graph, target):
+        return MODELS[target.kind](graph, target, validate)
 
 
 def _fixed(graph: Graph, target: Target, example_inputs: Any) -> Graph:

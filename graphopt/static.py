@@ -14,6 +14,7 @@ from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
 from graphopt.pipeline import X86Keeps, optimise
 from graphopt.records import Records, from_records, record_key
+from graphopt.repro import guarding
 from graphopt.rewrite.context import Reason
 from graphopt.runtime.executable import Executable, HostStep, OutputSpec, Place, aligned
 from graphopt.runtime.library import runtime
@@ -36,6 +37,7 @@ class Compiled:
     records: Records = field(default_factory=lambda: Records(None))  # of measurements, that it was made with
 
 
+@guarding
 def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str | None = None,
                    records: Records | None = None, block: WeightBlock | None = None, announce: bool = True) -> Compiled:
     """Passes, plan and machine code for a graph of concrete input shapes. Templates decide as `records` say, to which

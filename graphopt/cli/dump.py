@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.cli.colour import paint, show, wanted
-from graphopt.cli.models import UsageError
+from graphopt.cli.models import UsageError, is_crash
 from graphopt.cli.options import CAPTURE, CODE, build_parser, check
 from graphopt.cli.points import Snapshots, position, spans
 from graphopt.errors import GraphOptError, RewriteError, TargetError
@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (GraphOptError, OSError) as e:
         print(f"graphopt-dump: {e}", file=sys.stderr)
         return 1
+    except Exception as e:
+        if args.verbose or not getattr(e, "__notes__", None):
+            raise
+        print(f"graphopt-dump: {type(e).__name__}: {e}. {'. '.join(e.__notes__)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -55,15 +60,19 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
     """What was asked for: texts, or the graph that is to be saved."""
     from graphopt.cli.bisect import kernels, right_passes, wrong_pass
     from graphopt.cli.models import bind_values, capture_model, read_inputs
+    from graphopt.cli.repro import repro
     from graphopt.pipeline import asked, optimise
+    from graphopt.repro import guarded
     from graphopt.rewrite import WrongResult, default_passes
     from graphopt.rewrite.validate import random_inputs
     from graphopt.runtime.machine import missing
     from graphopt.targets import parse_target, without_winograd
     from graphopt.targets.x86 import X86
 
+    kept, recorded = _recorded(args)
     try:
-        target = (without_winograd if args.no_winograd else parse_target)(args.target, args.threads)
+        target = (without_winograd if args.no_winograd or not recorded["winograd"] else parse_target)(
+            args.target or recorded["target"], args.threads or recorded["threads"])
     except TargetError as e:
         raise UsageError(f"--target {args.target}: {e}") from None
     runs = isinstance(target, X86) and not missing(target.instructions)
@@ -74,8 +83,8 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
     keeps = asked(target)
     passes = default_passes(keeps)
     names = [p.name for p in passes]
-    kept = position(names, args.after, "--after") if args.after else len(passes)
-    passes, around = passes[:kept], Snapshots(names, spans(names, args.diff, kept) if args.diff else [])
+    last = position(names, args.after, "--after") if args.after else len(passes)
+    passes, around = passes[:last], Snapshots(names, spans(names, args.diff, last) if args.diff else [])
     captured = bind_values(capture_model(args.model, args.shape), args.shape, args.value)
     free = _free(captured)
     if free and args.after != CAPTURE:
@@ -88,15 +97,18 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
         if args.emit == "html":
             raise UsageError(f"--emit html: the page is of a program of fixed shapes; {free}")
         print(f"graphopt-dump: a program is compiled for each size when it occurs; to see one: {free}", file=sys.stderr)
-    inputs = read_inputs(args.inputs, captured) if args.inputs else None
+    inputs = read_inputs(args.inputs, captured) if args.inputs else kept
+    if args.repro:
+        return [("text", repro(captured, target, inputs, Path(args.repro)))]
     if args.emit == "html":
         from graphopt.cli.page import page
 
         title = args.model if ":" in args.model else Path(args.model).name
         return [("html", page(title, captured, target, keeps, passes, inputs))]
     try:
-        graph, results = optimise(captured, args.validate or args.bisect, keeps, passes=passes, inputs=inputs,
-                                  before=[around.before], after=[around.after])
+        with guarded(captured, target):
+            graph, results = optimise(captured, args.validate or args.bisect, keeps, passes=passes, inputs=inputs,
+                                      before=[around.before], after=[around.after])
     except WrongResult as e:
         if not args.bisect:
             raise
@@ -146,6 +158,16 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
         form = args.emit or "ir"
         sections.append((form, _form(graph, program, form)))
     return sections
+
+
+def _recorded(args: argparse.Namespace) -> tuple[list[Any] | None, dict[str, Any]]:
+    """The inputs, and the target and its options, that a folder of a failure records; the defaults of other models."""
+    if is_crash(Path(args.model)):
+        from graphopt.repro import load
+
+        _, inputs, about = load(Path(args.model))
+        return inputs, about
+    return None, {"target": "x86", "threads": None, "winograd": True}
 
 
 def _profile(program: Any, inputs: Sequence[Any], args: argparse.Namespace) -> str:

@@ -17,6 +17,7 @@ FORMS = """MODEL is one of
   net.onnx          an ONNX model (external data beside it is found)
   net.pt2           a program saved with torch.export.save
   net.gir           a graph saved by graphopt: graphopt-dump ... -o net.gir
+  a folder          that graphopt left where it failed (graphopt-crash-...), or --repro did
   net.ir            the text form of a graph; large constants have no data, so it cannot be compiled or run
   module:function   a function without parameters, importable from here, that returns a torch.nn.Module and
                     its example inputs (a tuple), or anything else that graphopt.compile takes"""
@@ -52,6 +53,10 @@ def parse_value(text: str) -> tuple[str, float | list[float]]:
 def capture_model(spec: str, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     """The graph of the model that `spec` names, with the inputs named in `shapes` fixed to those shapes."""
     path = Path(spec)
+    if is_crash(path):
+        from graphopt.repro import load
+
+        return _fixed(load(path)[0], shapes)
     if path.suffix in (".gir", ".ir"):
         return _fixed(_saved(path), shapes)
     from graphopt.capture import capture
@@ -66,6 +71,11 @@ def capture_model(spec: str, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     if ":" in spec:
         return _fixed(_called(spec), shapes)
     raise UsageError(f"{spec!r} is not a model.\n{FORMS}")
+
+
+def is_crash(path: Path) -> bool:
+    """Is it a folder that reproduces a failure?"""
+    return path.is_dir() and (path / "about.json").is_file()
 
 
 def _present(path: Path) -> Path:
@@ -168,4 +178,5 @@ def read_inputs(path: str, graph: Graph) -> list[Any]:
     return [given[n] for n in names]
 
 
-__all__ = ["FORMS", "UsageError", "bind_values", "capture_model", "input_names", "parse_shape", "parse_value", "read_inputs"]
+__all__ = ["FORMS", "UsageError", "bind_values", "capture_model", "input_names", "is_crash", "parse_shape", "parse_value",
+           "read_inputs"]

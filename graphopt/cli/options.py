@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   graphopt-dump net.onnx --emit dot | dot -Tsvg -o net.svg
   graphopt-dump net.onnx --validate --inputs in.npz   evaluate around every pass and compare
   graphopt-dump net.onnx --bisect                     where results go wrong first: pass and op, or kernel
+  graphopt-dump net.onnx --repro folder               make a failure of the compiler small enough for a report
   graphopt-dump mypackage.nets:small --after capture -o small.gir
   eval "$(graphopt-dump --completion bash)"           complete options, files and passes in this shell
 """
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Show what the compiler makes of a model: its graph after any pass, its code, its numbers, its reasons.",
         epilog=f"{FORMS}\n\n{EXAMPLES}\nexit codes: 0 done, 1 the model or its compilation failed, 2 a wrong command line")
     parser.add_argument("model", metavar="MODEL", help="an .onnx, .pt2, .gir or .ir file, or module:function (see below)")
-    parser.add_argument("--target", default="x86", metavar="TARGET",
+    parser.add_argument("--target", metavar="TARGET",
                         help="what to compile for: x86 (this machine), cuda:sm_90, fpga:xc7z020, ... (default: x86)")
     parser.add_argument("--threads", type=int, metavar="N", help="how many a call may use (default: this process's cores)")
     parser.add_argument("--no-winograd", action="store_true",
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--value", action="append", default=[], metavar="INPUT=N,...",
                         help="bind an input whose value shapes the program (axes, sizes, a sampling rate)")
     parser.add_argument("--inputs", metavar="FILE.npz",
-                        help="arrays by input name, for --profile, --validate, --bisect and --emit html (default: random ones)")
+                        help="arrays by name, for --profile, --validate, --bisect, --repro and --emit html (default: random)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of to stdout; a .gir file saves the graph")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
     parser.add_argument("--color", "--colour", choices=COLOURS, default="auto", dest="colour",
@@ -80,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     shown.add_argument("--validate", action="store_true", help="evaluate the graph around every pass and compare the results")
     shown.add_argument("--bisect", action="store_true", help="the first pass, then the first op, that changes results; where all "
                                                              "passes are right, the first kernel whose code is wrong")
+    shown.add_argument("--repro", metavar="DIR", help="where the compiler fails, its code crashes or results are wrong: write a "
+                                                      "folder that shows it, with the smallest graph that does, found by cutting")
     return parser
 
 
@@ -97,12 +100,14 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--tune is for the kernels of the finished program: leave out --after")
     if args.output and not Path(args.output).absolute().parent.is_dir():
         raise InputError("there is no such folder", where=f"-o {args.output}")
-    if args.inputs and not (args.validate or args.profile or args.bisect or args.emit == "html"):
-        raise UsageError("--inputs are for --profile, --validate, --bisect and --emit html")
+    if args.inputs and not (args.validate or args.profile or args.bisect or args.repro or args.emit == "html"):
+        raise UsageError("--inputs are for --profile, --validate, --bisect, --repro and --emit html")
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads}: give at least 1")
     if args.profile and args.after:
         raise UsageError("--profile runs the finished program: leave out --after")
+    if args.repro and (args.after or args.output or args.emit or args.tune or reports(args)):
+        raise UsageError("--repro DIR writes a folder and shows nothing else: give it alone, or with --inputs")
     if args.bisect and args.after:
         raise UsageError("--bisect looks at all passes and at the code: leave out --after (--validate takes it)")
     if args.json and not args.profile:

@@ -40,7 +40,7 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     Raises IRError where the graph holds what text cannot: a source operator deferred to run time, or a
     constant without data. Calling conventions of the source model (pytrees) are not kept; names are.
     """
-    _check_printable(graph)
+    check_printable(graph)
     names = ConstantNames()
     text = print_graph(graph, names)
     constants: dict[str, dict[str, str]] = {}
@@ -100,7 +100,7 @@ def load(path: str | os.PathLike[str]) -> Graph:
     return graph
 
 
-def _check_printable(graph: Graph) -> None:
+def check_printable(graph: Graph) -> None:
     for op in graph.walk():
         if op.name == "const":
             op.attrs["value"].numpy()
