@@ -61,10 +61,22 @@ def rendered(markdown: str) -> str:
 def pages() -> dict[str, str]:
     """Every generated page by its path."""
     made = {f"{OPS}/index.md": ops_index(), "reference/commands.md": commands(),
-            "changelog.md": (ROOT / "CHANGELOG.md").read_text(), "contributing.md": (ROOT / "CONTRIBUTING.md").read_text()}
+            "changelog.md": included("CHANGELOG.md"), "contributing.md": included("CONTRIBUTING.md")}
     for name in op_modules():
         made[f"{OPS}/{name}.md"] = ops_page(name)
     return made
+
+
+def included(name: str) -> str:
+    """A file of the repository's root as a page: links into docs/ stay links, those to other files become their text."""
+
+    def link(found: re.Match[str]) -> str:
+        text, target = found.groups()
+        if re.match(r"https?:|#", target):
+            return found[0]
+        return f"[{text}]({target.removeprefix('docs/')})" if target.startswith("docs/") else text
+
+    return re.sub(r"\[([^]]+)\]\(([^)\s]+)\)", link, (ROOT / name).read_text())
 
 
 # Operators -------------------------------------------------------------------------------------------------------

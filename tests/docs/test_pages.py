@@ -185,3 +185,10 @@ def test_the_site_builds_and_asks_nothing_of_a_network(tmp_path: Path) -> None:
     for page in pages:
         loaded = re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"']?(https?:[^\"' >]+)", page.read_text())
         assert not loaded, f"{page.name} loads {loaded}"
+
+
+def test_links_of_files_from_the_root_are_those_of_pages() -> None:
+    pages = hooks().pages()
+    for name in ("changelog.md", "contributing.md"):
+        targets = re.findall(r"\]\(([^)\s]+)\)", pages[name])
+        assert all(re.match(r"https?:|#", t) or t.partition("#")[0] in PAGES for t in targets), targets
