@@ -41,6 +41,12 @@ def said(why: GraphOptError) -> str:
     return f"{f'{why.where}: ' if why.where else ''}{why.what}{f'. {why.hint}' if why.hint else ''}"
 
 
+def _alone(e: GraphOptError) -> GraphOptError:
+    """The error without the frames that it went through, which hold a model's weights."""
+    e.__traceback__ = e.__cause__ = e.__context__ = None
+    return e
+
+
 class NotCompiled(Exception):
     """Raised by a call whose graph cannot be compiled, before it has done anything."""
 
@@ -145,8 +151,8 @@ class TracedGraph:
             try:
                 self._frozen = Frozen(self._functional, arguments, self._weights, "graph")
             except GraphOptError as e:
-                self.why_eager = e
-                raise NotCompiled(e) from e
+                self.why_eager = _alone(e)
+                raise NotCompiled(self.why_eager) from None
             return self._frozen
 
     def _build(self, frozen: Frozen, key: tuple[int, ...], arguments: Sequence[Any]) -> Program | GraphOptError:
@@ -159,9 +165,9 @@ class TracedGraph:
                 made.check(arguments)
                 counters["graphopt"]["compiled"] += 1
             except GraphOptError as e:
-                made = e
+                made = _alone(e)
                 if not frozen.sizes:
-                    self.why_eager = e
+                    self.why_eager = made
             frozen.programs[key] = made
             while len(frozen.programs) > self.settings.max_specialisations:
                 frozen.programs.popitem(last=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from compiling import compiled, counted, same, warnings_of
@@ -95,6 +98,31 @@ def test_sizes_that_depend_on_data(caplog):
     with torch.no_grad(), torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         same(compiled(f)(x), f(x))
     assert counted()[1] == 1
+
+
+def test_numbers_from_data_are_values_but_no_sizes(caplog):
+    x = torch.randn(4, 6)
+    with torch.no_grad(), torch._dynamo.config.patch(capture_scalar_outputs=True):
+        for f in (lambda x: x * x.sum().item(), lambda x: x / (x.mean().item() * 2), lambda x: torch.full((3,), x.sum().item())):
+            same(compiled(f)(x), f(x))
+        assert counted() == (3, 0)
+        f = lambda x: x[int(x.argmax().item()) % 3:]
+        same(compiled(f)(x), f(x))
+    assert "start computed from the data" in "".join(warnings_of(caplog))
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(6, 3).eval(), lambda: nn.Sequential(nn.Linear(6, 6), nn.Dropout()).train()],
+                         ids=["compiled", "eager"])
+def test_nothing_of_a_model_is_kept_once_it_is_gone(make):
+    net = make()
+    weight, call = weakref.ref(next(net.parameters())), compiled(net)
+    with torch.no_grad():
+        call(torch.randn(2, 6))
+    before = len(graphs())
+    del net, call
+    torch.compiler.reset()
+    gc.collect()
+    assert weight() is None and len(graphs()) < before
 
 
 def test_an_assertion_on_data_is_kept():

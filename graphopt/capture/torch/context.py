@@ -70,7 +70,9 @@ class Context:
 
     # Values -----------------------------------------------------------------------------------
     def scalar(self, x: Any, dtype: DType) -> Value:
-        """A number or a symbolic dim as a rank-0 value."""
+        """A number, a symbolic dim, or a number of run time as a rank-0 value."""
+        if isinstance(x, Value):
+            return self.cast(x, dtype)
         if isinstance(x, Dim):
             return self.cast(self.reshape(self.b.dims(values=(x,)), ()), dtype)
         if isinstance(x, complex):

@@ -186,7 +186,12 @@ class Translation:
         loc = location(node)
         before = self.graph.last
         c = Context(self.graph, self.symbols, loc, val, used, self._inline, self._region)
-        result = handler(c, **values)
+        try:
+            result = handler(c, **values)
+        except (TypeError, AttributeError) as e:  # few entries do arithmetic on what may come from the data
+            if late := _from_data(node.target, values):
+                raise Refusal(f"{late} computed from the data") from e
+            raise
         if isinstance(val, (tuple, list)):
             result = tuple(result) + (None,) * (len(val) - len(result))
             for i, (r, v) in enumerate(zip(result, val)):
@@ -270,6 +275,18 @@ class Translation:
 
 def _refuse_result(index: Any) -> Any:
     raise Refusal(f"result {index} is not provided")
+
+
+def _from_data(target: Any, values: dict[str, Any]) -> str:
+    """The arguments that are sizes, places or numbers of times, and here are computed from the data; empty where none is."""
+    schema = target._schema.arguments if isinstance(target, torch._ops.OpOverload) else ()
+    late = [a.name for a in schema if "int" in str(a.type).lower()
+            and any(isinstance(x, Value) for x in _parts(values.get(a.name)))]
+    return ", ".join(late)
+
+
+def _parts(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, (list, tuple)) else (given,)
 
 
 def _complex(val: Any) -> str:
