@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphopt.cli.completion import add_completion
 from graphopt.cli.entries import HELP, parse
 from graphopt.cli.models import FORMS, UsageError
 from graphopt.errors import ArtifactError, GraphOptError, TargetError
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help="no convolutions by Winograd's algorithm: they round otherwise and spread NaN and infinities")
     parser.add_argument("--json", action="store_true", help="write what was made to stdout as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
+    add_completion(parser)
     return parser
 
 

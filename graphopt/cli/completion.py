@@ -3,8 +3,8 @@
     eval "$(graphopt-dump --completion bash)"           in ~/.bashrc, or the like for zsh
     graphopt-dump --completion fish | source
 
-What an argument is, its metavar says: FILE and MODEL are files, DIR and FOLDER folders, PASS a pass (asked of the command when
-it is needed); choices are completed as words.
+What an argument is, its metavar says: FILE and MODEL are files, DIR and OUT folders, PASS a pass (asked of the command when it is
+needed); choices are completed as words.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _kind(action: argparse.Action) -> str:
         return "words"
     metavar = action.metavar if isinstance(action.metavar, str) else (action.dest or "").upper()
     word = re.split(r"[^A-Z]", metavar)[0]
-    return {"MODEL": "model", "FILE": "file", "DIR": "folder", "FOLDER": "folder", "PASS": "pass"}.get(word, "text")
+    return {"MODEL": "model", "FILE": "file", "DIR": "folder", "OUT": "folder", "PASS": "pass"}.get(word, "text")
 
 
 def _words(action: argparse.Action) -> list[str]:

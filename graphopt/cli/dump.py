@@ -125,11 +125,13 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
         sections.append(("table", f"{results}\n"))
     if args.diff:
         sections.append(("diff", around.diff(args.diff)))
-    parameters = _parameters(graph, results, target, args.tune) if (args.why or args.tune) and not args.after and not free else ""
+    parameters, planned = "", None
+    if (args.why or args.tune) and not args.after and not free:
+        parameters, planned = _parameters(graph, results, target, args.tune)
     if args.why:
         from graphopt.cli.why import why
 
-        sections.append(("said", why(args.why, captured, graph, results.context.reasons)))
+        sections.append(("said", why(args.why, captured, graph, results.context.reasons, planned)))
     if args.validate:
         changed = sum(p.changed for p in results.passes)
         sections.append(("text", f"validated: {changed} of {len(results.passes)} passes changed the graph, "
@@ -183,12 +185,13 @@ def _profile(program: Any, inputs: Sequence[Any], args: argparse.Namespace) -> s
     return table(measured, limits, args.sort, width)
 
 
-def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> str:
-    """How the parameters of the program's kernels are chosen, after measuring where that is wanted; also kept as reasons."""
+def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> tuple[str, Any]:
+    """How the parameters of the program's kernels are chosen, after measuring where that is wanted, and the program (None for
+    other targets than x86). The choices are also kept as reasons."""
     if target.kind != "x86":
         if tune:
             raise UsageError(f"--tune: kernels for {target.name} have no parameters to tune")
-        return ""
+        return "", None
     from graphopt import static
     from graphopt.records import Records
 
@@ -197,7 +200,7 @@ def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> st
         static.measure(graph, target, tune, records)
     program = static.plan_static(graph, results, target, records)
     texts = zip(program.calls, static.parameters(program, records, target))
-    return "".join(f"{line}\n" for line in dict.fromkeys(f"{c.kernel.name}: {text}" for c, text in texts if text))
+    return "".join(f"{line}\n" for line in dict.fromkeys(f"{c.kernel.name}: {text}" for c, text in texts if text)), program
 
 
 def _free(graph: Graph) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from graphopt.cli.models import UsageError
 from graphopt.ir import Graph, Op, Value
@@ -11,8 +12,9 @@ from graphopt.ir.text import value_names
 from graphopt.rewrite import Reason
 
 
-def why(wanted: str, before: Graph, after: Graph, reasons: Iterable[Reason]) -> str:
-    """The ops behind `wanted` (a value's name, with or without %, or a source location) in both graphs, and every reason.
+def why(wanted: str, before: Graph, after: Graph, reasons: Iterable[Reason], program: Any = None) -> str:
+    """The ops behind `wanted` (a value's name, with or without %, or a source location) in both graphs, the kernels of `program`
+    (where there is one) that compute them, and every reason.
 
     Raises UsageError, with the nearest names, where neither graph nor any reason knows it.
     """
@@ -29,9 +31,28 @@ def why(wanted: str, before: Graph, after: Graph, reasons: Iterable[Reason]) -> 
     for place, found in places.items():
         lines.append(f"{place}:" if found else f"{place}: nothing of that name")
         lines += [f"  {line}" for line, _ in found]
+    lines += _steps(program, {op for _, op in places["after the passes"]})
     lines.append("because:" if said else "no pass has said anything about it")
     lines += [f"  {r}" for r in dict.fromkeys(map(str, said))]
     return "\n".join(lines) + "\n"
+
+
+def _steps(program: Any, ops: set[Op | None]) -> list[str]:
+    """The steps of a program that compute any of these ops."""
+    if program is None:
+        return []
+    from graphopt.profiling import describe
+
+    lines = []
+    for k, step in enumerate(program.steps):
+        if step.op in ops or any(o in ops for region in step.op.regions for o in region.ops):
+            kernel = getattr(step, "kernel", None)
+            called = f"kernel {kernel.name}" if kernel else "on the reference evaluator"
+            slots = [program.slots[r] for r in step.op.results if r in program.slots]
+            at = ", ".join(f"{s.space} at byte {s.offset}" if s.space == "arena" else f"{s.space} {s.index}" for s in slots)
+            result = f"; result in {at}" if at else ""
+            lines.append(f"  step {k + 1} of {len(program.steps)}, {called}: {describe(step.op)}{result}")
+    return ["computed by:", *lines] if lines else []
 
 
 def _within(name: str, loc: str) -> bool:

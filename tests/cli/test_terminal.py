@@ -92,17 +92,18 @@ def test_what_is_longer_than_the_screen_is_paged():
 def complete(tmp_path):
     """Completions that a real bash gives for a command line whose last word is being written."""
     (tmp_path / "bin").mkdir()
-    command = tmp_path / "bin" / "graphopt-dump"
-    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m graphopt.cli.dump "$@"\n')
-    command.chmod(0o755)
+    for name in ("dump", "build"):
+        command = tmp_path / "bin" / f"graphopt-{name}"
+        command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m graphopt.cli.{name} "$@"\n')
+        command.chmod(0o755)
     (tmp_path / "work" / "nets").mkdir(parents=True)
     for name in ("a.onnx", "my net.gir", "notes.txt"):
         (tmp_path / "work" / name).touch()
 
-    def run(*words):
-        script = 'eval "$(graphopt-dump --completion bash)"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _graphopt_dump; ' \
-                 'complete -p graphopt-dump > /dev/null && printf "%s\\n" "${COMPREPLY[@]}"'
-        done = subprocess.run(["bash", "--norc", "-c", script, "bash", "graphopt-dump", *words], capture_output=True, text=True,
+    def run(*words, command="graphopt-dump"):
+        script = 'eval "$($1 --completion bash)"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); "_${1/-/_}"; ' \
+                 'complete -p $1 > /dev/null && printf "%s\\n" "${COMPREPLY[@]}"'
+        done = subprocess.run(["bash", "--norc", "-c", script, "bash", command, *words], capture_output=True, text=True,
                               cwd=tmp_path / "work", env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
         assert done.returncode == 0 and done.stderr == ""
         return {line for line in done.stdout.splitlines() if line}
@@ -119,6 +120,14 @@ def test_bash_completes_options_choices_files_and_passes(complete):
     assert complete("a.onnx", "--inputs", "n") == {"nets", "notes.txt"}
     assert {"fold", "fold_norm"} <= complete("a.onnx", "--after", "fo") and complete("--diff", "cap") == {"capture"}
     assert complete("a.onnx", "--shape", "") == set()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="completes in bash")
+def test_bash_completes_the_other_command_too(complete):
+    assert complete("--tun", command="graphopt-build") == {"--tune", "--tuning"}
+    assert complete("", command="graphopt-build") == {"a.onnx", "my net.gir", "nets"}
+    assert complete("a.onnx", "-o", "", command="graphopt-build") == {"nets"}
+    assert complete("a.onnx", "--tune", "f", command="graphopt-build") == {"fast", "full"}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -143,8 +152,10 @@ def test_scripts_are_read_by_their_shells(shell, check, tmp_path, capsys):
     subprocess.run([*check, str(tmp_path / "script")], check=True)
 
 
-def test_a_script_costs_no_heavy_import():
-    code = "import sys\nfrom graphopt.cli.dump import main\ntry: main(['--completion', 'bash'])\nexcept SystemExit: pass\n" \
+@pytest.mark.parametrize("command", ["dump", "build"])
+def test_a_script_costs_no_heavy_import(command):
+    code = f"import sys\nfrom graphopt.cli.{command} import main\n" \
+           "try: main(['--completion', 'bash'])\nexcept SystemExit: pass\n" \
            "print([m for m in ('numpy', 'networkx', 'onnx', 'torch', 'tvm') if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stderr.strip() == "[]"
