@@ -63,6 +63,12 @@ class X86Keeps(Keeps):
 
         return conversion(v)
 
+    def parts(self, ops: Any, cuts: Any, batch: int) -> tuple[int, int] | None:
+        """How many of the first ops are best run for how many images at a time; None where all images at once are best."""
+        from graphopt.codegen.batches import parts
+
+        return parts(ops, cuts, batch, self.target)
+
     def joins(self, op: Any) -> bool:
         """Is the op a kernel that reads and writes tensors wherever they lie?"""
         from graphopt.codegen.lower.registry import why_not

@@ -404,7 +404,8 @@ def _alias_parts(op: Op, found: dict[Value, tuple[Value, int]]) -> None:
     for v in parts:
         found[v] = (root, at)
         assert isinstance(v.type, TensorType)
-        at += (v.static_shape[1] if v.type.layout is not None else math.prod(v.static_shape)) * v.dtype.itemsize
+        within = v.type.layout is not None and op.attrs["axis"] == 1  # a pixel
+        at += v.static_shape[1] * v.dtype.itemsize if within else nbytes(v)
 
 
 def _view_offset(op: Op) -> int | None:

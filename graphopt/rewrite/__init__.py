@@ -7,6 +7,7 @@ from typing import Any
 
 from graphopt.ir.graph import Graph
 from graphopt.rewrite.absorb import Absorb
+from graphopt.rewrite.batches import Batches
 from graphopt.rewrite.canonicalise import Canonicalise
 from graphopt.rewrite.context import Context, Reason
 from graphopt.rewrite.cse import CommonSubexpressions
@@ -45,7 +46,7 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     ]
     if not fuse:
         return passes
-    return [*passes, Projections(), Heads(), DeadCode(), Fuse(), DeadCode(), Layout(), Stream(), Absorb(), Join()]
+    return [*passes, Projections(), Heads(), DeadCode(), Fuse(), DeadCode(), Layout(), Stream(), Absorb(), Join(), Batches()]
 
 
 def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any = None, **manager: Any) -> Results:
@@ -54,8 +55,8 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 
 __all__ = [
-    "Absorb", "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse", "Gathers",
-    "Heads", "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Pointwise", "Projections", "Reason", "Recognise",
-    "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "Upsample", "WrongResult",
-    "default_passes", "optimise",
+    "Absorb", "Batches", "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse",
+    "Gathers", "Heads", "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Pointwise", "Projections", "Reason",
+    "Recognise", "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "Upsample",
+    "WrongResult", "default_passes", "optimise",
 ]

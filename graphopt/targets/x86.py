@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from graphopt.errors import TargetError
-from graphopt.runtime.machine import missing
+from graphopt.runtime.machine import caches, missing
 from graphopt.targets.base import Target
 
 
@@ -16,7 +15,8 @@ from graphopt.targets.base import Target
 class X86(Target):
     """An x86-64 CPU by LLVM's name. `lanes` is f32 elements of a vector register, `registers` how many there are.
 
-    `l1` and `l2` are a core's data caches in bytes, `fma` how many multiply-adds on whole vectors start in a cycle.
+    `l1` and `l2` are a core's data caches in bytes, `l3` what all cores share. `fma` is how many multiply-adds on whole vectors
+    start in a cycle.
     `winograd` allows convolutions by Winograd's algorithm, with its rounding (see codegen/winograd.py).
     """
 
@@ -25,6 +25,7 @@ class X86(Target):
     threads: int = 1
     l1: int = 32 << 10
     l2: int = 1 << 20
+    l3: int = 16 << 20
     fma: int = 2
     winograd: bool = True
 
@@ -55,14 +56,16 @@ class X86(Target):
         if threads is not None and threads < 1:
             raise TargetError(f"threads must be at least 1, got {threads}")
         name = cpu or str(native)
-        l1, l2 = _caches() if name == native else _CACHES.get(name, (32 << 10, 1 << 20))
+        l1, l2 = _CACHES.get(name, (32 << 10, 1 << 20))
+        here = caches() if name == native else {}
+        l1, l2, l3 = (here.get(level, usual) for level, usual in (("l1", l1), ("l2", l2), ("l3", 16 << 20)))
         # LLVM tells cores by model numbers, which virtual machines make up, and takes some servers, which have tile registers,
         # for the clients of their day, which have half their multiply-adds.
         fma = 1 if name in _ONE_WIDE_FMA and (name != native or missing(["amx-tile"])) else 2
         features = _features(name)
         if cpu is None:
             features -= set(missing(f for f in features if f.startswith(_USED)))
-        return X86("x86", f"x86:{name}", name, features, threads or len(os.sched_getaffinity(0)), l1, l2, fma)
+        return X86("x86", f"x86:{name}", name, features, threads or len(os.sched_getaffinity(0)), l1, l2, l3, fma)
 
     def llvm_target(self) -> dict[str, object]:
         """TVM's target description."""
@@ -91,20 +94,6 @@ _CACHES = {
 }
 # Cores that have AVX-512, and one 512-bit multiply-add a cycle.
 _ONE_WIDE_FMA = frozenset(("znver4", "icelake-client", "tigerlake", "rocketlake", "cannonlake"))
-
-
-@cache
-def _caches() -> tuple[int, int]:
-    """Bytes of this machine's L1 data cache and of its L2, as Linux tells them; what most machines have where it does not."""
-    found = {1: 32 << 10, 2: 1 << 20}
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        try:
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-        except OSError:
-            continue
-        if kind in ("Data", "Unified") and int(level) in found and size.endswith("K"):
-            found[int(level)] = int(size[:-1]) << 10
-    return found[1], found[2]
 
 
 @cache
