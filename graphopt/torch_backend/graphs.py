@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +54,10 @@ class NotCompiled(Exception):
         super().__init__(str(why))
 
 
+class TooManySizes(GraphOptError):
+    """A graph whose sizes do not recur."""
+
+
 class Watched:
     """The weights that programs were made with; they `hold` while tensors, memory and versions are the same."""
 
@@ -86,7 +89,7 @@ class Frozen:
     def __init__(self, functional: fx.GraphModule, arguments: Sequence[Any], weights: Sequence[int], name: str) -> None:
         self.watched = Watched(arguments, weights)
         self.lifted = lift(functional, {k: arguments[k].detach() for k in weights}, name)
-        self.programs: OrderedDict[tuple[int, ...], Program | GraphOptError] = OrderedDict()
+        self.programs: dict[tuple[int, ...], Program | GraphOptError] = {}
         self.sizes = tuple(self.lifted.symbols.values())
 
 
@@ -159,6 +162,11 @@ class TracedGraph:
         with self._lock:
             if (found := frozen.programs.get(key)) is not None:
                 return found
+            limit = self.settings.max_specialisations
+            if len(frozen.programs) >= limit:  # sizes that hardly recur (a text that grows) would be compiled at every call
+                raise NotCompiled(TooManySizes(
+                    f"it has programs for {limit} sets of sizes, and takes no more", where=self.place,
+                    hint="Pad to sizes that recur, or raise max_specialisations in options"))
             made: Program | GraphOptError
             try:
                 made = build(frozen.lifted, dict(zip(frozen.lifted.symbols, key)), self.threads, self.settings)
@@ -169,8 +177,6 @@ class TracedGraph:
                 if not frozen.sizes:
                     self.why_eager = made
             frozen.programs[key] = made
-            while len(frozen.programs) > self.settings.max_specialisations:
-                frozen.programs.popitem(last=False)
             return made
 
     # What became of it ------------------------------------------------------------------------

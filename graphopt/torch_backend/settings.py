@@ -34,7 +34,8 @@ class Settings:
     `target`, `threads`, `tune`, `tuning`, `winograd`, `validate` are those of `graphopt.compile`; threads are torch's
     (`torch.get_num_threads()`) where none are given. `weights`: "frozen" packs parameters and buffers into the program, and
     watches them for changes; "read" reads them at every call. `fallback`: whether a graph that cannot be compiled runs in
-    eager PyTorch, with a warning, or is an error. `max_specialisations`: how many programs of different sizes a graph keeps.
+    eager PyTorch, with a warning, or is an error. `max_specialisations`: for how many sets of sizes a graph is compiled;
+    others run in eager PyTorch.
     """
 
     target: str = "x86"

@@ -108,14 +108,16 @@ def test_marked_dims_are_traced_once():
     assert counted() == (3, 0) and len(seen) == 1
 
 
-def test_only_so_many_programs_are_kept():
+def test_sizes_beyond_the_limit_run_in_eager(caplog):
     net = mlp()
     call = compiled(net, dynamic=True, options={"max_specialisations": 2})
     with torch.no_grad():
-        for n in (2, 3, 4, 2):
+        for n in (2, 3, 4, 5, 2):
             x = torch.randn(n, 7)
             same(call(x), net(x))
-    assert str(graphs()[-1]).count("kernel calls") == 2
+    assert counted() == (2, 2) and str(graphs()[-1]).count("kernel calls") == 2
+    (said,) = warnings_of(caplog)
+    assert "programs for 2 sets of sizes, and takes no more" in said and "max_specialisations" in said
 
 
 def test_numbers_that_change():
