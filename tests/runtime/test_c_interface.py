@@ -281,6 +281,31 @@ def test_a_folder_that_is_replaced_gives_the_new_code(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(old(x)[0], 3 * x)
 
 
+def test_a_folder_that_keeps_being_replaced_is_always_there(folder: Path, tmp_path: Path) -> None:
+    from graphopt.runtime.saving import _replace
+
+    x, offset = inputs()
+    shutil.copytree(folder, tmp_path / "m")
+    done = threading.Event()
+
+    def replace() -> None:
+        k = 0
+        while not done.is_set():
+            k += 1
+            shutil.copytree(folder, tmp_path / f"new{k}")
+            _replace(tmp_path / f"new{k}", tmp_path / "m")
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for _ in range(150):
+            with CModel(tmp_path / "m", by=folder) as model:
+                np.testing.assert_allclose(model(x, offset)[0], linear_reference(x, offset), rtol=1e-5)
+    finally:
+        done.set()
+        writer.join()
+
+
 # Mistakes of the caller ---------------------------------------------------------------------------
 def arguments() -> tuple[list[np.ndarray], list[np.ndarray]]:
     return list(inputs()), [np.zeros((3, 5), np.float32), np.zeros((), np.float32)]
@@ -469,7 +494,7 @@ def test_the_manifest_has_a_digest(own: Path, folder: Path) -> None:
     whole = file.read_bytes()
     assert (own / "manifest.sha256").read_text() == f"{hashlib.sha256(whole).hexdigest()}  manifest.json\n"
     skip = Options(ctypes.sizeof(Options), 0, 1)
-    for k in range(0, len(whole), 7):
+    for k in range(0, len(whole), 31):
         file.write_bytes(whole[:k] + bytes([whole[k] ^ 1]) + whole[k + 1:])
         with pytest.raises(CError) as e:
             CModel(own, by=folder)

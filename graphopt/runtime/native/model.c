@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "calls.h"
@@ -226,6 +227,10 @@ graphopt_status graphopt_model_create(const char *folder, const graphopt_options
     cpu_read(&here);
     for (int attempts = 20, again = 1; again; attempts--) {
         opening o = {&here, folder, open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), !options.skip_digests};
+        if (o.folder < 0 && errno == ENOENT && attempts > 0) { /* there is none for a moment where one takes another's place */
+            nanosleep(&(struct timespec){0, 50000}, NULL);
+            continue;
+        }
         if (o.folder < 0)
             return fail(errno == ENOMEM || errno == EMFILE || errno == ENFILE ? GRAPHOPT_NO_MEMORY : GRAPHOPT_NO_FILE,
                         "%.500s: cannot be read: %s. Is it the folder of a saved model?", folder, strerror(errno));
