@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "compare": "graphopt beside onnxruntime, OpenVINO and TorchInductor: times, compile times, memory",
     "roofline": "this machine's peaks: multiply-adds, BF16, VNNI, bandwidth of L1, L2, L3 and memory",
+    "startup": "process start to first result, and memory, beside onnxruntime",
     "kernels": "every contraction kernel of the models against the roofline, worst first",
     "coverage": "which models are captured, compiled, and equal to PyTorch",
     "onnx_suite": "ONNX's own test cases: passed, in a kernel, on the evaluator",
