@@ -16,7 +16,7 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
 from graphopt.pipeline import specialise_checked
 from graphopt.records import Records, record_key, state
-from graphopt.runtime import artifact
+from graphopt.runtime import artifact, saved
 from graphopt.runtime.executable import OutputSpec
 from graphopt.runtime.model import Spec
 from graphopt.static import Compiled, compile_static, decisions, statistics
@@ -25,7 +25,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Bundle:
-    """What an artifact will hold: add programs, then `save`. `interface` is that of `artifact.model_interface`."""
+    """What an artifact will hold: add programs, then `save`. `interface` is that of `saved.model_interface`."""
 
     def __init__(self, interface: Mapping[str, Any]) -> None:
         self.interface = dict(interface)
@@ -57,7 +57,7 @@ class Bundle:
         outputs = [OutputSpec(v.type.static_shape, v.type.dtype.numpy) for v in d.graph.outputs]  # type: ignore[union-attr]
         said = {"target": target.name, "features": target.instructions, "code": code, "weights": weights,
                 "entry": d.code.names[0], "threads": target.threads, "arena": d.program.arena_size,
-                "inputs": [list(v.static_shape) for v in d.graph.inputs], "outputs": [artifact.output_json(o) for o in outputs],
+                "inputs": [list(v.static_shape) for v in d.graph.inputs], "outputs": [saved.output_json(o) for o in outputs],
                 "stats": statistics(d), "decisions": decisions(d, target),
                 "tuning": {"mode": d.tune, "records": state(d.records, _record_keys(d, target))}}
         self.programs.append(said)

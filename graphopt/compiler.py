@@ -23,6 +23,7 @@ from graphopt.records import Records, check_mode, still_holds
 from graphopt.runtime import artifact
 from graphopt.runtime.machine import missing
 from graphopt.runtime.model import Model, Specialisation, Specialisations
+from graphopt.runtime.saved import executables, model_interface, read_specs
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph
@@ -171,7 +172,7 @@ class CompiledModel(Model):
         found = recipe.key and programs.find(recipe.key, recipe.holds)
         known = found.manifest if found else recipe.key and programs.interface(recipe.key)
         if known:
-            super().__init__(artifact.read_specs(known["inputs"]), artifact.read_specs(known["outputs"]), kept,
+            super().__init__(read_specs(known["inputs"]), read_specs(known["outputs"]), kept,
                              control_inputs=known["control_inputs"], ranges=known["ranges"])
         else:
             self._from_graph(kept)
@@ -231,7 +232,7 @@ class CompiledModel(Model):
                 if self._static:
                     del compiled, made
                     recipe.forget()
-                return Specialisation(stored.executables()[0], details)
+                return Specialisation(executables(stored)[0], details)
         return Specialisation(static.link(compiled, self.target.threads), details)
 
     def _compile(self, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Compiled:
@@ -247,7 +248,7 @@ class CompiledModel(Model):
 
     def _from_disk(self, found: artifact.Artifact, start: float, shapes: dict[str, tuple[int, ...]],
                    values: dict[str, np.ndarray]) -> Specialisation:
-        executable, program = found.executables()[0], found.programs[0]
+        executable, program = executables(found)[0], found.programs[0]
         shapes = shapes or {s.name: s.shape for s in self.inputs}  # type: ignore[misc]
         summary = {**program.said["stats"], "from_cache": True, "loaded": True,
                    "seconds": {"load": time.perf_counter() - start}}
@@ -260,7 +261,7 @@ class CompiledModel(Model):
         return self._structure is None and all(s.numpy is not None and s.numpy != np.object_ for s in specs)
 
     def _interface(self) -> dict[str, Any]:
-        return artifact.model_interface(self.inputs, self.outputs, self._control, self._ranges)
+        return model_interface(self.inputs, self.outputs, self._control, self._ranges)
 
     def _external(self) -> list[Any]:
         return list(self._recipe.graph.metadata.get("external", ()))

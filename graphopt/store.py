@@ -7,22 +7,16 @@ entries are written beside and renamed, a damaged one is removed and made anew, 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
-import uuid
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger("graphopt")
+# What only a new entry or a changed file needs is imported where it is used: programs from disk start faster.
 LIMIT_BYTES = 8 << 30  # of everything together
 BOUNDED = ("code", "objects", "programs", "digests")  # kinds of entries that may go
 PIECE = 8 << 20
@@ -44,7 +38,10 @@ def cannot_keep(root: Path, error: OSError) -> None:
 
 @cache
 def _warn(root: Path, why: str) -> None:
-    log.warning("what is compiled could not be cached in %s: %s (GRAPHOPT_CACHE names another folder, 0 none)", root, why)
+    import logging
+
+    logging.getLogger("graphopt").warning(
+        "what is compiled could not be cached in %s: %s (GRAPHOPT_CACHE names another folder, 0 none)", root, why)
 
 
 def trim(root: Path) -> None:
@@ -66,6 +63,9 @@ def remove(path: Path) -> None:
     """Take an entry away at once, whoever still has its files open; nothing where it cannot be."""
     with contextlib.suppress(OSError):
         if path.is_dir():
+            import shutil
+            import tempfile
+
             away = Path(tempfile.mkdtemp(dir=path.parent, prefix=".gone-"))
             with contextlib.suppress(OSError):
                 path.rename(away / "entry")
@@ -87,14 +87,17 @@ def digest(path: Path) -> str:
     its contents and of its entry) is not read again.
     """
     before = path.stat()
-    identity = f"{path.resolve()} {before.st_dev} {before.st_ino} {before.st_size} {before.st_mtime_ns} {before.st_ctime_ns}"
+    identity = (before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns, before.st_ctime_ns)
     root = folder()
-    note = None if root is None else root / "digests" / hashlib.sha256(identity.encode()).hexdigest()
+    note = None if root is None else root / "digests" / "-".join(f"{n:x}" for n in identity)
     if note is not None:
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(note.read_text())
             if isinstance(found, str) and len(found) == 64:
                 return found
+    import hashlib
+    from concurrent.futures import ThreadPoolExecutor
+
     now = time.time_ns()
     pieces = range(max(1, -(-before.st_size // PIECE)))
     with ThreadPoolExecutor(min(len(pieces), len(os.sched_getaffinity(0)))) as workers:
@@ -108,12 +111,16 @@ def digest(path: Path) -> str:
 
 def digest_of(data: bytes | memoryview) -> str:
     """The same of bytes in memory."""
+    import hashlib
+
     view = memoryview(data).cast("B") if len(data) else memoryview(b"")
     starts = range(0, max(len(view), 1), PIECE)
     return hashlib.sha256(b"".join(hashlib.sha256(view[s:s + PIECE]).digest() for s in starts)).hexdigest()
 
 
 def _piece(path: Path, start: int) -> bytes:
+    import hashlib
+
     with open(path, "rb", buffering=0) as f:
         f.seek(start)
         return hashlib.sha256(f.read(PIECE)).digest()
@@ -121,6 +128,8 @@ def _piece(path: Path, start: int) -> bytes:
 
 def write(path: Path, data: bytes) -> None:
     """A file that is there whole or not at all."""
+    import tempfile
+
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as f:
@@ -158,6 +167,9 @@ def outside() -> str:
 
 @cache
 def _digest_of_sources(paths: frozenset[Path | None]) -> str:
+    import hashlib
+    import uuid
+
     h = hashlib.sha256()
     for path in sorted(_sources(p for p in paths if p is not None)):
         if path.stat().st_mtime >= _STARTED:

@@ -85,7 +85,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     from graphopt.cli.models import capture_model
     from graphopt.pipeline import specs
     from graphopt.records import Records
-    from graphopt.runtime.artifact import model_interface
+    from graphopt.runtime.saved import model_interface
 
     records = Records.load(args.tuning, to_write=args.tune is not None)
     graph = capture_model(args.model, {})

@@ -18,27 +18,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from graphopt import store
-from graphopt.errors import ArtifactError, InputError
-from graphopt.runtime.executable import Executable, OutputSpec, aligned
-from graphopt.runtime.library import runtime
+from graphopt.errors import ArtifactError
 from graphopt.runtime.machine import missing
-from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
 
 FORMAT = (1, 1)
 MANIFEST, MANIFEST_DIGEST, RUNTIME = "manifest.json", "manifest.sha256", "libgraphopt.so"
-# Smaller weights are copied to memory of large pages: they fit a cache, where small pages cost address translation.
-MAPPED_FROM = 32 << 20
-SHOWN = 12  # programs that an error lists
+# Bytes of an element by numpy's and ml_dtypes' names.
+ITEMSIZES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
+             "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16, "int4": 1, "uint4": 1,
+             "int2": 1, "uint2": 1, "float4_e2m1fn": 1, "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1,
+             "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1}
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -54,7 +51,7 @@ class Program(NamedTuple):
     threads: int
     arena: int
     inputs: Shapes
-    outputs: tuple[OutputSpec, ...]
+    outputs: tuple[tuple[tuple[int, ...], str], ...]  # shape, and numpy's or ml_dtypes' name of the dtype
     said: Mapping[str, Any]  # of it in the manifest: stats, decisions, tuning
 
 
@@ -65,78 +62,22 @@ class Artifact(NamedTuple):
     manifest: dict[str, Any]
     programs: list[Program]
 
-    def executables(self) -> list[Executable]:
-        """The programs, ready to run. ArtifactError where the system does not let them."""
-        made = []
-        weights: dict[str, np.ndarray] = {}
-        try:
-            library = runtime(self.path / RUNTIME, self.manifest["runtime"])
-            for p in self.programs:
-                if p.weights not in weights:
-                    weights[p.weights] = _weights(self.path / p.weights)
-                entries = library.entries(self.path / p.code, [p.entry], p.threads)
-                made.append(Executable(entries, p.outputs, weights[p.weights], p.arena, len(p.inputs)))
-        except (OSError, AttributeError) as e:  # the loader's reasons, or no such entry
-            hint = "Is it on a file system that is mounted noexec?" if "not permitted" in str(e) else None
-            raise ArtifactError(f"its code cannot be loaded: {e}", where=str(self.path), hint=hint) from e
-        return made
 
+def load(path: str | os.PathLike[str], *, numpy: bool = True) -> Any:
+    """A saved model, ready to call with arrays by position or by its inputs' names: a `SavedModel`.
 
-class SavedModel(Model):
-    """A loaded model: it has the programs that were saved, and compiles none."""
-
-    def __init__(self, found: Artifact) -> None:
-        m = found.manifest
-        super().__init__(read_specs(m["inputs"]), read_specs(m["outputs"]), Specialisations(self._refuse, 1),
-                         ranges={name: (low, high) for name, (low, high) in m.get("ranges", {}).items()})
-        self._path = found.path
-        self._dtypes = [s.numpy for s in self.inputs]
-        self._by_shapes = {p.inputs: Specialisation(e, p) for p, e in zip(found.programs, found.executables())}
-        if self._static:
-            self._only = next(iter(self._by_shapes.values()))
-
-    @property
-    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
-        """The shapes of inputs that there are programs for."""
-        return [dict(zip(self._names, shapes)) for shapes in self._by_shapes]
-
-    def program(self, arrays: Sequence[Any]) -> Specialisation:
-        """The program for checked inputs. InputError lists what there is where none has their shapes."""
-        found = self._by_shapes.get(tuple([a.shape for a in arrays]))
-        return found if found is not None else super().program(arrays)  # which checks the dims first
-
-    def _fitting(self, given: Sequence[Any]) -> list[Any] | None:
-        if self._only is not None:
-            return super()._fitting(given)
-        if len(given) != len(self._dtypes):
-            return None
-        for kind, x in zip(self._dtypes, given):
-            if type(x) is not np.ndarray or x.dtype is not kind or not x.flags.c_contiguous:
-                return None
-        found = self._by_shapes.get(tuple([x.shape for x in given]))
-        return None if found is None else found.executable.run(given)
-
-    def _refuse(self, shapes: Mapping[str, tuple[int, ...]], values: Any) -> Specialisation:
-        there = [_shapes_text(s) for s in self.shapes]
-        more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
-        raise InputError(f"{self._path} has no program for {_shapes_text(shapes)}; it has those for "
-                         f"{'; '.join(there[:SHOWN])}{more}", hint="Give one of these shapes, or build it with the shape wanted")
-
-
-def _shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """As graphopt-build's --shape takes it."""
-    return ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
-
-
-def load(path: str | os.PathLike[str]) -> SavedModel:
-    """A saved model, ready to call with arrays by position or by its inputs' names.
-
-    Neither the compiler nor a framework is imported. Raises ArtifactError where the folder is damaged, too new, or made
-    for other machines.
+    With `numpy=False` numpy is not imported, which is most of a start: buffers in, memoryviews out, a `BufferModel`. Neither
+    imports the compiler or a framework. Raises ArtifactError where the folder is damaged, too new, or made for other machines.
     """
     found = read(Path(path))
     if control := found.manifest.get("control_inputs"):
         raise ArtifactError(f"its programs are for certain values of {', '.join(control)}", where=str(path))
+    if not numpy:
+        from graphopt.runtime.buffers import BufferModel
+
+        return BufferModel(found)
+    from graphopt.runtime.saved import SavedModel
+
     return SavedModel(found)
 
 
@@ -213,7 +154,11 @@ def _read(path: Path) -> Artifact:
 
 def _check_form(manifest: Mapping[str, Any], programs: Sequence[Program]) -> None:
     """ValueError where the parts of a manifest contradict each other."""
-    inputs, outputs = read_specs(manifest["inputs"]), read_specs(manifest["outputs"])
+    inputs, outputs = manifest["inputs"], manifest["outputs"]
+    for s in (*inputs, *outputs):
+        if not isinstance(s["name"], str) or not isinstance(s["shape"], (list, NoneType)):
+            raise ValueError(f"{s['name']!r}")
+        _dtype(s["numpy"])
     if not programs:
         raise ValueError("it has no program")
     if not isinstance(manifest["runtime"], str):
@@ -222,9 +167,9 @@ def _check_form(manifest: Mapping[str, Any], programs: Sequence[Program]) -> Non
         if len(p.inputs) != len(inputs) or len(p.outputs) != len(outputs):
             raise ValueError(f"program {p.code} has {len(p.inputs)} inputs and {len(p.outputs)} outputs")
         for s, shape in zip(inputs, p.inputs):
-            if s.numpy is None or (s.shape is not None and (len(s.shape) != len(shape) or any(
-                    isinstance(d, int) and d != n for d, n in zip(s.shape, shape)))):
-                raise ValueError(f"program {p.code} does not take input {s.name}")
+            dims = shape if s["shape"] is None else s["shape"]
+            if len(dims) != len(shape) or any(isinstance(d, int) and d != n for d, n in zip(dims, shape)):
+                raise ValueError(f"program {p.code} does not take input {s['name']}")
 
 
 def _for_this_machine(programs: Sequence[Program], where: str) -> list[Program]:
@@ -263,54 +208,22 @@ def _check_file(path: Path, name: str, size: int, digest: str | None) -> None:
         raise ArtifactError(f"{name} cannot be read: {e.strerror}", where=where) from e
 
 
-def _weights(path: Path) -> np.ndarray:
-    size = path.stat().st_size
-    if size >= MAPPED_FROM:
-        with open(path, "rb") as f:
-            return np.frombuffer(mmap.mmap(f.fileno(), size, prot=mmap.PROT_READ), np.uint8)
-    block = aligned(size)
-    with open(path, "rb", buffering=0) as f:
-        f.readinto(memoryview(block))  # type: ignore[arg-type]
-    block.flags.writeable = False
-    return block
-
-
-# Descriptions ---------------------------------------------------------------------------------
-def spec_json(s: Spec) -> dict[str, Any]:
-    """An input or output; what has no dtype of numpy's has no place in an artifact."""
-    return {"name": s.name, "dtype": s.dtype, "shape": None if s.shape is None else list(s.shape),
-            "numpy": None if s.numpy is None else s.numpy.name}
-
-
-def read_specs(given: Sequence[Mapping[str, Any]]) -> list[Spec]:
-    return [Spec(s["name"], s["dtype"], None if s["shape"] is None else tuple(s["shape"]),
-                 None if s["numpy"] is None else numpy_dtype(s["numpy"])) for s in given]
-
-
-def numpy_dtype(name: str) -> np.dtype:
-    """numpy's dtype, or ml_dtypes' where numpy has none."""
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes
-
-        return np.dtype(getattr(ml_dtypes, name))
-
-
-def output_json(o: OutputSpec) -> dict[str, Any]:
-    assert o.shape is not None and o.dtype is not None
-    return {"shape": list(o.shape), "numpy": o.dtype.name}
-
-
+# The manifest ---------------------------------------------------------------------------------
 def _program(p: Mapping[str, Any]) -> Program:
     """ValueError, KeyError or TypeError where the description is none."""
-    outputs = tuple(OutputSpec(_shape(o["shape"]), numpy_dtype(o["numpy"])) for o in p["outputs"])
+    outputs = tuple((_shape(o["shape"]), _dtype(o["numpy"])) for o in p["outputs"])
     texts = [p["target"], p["code"], p["weights"], p["entry"], *p["features"]]
     if not all(isinstance(t, str) for t in texts):
         raise ValueError(f"program {texts}")
     threads, arena = _count(p["threads"]), _count(p["arena"])
     return Program(p["target"], tuple(p["features"]), p["code"], p["weights"], p["entry"], max(threads, 1), arena,
                    tuple(_shape(s) for s in p["inputs"]), outputs, p)
+
+
+def _dtype(name: Any) -> str:
+    if name not in ITEMSIZES:
+        raise ValueError(f"{name!r} is no dtype")
+    return name
 
 
 def _shape(given: Any) -> tuple[int, ...]:
@@ -332,13 +245,4 @@ def _from_1_0(m: Mapping[str, Any]) -> dict[str, Any]:
     return {**m, "programs": [program]}
 
 
-def model_interface(inputs: Sequence[Spec], outputs: Sequence[Spec], control: Sequence[str],
-                    ranges: Mapping[str, tuple[int | None, int | None]]) -> dict[str, Any]:
-    """What a manifest says of the model, whatever its programs."""
-    describe = lambda specs: [spec_json(s) for s in specs]
-    return {"inputs": describe(inputs), "outputs": describe(outputs), "control_inputs": list(control),
-            "ranges": {k: list(r) for k, r in ranges.items()}}
-
-
-__all__ = ["MANIFEST", "RUNTIME", "Artifact", "Program", "SavedModel", "just_written", "load", "model_interface", "numpy_dtype",
-           "output_json", "read", "read_specs", "spec_json"]
+__all__ = ["ITEMSIZES", "MANIFEST", "RUNTIME", "Artifact", "Program", "just_written", "load", "read"]

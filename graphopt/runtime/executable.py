@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,8 +45,7 @@ class Place:
     dtype: np.dtype | None
 
 
-@dataclass(frozen=True)
-class HostStep:
+class HostStep(NamedTuple):
     """A step that numpy code runs between kernels: `run(arguments, dims)`.
 
     `dims` are the sizes that only this call knows; a step reads them and adds those that its results show.
@@ -59,8 +58,7 @@ class HostStep:
     why: str
 
 
-@dataclass(frozen=True)
-class OutputSpec:
+class OutputSpec(NamedTuple):
     """An output's place when its shape is static, else the host value it is."""
 
     shape: tuple[int, ...] | None
@@ -68,8 +66,7 @@ class OutputSpec:
     host: Place | None = None
 
 
-@dataclass
-class _Workspace:
+class _Workspace(NamedTuple):
     """What one call holds: an arena, and the array of pointers for compiled code with those filled in that never change."""
 
     arena: np.ndarray

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,6 +100,8 @@ def open_library(image: Path | bytes) -> ctypes.CDLL:
     and inode) is still not loaded again.
     """
     if isinstance(image, bytes):
+        import tempfile
+
         handle, path = tempfile.mkstemp(prefix="graphopt-", suffix=".so")
         try:
             with os.fdopen(handle, "wb") as f:

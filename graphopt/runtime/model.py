@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -15,8 +14,7 @@ from graphopt.runtime.arrays import from_numpy, kind_of, to_numpy
 from graphopt.runtime.executable import Executable
 
 
-@dataclass(frozen=True)
-class Spec:
+class Spec(NamedTuple):
     """An input or output. A dim is an int, or the text of a symbolic one; `shape` is None where the rank is unknown.
 
     `dtype` is None for a sequence or an optional, which is not checked.
@@ -40,8 +38,7 @@ class Structure(Protocol):
     def unflatten(self, values: Sequence[Any]) -> Any: ...
 
 
-@dataclass(frozen=True)
-class Specialisation:
+class Specialisation(NamedTuple):
     """A program for one set of shapes (and, where they shape the program, values)."""
 
     executable: Executable

@@ -1,0 +1,129 @@
+"""Artifacts as models that take and give arrays: the half of the loader that needs numpy."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import ArtifactError, InputError
+from graphopt.runtime.artifact import RUNTIME, Artifact
+from graphopt.runtime.executable import Executable, OutputSpec
+from graphopt.runtime.library import runtime
+from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
+
+SHOWN = 12  # programs that an error lists
+
+
+def executables(found: Artifact) -> list[Executable]:
+    """The programs of an artifact, ready to run. ArtifactError where the system does not let them."""
+    made = []
+    weights: dict[str, np.ndarray] = {}
+    try:
+        library = runtime(found.path / RUNTIME, found.manifest["runtime"])
+        for p in found.programs:
+            if p.weights not in weights:
+                weights[p.weights] = _weights(found.path / p.weights)
+            entries = library.entries(found.path / p.code, [p.entry], p.threads)
+            outputs = [OutputSpec(shape, numpy_dtype(name)) for shape, name in p.outputs]
+            made.append(Executable(entries, outputs, weights[p.weights], p.arena, len(p.inputs)))
+    except (OSError, AttributeError) as e:  # the loader's reasons, or no such entry
+        hint = "Is it on a file system that is mounted noexec?" if "not permitted" in str(e) else None
+        raise ArtifactError(f"its code cannot be loaded: {e}", where=str(found.path), hint=hint) from e
+    return made
+
+
+def _weights(path: Path) -> np.ndarray:
+    """The file, mapped: calls are as fast as on copies in large pages, and processes share it."""
+    size = path.stat().st_size
+    if size == 0:
+        return np.empty(0, np.uint8)
+    with open(path, "rb") as f:
+        return np.frombuffer(mmap.mmap(f.fileno(), size, prot=mmap.PROT_READ), np.uint8)
+
+
+class SavedModel(Model):
+    """A loaded model: it has the programs that were saved, and compiles none."""
+
+    def __init__(self, found: Artifact) -> None:
+        m = found.manifest
+        super().__init__(read_specs(m["inputs"]), read_specs(m["outputs"]), Specialisations(self._refuse, 1),
+                         ranges={name: (low, high) for name, (low, high) in m.get("ranges", {}).items()})
+        self._path = found.path
+        self._dtypes = [s.numpy for s in self.inputs]
+        self._by_shapes = {p.inputs: Specialisation(e, p) for p, e in zip(found.programs, executables(found))}
+        if self._static:
+            self._only = next(iter(self._by_shapes.values()))
+
+    @property
+    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """The shapes of inputs that there are programs for."""
+        return [dict(zip(self._names, shapes)) for shapes in self._by_shapes]
+
+    def program(self, arrays: Sequence[Any]) -> Specialisation:
+        """The program for checked inputs. InputError lists what there is where none has their shapes."""
+        found = self._by_shapes.get(tuple([a.shape for a in arrays]))
+        return found if found is not None else super().program(arrays)  # which checks the dims first
+
+    def _fitting(self, given: Sequence[Any]) -> list[Any] | None:
+        if self._only is not None:
+            return super()._fitting(given)
+        if len(given) != len(self._dtypes):
+            return None
+        for kind, x in zip(self._dtypes, given):
+            if type(x) is not np.ndarray or x.dtype is not kind or not x.flags.c_contiguous:
+                return None
+        found = self._by_shapes.get(tuple([x.shape for x in given]))
+        return None if found is None else found.executable.run(given)
+
+    def _refuse(self, shapes: Mapping[str, tuple[int, ...]], values: Any) -> Specialisation:
+        there = [_shapes_text(s) for s in self.shapes]
+        more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+        raise InputError(f"{self._path} has no program for {_shapes_text(shapes)}; it has those for "
+                         f"{'; '.join(there[:SHOWN])}{more}", hint="Give one of these shapes, or build it with the shape wanted")
+
+
+def _shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """As graphopt-build's --shape takes it."""
+    return ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
+
+
+# Descriptions ---------------------------------------------------------------------------------
+def spec_json(s: Spec) -> dict[str, Any]:
+    """An input or output; what has no dtype of numpy's has no place in an artifact."""
+    return {"name": s.name, "dtype": s.dtype, "shape": None if s.shape is None else list(s.shape),
+            "numpy": None if s.numpy is None else s.numpy.name}
+
+
+def read_specs(given: Sequence[Mapping[str, Any]]) -> list[Spec]:
+    return [Spec(s["name"], s["dtype"], None if s["shape"] is None else tuple(s["shape"]),
+                 None if s["numpy"] is None else numpy_dtype(s["numpy"])) for s in given]
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """numpy's dtype, or ml_dtypes' where numpy has none."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+def output_json(o: OutputSpec) -> dict[str, Any]:
+    assert o.shape is not None and o.dtype is not None
+    return {"shape": list(o.shape), "numpy": o.dtype.name}
+
+
+def model_interface(inputs: Sequence[Spec], outputs: Sequence[Spec], control: Sequence[str],
+                    ranges: Mapping[str, tuple[int | None, int | None]]) -> dict[str, Any]:
+    """What a manifest says of the model, whatever its programs."""
+    describe = lambda specs: [spec_json(s) for s in specs]
+    return {"inputs": describe(inputs), "outputs": describe(outputs), "control_inputs": list(control),
+            "ranges": {k: list(r) for k, r in ranges.items()}}
+
+
+__all__ = ["SavedModel", "executables", "model_interface", "numpy_dtype", "output_json", "read_specs", "spec_json"]
