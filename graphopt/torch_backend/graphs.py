@@ -165,7 +165,7 @@ class TracedGraph:
             limit = self.settings.max_specialisations
             if len(frozen.programs) >= limit:  # sizes that hardly recur (a text that grows) would be compiled at every call
                 raise NotCompiled(TooManySizes(
-                    f"it has programs for {limit} sets of sizes, and takes no more", where=self.place,
+                    f"it has programs for {limit} sets of sizes, and takes no more",
                     hint="Pad to sizes that recur, or raise max_specialisations in options"))
             made: Program | GraphOptError
             try:
