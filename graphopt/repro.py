@@ -21,6 +21,7 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -159,7 +160,9 @@ def write(folder: Path, graph: Graph, target: Any, failure: Failure, options: Ma
     check_printable(graph)
     names = ConstantNames()
     text = print_graph(graph, names)
-    if drawn is None:
+    if drawn is not None:
+        drawn &= set(names.tensors)
+    else:
         drawn = {n for n, t in names.tensors.items() if is_large(t)}
     kept = [n for n in names.tensors if n not in drawn]
     weights = [n for n in kept if is_large(names.tensors[n])]
@@ -180,7 +183,7 @@ def write(folder: Path, graph: Graph, target: Any, failure: Failure, options: Ma
         (work / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         (work / "traceback.txt").write_text(failure.traceback or f"{failure}\n", encoding="utf-8")
         (work / "command.txt").write_text(f"python {folder / 'repro.py'}\n", encoding="utf-8")
-        said = str(failure).replace("\\", "/").replace('"""', "'''")
+        said = textwrap.fill(str(failure).replace("\\", "/").replace('"""', "'''"), 100)
         (work / "repro.py").write_text(_SCRIPT.format(what=said), encoding="utf-8")
         os.chmod(work, 0o755)
         if folder.exists():
@@ -190,7 +193,8 @@ def write(folder: Path, graph: Graph, target: Any, failure: Failure, options: Ma
         os.replace(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    holds = f"the graph ({sum(op.name != 'const' for op in graph.ops)} ops, with its names)"
+    ops = sum(op.name != "const" for op in graph.ops)
+    holds = f"the graph ({ops} op{'s' * (ops != 1)}, with names)"
     holds += f", the weights {', '.join(weights[:5])}{' and others' if len(weights) > 5 else ''}" if weights else \
         ", and of its constants only small ones" if kept else ""
     return f"{folder} holds {holds}{'; other weights are drawn at random' if drawn else ''}."

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def wrong_pass(error: WrongResult, inputs: Sequence[Any]) -> str:
     """What a pass got wrong: the change, and the first value that differs with it."""
-    lines = [f"first wrong pass: {error.pass_name}", f"  {error.what}"]
+    lines = [f"first wrong pass: {error.pass_name}", *(f"  {said}" for said in (error.changed, error.culprit) if said)]
     first = first_difference(error.right, error.wrong, inputs, error.ulps)
     if first:
         lines.append(f"first op that differs: {first}")

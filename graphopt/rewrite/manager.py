@@ -94,11 +94,13 @@ class Results:
 
 
 class WrongResult(RewriteError):
-    """A pass that changed what the graph computes: `before` is the graph before the pass; `right` and `wrong` are it just before
-    and after the change that is to blame."""
+    """A pass that changed what the graph computes: `changed` says what, `culprit` by which of its changes (empty where none
+    alone is to blame). `before` is the graph before the pass; `right` and `wrong` are it just before and after that change."""
 
-    def __init__(self, what: str, by: Pass, before: Graph, right: Graph, wrong: Graph) -> None:
-        super().__init__(what, where=f"pass {by.name}", hint="This is a bug in graphopt; leave the pass out to get on")
+    def __init__(self, changed: str, culprit: str, by: Pass, before: Graph, right: Graph, wrong: Graph) -> None:
+        self.changed, self.culprit = changed, culprit
+        super().__init__("; ".join(filter(None, (changed, culprit))), where=f"pass {by.name}",
+                         hint="This is a bug in graphopt; leave the pass out to get on")
         self.pass_name, self.ulps = by.name, by.ulps
         self.before, self.right, self.wrong = before, right, wrong
 
@@ -199,11 +201,11 @@ def _check(p: Pass, original: Graph, graph: Graph, context: Context, inputs: Seq
     culprit = ""
     if number is not None:
         broken(number)
-        culprit = f"; it goes wrong with change {number} of {context.applied}: {last}"
+        culprit = f"it goes wrong with change {number} of {context.applied}: {last}"
     names = graph.output_names
     output = names[mismatch.output] if mismatch.output < len(names) else str(mismatch.output)
     right, wrong = (_limited(p, original, context, n) for n in (0 if number is None else number - 1, number))
-    raise WrongResult(f"changed output {output}: {mismatch.text}{culprit}", p, original, right, wrong)
+    raise WrongResult(f"changed output {output}: {mismatch.text}", culprit, p, original, right, wrong)
 
 
 def _limited(p: Pass, original: Graph, context: Context, changes: int | None) -> Graph:

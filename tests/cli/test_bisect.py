@@ -47,11 +47,13 @@ def test_a_right_compiler_is_found_right(net, capfd):
     assert code == 0 and "after each it computes the same" in out and "and so does the whole program" in out
 
 
-def test_a_wrong_pass_is_found_by_name_with_its_change_and_the_first_op(net, capfd, monkeypatch):
+def test_a_wrong_pass_is_found_by_name_with_its_change_and_the_first_op(net, capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRAPHOPT_CRASH_DIR", str(tmp_path / "none"))
     monkeypatch.setattr(Simplify, "rules", [*Simplify.rules, Rule("sin is cos", "sin(%x)", "cos(%x)")])
     code, out = bisect(capfd, net)
     assert code == 1 and out.startswith("first wrong pass: simplify\n") and "rule 'sin is cos', at sin %b at first.sin" in out
     assert "first op that differs: %b = cos(...) : f32[4, 6] at first.sin" in out
+    assert not (tmp_path / "none").exists()  # who looks for a failure needs no folder of it
 
 
 def test_the_first_of_two_wrong_passes_is_named(net, capfd, monkeypatch):

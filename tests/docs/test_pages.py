@@ -73,7 +73,7 @@ def check_command(page: str, command: str, shown: str) -> None:
         module = importlib.import_module(f"graphopt.cli.{words[0].removeprefix('graphopt-')}")
         arguments = words[1:]
         if not shown.strip():
-            if not {"--help", "--version"} & set(arguments) and "--print-completion" not in arguments:
+            if not {"--help", "--version"} & set(arguments) and "--completion" not in arguments:
                 module.build_parser().parse_args(arguments)
             return
         out = io.StringIO()
