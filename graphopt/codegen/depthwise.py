@@ -249,7 +249,8 @@ class Depthwise(ChannelsLast):
                 parts: list[Stmt] = []
                 for step in range(self.steps):
                     for r in range(taps.reach(0, strip.high)):
-                        parts += row(step, [*shift, r], [(y, (*k, i)) for y, i in taps.covers(0, strip.high, r)])
+                        if into := taps.covers(0, strip.high, r):
+                            parts += row(step, [*shift, r], [(y, (*k, i)) for y, i in into])
                 return seq(*parts)
             return nest((tall,), lambda i: seq(*(
                 s for step in range(self.steps) for s in row(step, [*shift, i * taps.dilation[0]], [(0, (*k, i))]))), ("kh",))

@@ -14,6 +14,7 @@ from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, const, minimum
 from graphopt.codegen.index import split_index
 from graphopt.codegen.loops import For, Let, Stmt, loop, seq
 from graphopt.codegen.schedule import Output, Style, schedule
+from graphopt.codegen.tile import apart
 from graphopt.ir.dims import ceil_div
 from graphopt.ir.fused import held, only, outside
 from graphopt.ir.graph import Op, Value
@@ -99,7 +100,8 @@ class Prologue(ChannelsLast):
         rows = min(cut.most * self.box.pixels, pixels)
         pitch = (-(-self.channels // lane_pitch) | 1) * lane_pitch  # an odd number of cache lines
         workers = min(self.style.threads, total) if effort >= self.style.parallel_work else 1
-        packed = Buffer("packed", self.dtype, (workers * rows * pitch,))
+        own = apart(rows * pitch, self.dtype)
+        packed = Buffer("packed", self.dtype, (workers * own,))
         self.scratch.append(packed)
         worker = Var("w", INDEX, 0, workers - 1)
         at: Expr = worker if workers > 1 else const(0, INDEX)
@@ -107,7 +109,7 @@ class Prologue(ChannelsLast):
 
         def block(step: Expr) -> Stmt:
             g, start = Var("g", INDEX, 0, total - 1), Var("start", INDEX, 0, pixels - rows)
-            base = at * (rows * pitch)
+            base = at * own
             self.packed = lambda pixel, c: packed[base + (pixel - start) * pitch + c]
             r, c = Var("r", INDEX, 0, rows - 1), Var("c", INDEX, 0, self.channels - 1)
             value = self.access(g // blocks, c, *split_index(start + r, self.pixels_shape))

@@ -2,7 +2,7 @@
 
 Where a pointwise convolution widens an image six times for a depthwise one (MobileNetV2's inverted residuals), writing the
 wide image to memory and reading it back costs more than computing it. Here a few rows of a panel of channels are computed,
-consumed at once, and their last ones kept for the windows of the next rows, as line buffers of an FPGA do. Each thread
+consumed at once, and kept in a ring as long as windows of later rows read them, as line buffers of an FPGA do. Each thread
 streams through panels and rows of its own; only where it begins within an image are rows computed twice.
 """
 
@@ -16,13 +16,13 @@ from graphopt.codegen import depthwise
 from graphopt.codegen import math as vector_math
 from graphopt.codegen.channels_last import LOAD, ChannelsLast, choose_box, covers, first_channels, pack_panels
 from graphopt.codegen.depthwise import Depthwise, Window, by_channel, choose_strip, is_depthwise, window_of
-from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, minimum, select
+from graphopt.codegen.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, minimum, select
 from graphopt.codegen.index import flat_index
 from graphopt.codegen.kernels import Lowered, Sources
 from graphopt.codegen.loops import For, If, Let, Stmt, Store, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner
 from graphopt.codegen.schedule import Style, work
-from graphopt.codegen.tile import HEAVY, Tile
+from graphopt.codegen.tile import HEAVY, Tile, apart
 from graphopt.codegen.tuning import best_of
 from graphopt.ir.fused import only, outside
 from graphopt.ir.graph import Op, Value
@@ -31,8 +31,9 @@ from graphopt.targets.x86 import X86
 
 OUTER = 0.4  # cycles a byte that one kernel writes and another reads, where it does not stay in L2
 INNER = 0.05  # the same where it does
-SPILLED = 3.0  # cycles a vector of rows that do not stay in L1
-KEPT = 1.0  # cycles to move a vector of the rows that are kept
+SPILLED = 5.0  # cycles a vector of rows that do not stay in L1
+BOX = 16.0  # cycles a tile of the first convolution takes besides: addresses, the loop, its first products' latency
+STEP = 60.0  # the same of a step of rows: its place in the image by divisions
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def plans(first: Op, second: Op, machine: X86) -> Iterator[tuple[float, Plan]]:
     assert w is not None
     _, channels, height, width = first.result.static_shape
     out_height, out_width = second.result.static_shape[2:]
-    taps, depth = window_of(second), math.prod(w.static_shape[1:])
+    taps, depth, channels_in = window_of(second), math.prod(w.static_shape[1:]), w.static_shape[1]
     lanes = machine.lanes
     while channels < lanes:
         lanes //= 2
@@ -74,10 +75,12 @@ def plans(first: Op, second: Op, machine: X86) -> Iterator[tuple[float, Plan]]:
                 continue
             size = 4 * taps.reach(1, out_width) * vectors * lanes
             held = size * ((rows - 1) * step + reach)
+            # With these: the panel's weights of both, and the row of each image that is read and written.
+            near = held + 4 * (vectors * lanes * (depth + math.prod(taps.size) + out_width) + width * channels_in)
             vector_rows = out_width * taps.stride[1] * vectors
-            cycles = panel * depth * height + strip * out_height
-            cycles += KEPT * max(reach - step, 0) * vector_rows * -(-out_height // rows)
-            if held > machine.l1 * 3 // 4:
+            cycles = (panel * depth + BOX * -(-width // wide)) * height + strip * out_height
+            cycles += STEP * -(-out_height // rows)
+            if near > machine.l1 * 7 // 8:
                 cycles += SPILLED * vector_rows * height
             yield cycles * panels, Plan(rows, vectors, wide)
 
@@ -241,10 +244,11 @@ class Streamed(Depthwise):
         units = self.batch * first.panels * steps
         effort = 2 * self.batch * math.prod(first.pixels_shape) * first.outs * first.depth // 16
         workers = min(self.style.threads, units) if effort >= self.style.parallel_work else 1
-        held = Buffer("rows", self.dtype, (workers * slots * pitch,))
+        share = apart(slots * pitch, self.dtype)
+        held = Buffer("rows", self.dtype, (workers * share,))
         self.scratch.append(held)
         worker: Expr = Var("w", INDEX, 0, workers - 1) if workers > 1 else const(0, INDEX)
-        base = worker * (slots * pitch)
+        base = worker * share
         begin = worker * units // workers
         nothing = const(0, self.dtype)
 
@@ -263,18 +267,16 @@ class Streamed(Depthwise):
             y0 = part * plan.rows
             rows = minimum(const(plan.rows, INDEX), out_height - y0)
             fresh = first_of_worker | part.eq(0)
-            # What the step before left at the end of the rows comes first now.
-            again = copy(base, kept * pitch, lambda i: held[base + plan.rows * step * pitch + i])
-            slot = Var("s", INDEX, 0, slots - 1)
-            at = slot + known
-            y = y0 * step - self.before[0] + at
+            next_row, slot = Var("s", INDEX, 0, slots - 1), Var("slot", INDEX, 0, slots - 1)
+            q = y0 * step + next_row + known  # counted from where the padding begins
+            y = q - self.before[0]
             inside = (const(0, INDEX) <= y) & (y < height)
-            make = If(inside, first.row(b, panel, y, held, base + at * pitch + left * columns),
-                      copy(base + at * pitch, pitch, lambda i: nothing))
-            made = For(slot, (rows - 1) * step + taps.reach(0, 1) - known, make, "serial")
+            place = base + slot * pitch
+            make = If(inside, first.row(b, panel, y, held, place + left * columns), copy(place, pitch, lambda i: nothing))
+            made = For(next_row, (rows - 1) * step + taps.reach(0, 1) - known, Let(slot, q % slots, make), "serial")
             r = Var("r", INDEX, 0, plan.rows - 1)
-            used = For(r, rows, self.consume(plan, taps, held, b, panel, base, y0, r, pitch), "serial")
-            body: Stmt = seq(*([If(known > 0, again)] if kept and steps > 1 else []), made, used)
+            used = For(r, rows, self.consume(plan, taps, held, b, panel, base, y0, r, pitch, slots), "serial")
+            body: Stmt = seq(made, used)
             for var, value in ((known, select(fresh, const(0, INDEX), const(kept, INDEX))), (part, u % steps),
                                (panel, u // steps % first.panels), (b, u // (steps * first.panels))):
                 body = Let(var, value, body)
@@ -290,11 +292,14 @@ class Streamed(Depthwise):
         return For(worker, const(workers, INDEX), body, "parallel") if isinstance(worker, Var) else body
 
     def consume(self, plan: Plan, taps: Window, held: Buffer, b: Expr, panel: Expr, base: Expr, y0: Expr, r: Expr,
-                pitch: int) -> Stmt:
-        """One row of the result from the rows that are there."""
+                pitch: int, slots: int) -> Stmt:
+        """One row of the result from the rows that are there, each in its slot of the ring."""
         lanes, columns, width = self.lanes, plan.vectors * self.lanes, self.pixels_shape[1]
         _, strip = choose_strip(1, width, columns, taps, lanes, self.registers, self.machine.fma)
         c0 = minimum(panel * columns, self.channels - columns)
+        top = Var("top", INDEX, 0, slots - 1)
+        reach = taps.reach(0, 1)
+        bound = {k: Var(f"slot{k}", INDEX, 0, slots - 1) for k in range(reach) if taps.covers(0, 1, k)}
 
         def tile(x: Expr, vector: Expr) -> Stmt:
             x0 = minimum(x * strip.wide, width - strip.wide)
@@ -303,8 +308,8 @@ class Streamed(Depthwise):
 
             def element(offset: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
                 down, across = (as_expr(o) for o in offset[-2:])
-                place = (r * taps.stride[0] + down) * pitch + (x0 * taps.stride[1] + across) * columns
-                return held[base + place + (v0 + v) * lanes + lane]
+                slot = bound[down.value] if isinstance(down, Const) else (top + down) % slots
+                return held[base + slot * pitch + (x0 * taps.stride[1] + across) * columns + (v0 + v) * lanes + lane]
 
             def weight(at: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
                 place = flat_index([as_expr(a) for a in at][-2:], self.window)
@@ -319,4 +324,7 @@ class Streamed(Depthwise):
 
             return self.strip(strip, taps, element, weight, start, write)
 
-        return nest((-(-width // strip.wide), -(-plan.vectors // strip.vectors)), tile, ("x", "v"))
+        body = nest((-(-width // strip.wide), -(-plan.vectors // strip.vectors)), tile, ("x", "v"))
+        for k, slot in bound.items():
+            body = Let(slot, (top + k) % slots, body)
+        return Let(top, (y0 + r) * taps.stride[0] % slots, body)

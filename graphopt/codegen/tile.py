@@ -37,6 +37,7 @@ from graphopt.ir.fused import outsides
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType
 
+SEPARATE = 8192 + 64  # bytes between what two threads write: two pages to fetch ahead, a line against aliasing
 HEAVY = 6  # scalar operations of an epilogue above which it is not unrolled with the block
 
 
@@ -254,6 +255,12 @@ def _moved(op: Op, index: list[Expr]) -> list[Expr]:
         assert op.operands[0] is not None
         return split_index(flat_index(index, op.operands[0].static_shape), op.result.static_shape)
     return index
+
+
+def apart(elements: int, d: DType) -> int:
+    """How many elements lie from the memory of one thread's own to the next's, where each has so many. A core that walks to
+    the end of its own fetches lines beyond it, and takes them from the one that writes them."""
+    return elements + SEPARATE // d.itemsize
 
 
 def bounded(e: Expr, count: int) -> Expr:
