@@ -460,6 +460,9 @@ def test_a_whole_network_opens_and_is_searched(view, tmp_path, monkeypatch, name
         page.click(f"[data-pass='{pass_name}']")
         page.wait(f"app.pass().id === '{pass_name}'")
         assert page.evaluate("graphView.layout.rows.length") > 5
-    for tab in ("kernels", "timeline", "memory", "roofline", "graph"):
-        page.click(f"#tab-{tab}")
-        page.wait(f"document.body.dataset.tab === '{tab}'")
+    for width in (1280, 390):
+        page.shape(width, 844)
+        for tab in ("kernels", "timeline", "memory", "roofline", "graph"):
+            page.click(f"#tab-{tab}")
+            page.wait(f"document.body.dataset.tab === '{tab}'")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

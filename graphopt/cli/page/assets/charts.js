@@ -1,9 +1,11 @@
 // What all drawings share.
 
-/** A frame that draws again when its size changes: `draw(width, height)` gives an svg or a canvas. */
-function chart(host, toolbar, draw, legend) {
-  const frame = el("div", {class: "chart"});
-  put(host, toolbar, frame, legend);
+/** A frame that draws again when its size changes: `draw(width, height)` gives an svg. With a `height` in pixels, frame and
+ * legend scroll together; without, the frame takes what room there is. */
+function chart(host, toolbar, draw, legend, height) {
+  const frame = el("div", {class: "chart", style: height ? {height: height + "px", flex: "none"} : {}});
+  if (height) put(host, toolbar, el("div", {class: "scroller"}, frame, legend));
+  else put(host, toolbar, frame, legend);
   let size = "";
   const again = () => {
     const [w, h] = [frame.clientWidth, frame.clientHeight];

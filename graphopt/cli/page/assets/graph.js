@@ -121,7 +121,7 @@ const graphView = {
     const top = this.shown === pass.id && this.scroller ? this.scroller.scrollTop : 0;
     this.scroller = el("div", {class: "scroller", onscroll: () => this.soon()}, this.rowsBox);
     put(host, this.toolbar(pass), this.scroller);
-    const first = this.layout.rows.findIndex((r) => r.mark || r.kind === "ghost");
+    const first = app.state.pass === model.last ? 0 : this.layout.rows.findIndex((r) => r.mark || r.kind === "ghost");
     this.scroller.scrollTop = this.shown === pass.id ? top : Math.max(0, (first - 4) * this.height);
     this.shown = pass.id;
     this.draw();

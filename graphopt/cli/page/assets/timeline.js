@@ -18,8 +18,8 @@ const timeline = {
     const below = el("div", {class: "sums"}, this.sums("By module", (k) => { const op = opOfStep(k); return op && op.module ? this.outer(op.module) : "no module"; }, "module"),
       this.sums("By kind of op", (k) => rows[k].kind, "kind"));
     this.again = chart(host, bar, (w, h) => this.draw(w, h), el("div", {}, el("div", {class: "legend"}, ...legend(rows.map((_, k) => kindOfStep(k))).childNodes,
-      floors && el("span", {}, el("i", {class: "halves"}), "full colour: the floor, by this machine's peaks; faint: above it")), below));
-    host.querySelector(".chart").style.flex = `0 1 ${26 + this.groups.length * 29 + 150}px`;
+      floors && el("span", {}, el("i", {class: "halves"}), "full colour: the floor, by this machine's peaks; faint: above it")), below),
+      26 + this.groups.length * 29 + 150);
   },
 
   /** Runs of steps of one module, by depth. */
@@ -102,7 +102,7 @@ const timeline = {
         onclick: () => { if (!this.dragged) { [this.from, this.to] = [r.start / this.total, r.end / this.total]; this.again(); } },
         onmousemove: (e) => showTip(e, el("b", {}, r.name), `${seconds(r.end - r.start)}, ${percent(part)} of the call`), onmouseleave: hideTip}, x(r.end) - x(r.start) > 7 * r.name.length + 12 ? r.name : r.name.split(".").slice(/^\d+$/.test(r.name.split(".").pop()) ? -2 : -1).join(".")) || "");
     }));
-    const size = height - top - levels * (tall + 3) - 10;
+    const size = Math.max(20, height - top - levels * (tall + 3) - 10);
     for (const s of this.spans) {
       const on = model.data.steps[s.step].op === app.state.node;
       const events = stepEvents(s.step);
