@@ -20,6 +20,7 @@ from typing import Any
 LIMIT_BYTES = 8 << 30  # of everything together
 BOUNDED = ("code", "objects", "programs", "digests")  # kinds of entries that may go
 PIECE = 8 << 20
+READ = 256 << 10  # bytes at a time: fresh memory for whole pieces takes as long as their digests
 SETTLED_NS = 2_000_000_000  # a file that changed later than this before it was read may change again within its time stamp
 
 
@@ -121,9 +122,13 @@ def digest_of(data: bytes | memoryview) -> str:
 def _piece(path: Path, start: int) -> bytes:
     import hashlib
 
+    h, block, left = hashlib.sha256(), memoryview(bytearray(READ)), PIECE
     with open(path, "rb", buffering=0) as f:
         f.seek(start)
-        return hashlib.sha256(f.read(PIECE)).digest()
+        while left and (n := f.readinto(block[:min(READ, left)])):
+            h.update(block[:n])
+            left -= n
+    return h.digest()
 
 
 def write(path: Path, data: bytes) -> None:
