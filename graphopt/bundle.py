@@ -91,7 +91,6 @@ def build(graph: Graph, inputs: Sequence[Spec], bundle: Bundle, target: Any, sha
     for given in shapes:
         static_graph, block = specialise_checked(graph, inputs, given, {}), bundle.block(target)
         compiled = compile_static(static_graph, target, validate, tune, records, block)
-        block.forget()
         done(bundle.add(compiled, target))
 
 

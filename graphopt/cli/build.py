@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -59,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger("graphopt").setLevel(logging.DEBUG)
     try:
         summary = _build(args)
+        print(json.dumps(summary, indent=1) if args.json else _text(summary), flush=True)
+    except BrokenPipeError:
+        # The reader (head) has had enough; the interpreter would complain once more when it flushes at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except UsageError as e:
         print(f"graphopt-build: {e}", file=sys.stderr)
         return 2
@@ -67,7 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(summary, indent=1) if args.json else _text(summary))
     return 0
 
 

@@ -73,36 +73,27 @@ class Weight:
 class WeightBlock:
     """The packed weights of several programs in one block: what one of them has placed is there for those that follow.
 
-    Tensors are equal by their contents, since passes fold constants anew for every program.
+    Equal bytes lie there once, whatever they are of: passes fold constants anew for every program, and arrangements of
+    different names may be equal.
     """
 
     def __init__(self) -> None:
         self.weights: list[Weight] = []
         self.size = 0
-        self._placed: dict[tuple[str, str], Weight] = {}
-        self._digests: dict[Tensor, str] = {}
+        self._placed: dict[str, Weight] = {}  # by the digest of what is packed
 
     def place(self, tensor: Tensor, packing: Packing | None) -> Weight:
-        key = self._digest(tensor), packing.key if packing else ""
-        if key not in self._placed:
-            w = Weight(tensor, packing, self.size, packing.size if packing else nbytes(tensor))
-            self._placed[key] = w
-            self.weights.append(w)
-            self.size += _round(w.nbytes)
-        return self._placed[key]
-
-    def forget(self) -> None:
-        """Let go of the tensors that were only compared."""
-        kept = {w.tensor for w in self.weights}
-        self._digests = {t: d for t, d in self._digests.items() if t in kept}
-
-    def _digest(self, tensor: Tensor) -> str:
-        if tensor not in self._digests:
-            array = np.ascontiguousarray(tensor.numpy())
-            h = hashlib.sha256(f"{tensor.type} {array.dtype} {array.shape}".encode())
-            h.update(array.reshape(-1).view(np.uint8).data)
-            self._digests[tensor] = h.hexdigest()
-        return self._digests[tensor]
+        h = hashlib.sha256()
+        array = tensor.numpy()
+        for part in [array] if packing is None else packing.parts(array):
+            h.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        found = self._placed.get(h.hexdigest())
+        if found is None:
+            found = Weight(tensor, packing, self.size, packing.size if packing else nbytes(tensor))
+            self._placed[h.hexdigest()] = found
+            self.weights.append(found)
+            self.size += _round(found.nbytes)
+        return found
 
 
 @dataclass
