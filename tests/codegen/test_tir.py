@@ -139,9 +139,10 @@ def test_loops_of_few_iterations_do_every_one_once() -> None:
 def test_a_long_epilogue_takes_no_registers_from_the_accumulators() -> None:
     graph = Graph()
     b = Builder(graph)
-    x, w = graph.add_input(tensor("f32", 1, 64, 28, 28), "x"), b.const(random(RNG, "f32", 96, 64, 1, 1))
-    y = b.conv(b.silu(x), w, None, stride=[1, 1], pad=[0] * 4, dilation=[1, 1], groups=1)
-    graph.outputs = [b.transpose(b.silu(y), perm=[0, 2, 3, 1])]
+    w, bias = b.const(random(RNG, "f32", 48, 40, 1, 1)), b.const(random(RNG, "f32", 48))
+    y = b.conv(b.relu(graph.add_input(tensor("f32", 1, 40, 28, 28), "x")), w, bias, stride=[1, 1], pad=[0] * 4,
+               dilation=[1, 1], groups=1)
+    graph.outputs = [b.transpose(b.mish(y), perm=[0, 2, 3, 1])]  # mish: two dozen constants
     lines = graphopt.compile(graph, target="x86:znver4", threads=1).source("asm").splitlines()
     labels = {line.split(":")[0]: k for k, line in enumerate(lines) if line.startswith(".L")}
     ends = [(labels[line.split()[1]], k) for k, line in enumerate(lines)
