@@ -212,6 +212,13 @@ def exp_negative(x: Expr) -> Expr:
 def logistic(a: Expr, z: Expr) -> Expr:
     """a / (1 + e^z), half the work of an `exp` and a division; at most 2.5 ulp, and 0 times `a` for z above 88.37, where the
     quotient is less than 4.2e-39 of `a`."""
+    if isinstance(z, Apply) and z.kind == "neg":  # the sign moves into the constants
+        x = _keep_nan(z.args[0], -89.0, 87.0)
+        shifted = x * -LOG2_E + (ROUNDER + 127)
+        n = shifted - (ROUNDER + 127)
+        r = (x + n * LN2_HIGH) + n * LN2_LOW
+        p = _poly(r, [c if k % 2 == 0 else -c for k, c in enumerate((1.0, 1.0, *EXP_2))])
+        return a / (p * _float(_shift_left(_bits(shifted), 23)) + 1.0)
     r, s = _exp_biased(_keep_nan(z, -87.0, 89.0))
     return a / (_poly(r, (1.0, 1.0, *EXP_2)) * s + 1.0)
 
