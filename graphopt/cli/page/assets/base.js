@@ -60,12 +60,20 @@ function seconds(s) {
 function bytes(n) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let k = 0;
-  while (n >= 1024 && k < units.length - 1) { n /= 1024; k++; }
+  while (n >= 1024 && k < units.length - 1) {
+    n /= 1024;
+    k++;
+  }
   return (k ? digits(n) : n) + " " + units[k];
 }
 
 function count(n) {
-  for (const [unit, size] of [["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e4]]) {
+  for (const [unit, size] of [
+    ["T", 1e12],
+    ["G", 1e9],
+    ["M", 1e6],
+    ["k", 1e4],
+  ]) {
     if (n >= size) return digits(n / (unit === "k" ? 1e3 : size)) + " " + unit;
   }
   return String(n);
@@ -95,10 +103,16 @@ function layoutWords(text) {
 // The tip under the pointer ----------------------------------------------------------------------
 function showTip(event, ...lines) {
   const tip = byId("tip");
-  tip.replaceChildren(...lines.flat().filter(Boolean).map((line) => el("div", {}, line)));
+  tip.replaceChildren(
+    ...lines
+      .flat()
+      .filter(Boolean)
+      .map((line) => el("div", {}, line)),
+  );
   tip.hidden = false;
   const box = tip.getBoundingClientRect();
-  const x = Math.min(event.clientX + 14, innerWidth - box.width - 8), y = event.clientY + 16;
+  const x = Math.min(event.clientX + 14, innerWidth - box.width - 8),
+    y = event.clientY + 16;
   tip.style.left = Math.max(8, x) + "px";
   tip.style.top = (y + box.height > innerHeight - 8 ? event.clientY - box.height - 12 : y) + "px";
 }

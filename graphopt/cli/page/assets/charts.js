@@ -14,7 +14,9 @@ function chart(host, toolbar, draw, legend, height) {
     frame.replaceChildren(draw(w, h));
   };
   again();
-  new ResizeObserver(() => { if (size !== `${frame.clientWidth} ${frame.clientHeight}`) again(); }).observe(frame);
+  new ResizeObserver(() => {
+    if (size !== `${frame.clientWidth} ${frame.clientHeight}`) again();
+  }).observe(frame);
   return again;
 }
 
@@ -29,23 +31,45 @@ function ticks(most, wanted, base = 10) {
 
 /** A line of what the colours mean, for the kinds that occur. */
 function legend(kinds) {
-  return el("div", {class: "legend"}, [...new Set(kinds)].sort().map((k) => el("span", {}, el("i", {class: "dot k-" + k}), k)));
+  return el(
+    "div",
+    {class: "legend"},
+    [...new Set(kinds)].sort().map((k) => el("span", {}, el("i", {class: "dot k-" + k}), k)),
+  );
 }
 
 const opOfStep = (step) => model.view(model.passes[model.last].snapshot).byNumber.get(model.data.steps[step].op);
-const kindOfStep = (step) => { const op = opOfStep(step); return op ? model.kindOf(op) : "movement"; };
-const labelOfStep = (step) => { const op = opOfStep(step); return op ? model.label(op) : model.data.steps[step].name; };
+const kindOfStep = (step) => {
+  const op = opOfStep(step);
+  return op ? model.kindOf(op) : "movement";
+};
+const labelOfStep = (step) => {
+  const op = opOfStep(step);
+  return op ? model.label(op) : model.data.steps[step].name;
+};
 
 /** Lines for the tip over a step. */
 function stepLines(step) {
-  const op = opOfStep(step), r = model.data.profile && model.data.profile.rows[step];
-  return [el("b", {}, labelOfStep(step)), op && op.results.length ? `%${op.results[0].name}: ${niceType(op.results[0].type)}` : "", op ? op.module || op.locs.join(", ") : "",
-          r ? `${seconds(r.seconds)}, ${percent(r.seconds / model.total)} of the call` + (r.floor ? `, floor ${seconds(r.floor)}` : "") : "",
-          r && r.operations ? `${digits(r.operations / r.seconds / 1e9)} GFLOP/s` + (r.bound ? `, ${r.bound} bound` : "") : ""];
+  const op = opOfStep(step),
+    r = model.data.profile && model.data.profile.rows[step];
+  return [
+    el("b", {}, labelOfStep(step)),
+    op && op.results.length ? `%${op.results[0].name}: ${niceType(op.results[0].type)}` : "",
+    op ? op.module || op.locs.join(", ") : "",
+    r
+      ? `${seconds(r.seconds)}, ${percent(r.seconds / model.total)} of the call` + (r.floor ? `, floor ${seconds(r.floor)}` : "")
+      : "",
+    r && r.operations ? `${digits(r.operations / r.seconds / 1e9)} GFLOP/s` + (r.bound ? `, ${r.bound} bound` : "") : "",
+  ];
 }
 
 /** What a drawn step does under pointer and keys. */
 function stepEvents(step) {
   const op = opOfStep(step);
-  return {onmousemove: (e) => showTip(e, stepLines(step)), onmouseleave: hideTip, onclick: () => op && app.go({node: op.number, pass: model.last}), "data-step": step};
+  return {
+    onmousemove: (e) => showTip(e, stepLines(step)),
+    onmouseleave: hideTip,
+    onclick: () => op && app.go({node: op.number, pass: model.last}),
+    "data-step": step,
+  };
 }

@@ -7,7 +7,8 @@ const graphView = {
 
   /** Ops and groups as a tree. A group is a run of ops of one module; one with a single member is that member. */
   tree(pass) {
-    const view = model.view(pass.snapshot), marks = model.changes(pass);
+    const view = model.view(pass.snapshot),
+      marks = model.changes(pass);
     const root = {path: [], items: [], key: ""};
     const stack = [root];
     const seen = new Map();
@@ -43,7 +44,8 @@ const graphView = {
       }
     };
     walk(root, 0);
-    let rows = depths[0] || 0, depth = 0;
+    let rows = depths[0] || 0,
+      depth = 0;
     while (depth + 1 < depths.length && rows + depths[depth + 1] <= 220) rows += depths[++depth];
     return Math.max(depth, 1);
   },
@@ -54,7 +56,9 @@ const graphView = {
     this.timed = Boolean(model.data.profile) && view.last;
     const root = this.tree(pass);
     const depthOpen = this.defaultDepth(root);
-    const rows = [], nodeOf = new Map(), nodes = [];
+    const rows = [],
+      nodeOf = new Map(),
+      nodes = [];
     const node = (row, ops) => {
       const n = {row, reads: [], ops};
       for (const op of ops) nodeOf.set(op.number, nodes.length);
@@ -112,15 +116,25 @@ const graphView = {
     this.step = Math.min(this.narrow ? 11 : 14, room / Math.max(this.layout.width, 1));
     this.left = 12;
     this.gutter = Math.ceil(this.left + (this.layout.width - 1) * this.step + 14);
-    this.rowsBox = el("div", {class: "rows", role: "tree", "aria-label": "Ops in order of execution", tabindex: "0",
-                              onkeydown: (e) => this.keys(e)});
+    this.rowsBox = el("div", {
+      class: "rows",
+      role: "tree",
+      "aria-label": "Ops in order of execution",
+      tabindex: "0",
+      onkeydown: (e) => this.keys(e),
+    });
     this.rowsBox.style.height = this.layout.rows.length * this.height + "px";
     this.edges = svg("svg", {class: "edges", "aria-hidden": "true", width: this.gutter});
     this.list = el("div", {class: "list"});
     this.rowsBox.append(this.edges, this.list);
     const top = this.shown === pass.id && this.scroller ? this.scroller.scrollTop : 0;
     this.scroller = el("div", {class: "scroller", onscroll: () => this.soon()}, this.rowsBox);
-    put(host, this.toolbar(pass), this.scroller);
+    put(
+      host,
+      this.toolbar(pass),
+      this.scroller,
+      !this.narrow && legend(model.view(pass.snapshot).ops.map((op) => model.kindOf(op))),
+    );
     const first = app.state.pass === model.last ? 0 : this.layout.rows.findIndex((r) => r.mark || r.kind === "ghost");
     this.scroller.scrollTop = this.shown === pass.id ? top : Math.max(0, (first - 4) * this.height);
     this.shown = pass.id;
@@ -130,48 +144,98 @@ const graphView = {
   toolbar(pass) {
     const c = model.changes(pass);
     const button = (label, pressed, onclick) => el("button", {type: "button", "aria-pressed": String(pressed), onclick}, label);
-    const modes = el("span", {class: "segmented", role: "group", "aria-label": "Colour by"},
-      ["kind", "time", "change"].filter((m) => (m === "time" ? this.timed : m === "change" ? pass.changed : true))
-        .map((m) => button(m, this.mode === m, () => { this.mode = m; app.render(); })));
-    const folds = el("span", {class: "segmented", role: "group", "aria-label": "Groups"},
-      button("open all", false, () => this.fold(true)), button("close all", false, () => this.fold(false)));
-    const texts = pass.changed && el("span", {class: "segmented", role: "group", "aria-label": "Show"},
-      button("graph", !app.state.diff, () => app.go({diff: false})), button("text diff", app.state.diff, () => app.go({diff: true})));
-    return el("div", {class: "toolbar"},
-      el("strong", {class: "nowrap"}, pass.captured ? "As captured" : app.state.pass === model.last ? "Finished" : `After ${pass.title}`), badges(c.added, c.removed.length, c.altered),
-      el("span", {class: "spacer"}), texts, !app.state.diff && [el("span", {class: "wide muted"}, "colour"), modes, folds]);
+    const modes = el(
+      "span",
+      {class: "segmented", role: "group", "aria-label": "Colour by"},
+      ["kind", "time", "change"]
+        .filter((m) => (m === "time" ? this.timed : m === "change" ? pass.changed : true))
+        .map((m) =>
+          button(m, this.mode === m, () => {
+            this.mode = m;
+            app.render();
+          }),
+        ),
+    );
+    const folds = el(
+      "span",
+      {class: "segmented", role: "group", "aria-label": "Groups"},
+      button("open all", false, () => this.fold(true)),
+      button("close all", false, () => this.fold(false)),
+    );
+    const texts =
+      pass.changed &&
+      el(
+        "span",
+        {class: "segmented", role: "group", "aria-label": "Show"},
+        button("graph", !app.state.diff, () => app.go({diff: false})),
+        button("text diff", app.state.diff, () => app.go({diff: true})),
+      );
+    return el(
+      "div",
+      {class: "toolbar"},
+      el(
+        "strong",
+        {class: "nowrap"},
+        pass.captured ? "As captured" : app.state.pass === model.last ? "Finished" : `After ${pass.title}`,
+      ),
+      badges(c.added, c.removed.length, c.altered),
+      el("span", {class: "spacer"}),
+      texts,
+      !app.state.diff && [el("span", {class: "wide muted"}, "colour"), modes, folds],
+    );
   },
 
   fold(isOpen) {
-    const walk = (group) => group.items.forEach((i) => { if (i.items) { this.open.set(i.key, isOpen); walk(i); } });
+    const walk = (group) =>
+      group.items.forEach((i) => {
+        if (i.items) {
+          this.open.set(i.key, isOpen);
+          walk(i);
+        }
+      });
     walk(this.tree(app.pass()));
     app.render();
   },
 
   soon() {
-    if (!this.pending) this.pending = requestAnimationFrame(() => { this.pending = 0; this.draw(); });
+    if (!this.pending)
+      this.pending = requestAnimationFrame(() => {
+        this.pending = 0;
+        this.draw();
+      });
   },
 
   /** Only the rows in sight, and some around them. */
   draw() {
-    const {rows, nodes, edges} = this.layout, h = this.height;
-    const top = this.scroller.scrollTop, seen = this.scroller.clientHeight || 800;
-    const first = Math.max(0, Math.floor(top / h) - 8), last = Math.min(rows.length - 1, Math.ceil((top + seen) / h) + 8);
+    const {rows, nodes, edges} = this.layout,
+      h = this.height;
+    const top = this.scroller.scrollTop,
+      seen = this.scroller.clientHeight || 800;
+    const first = Math.max(0, Math.floor(top / h) - 8),
+      last = Math.min(rows.length - 1, Math.ceil((top + seen) / h) + 8);
     const selected = this.layout.nodeOf.get(app.state.node);
     this.edges.setAttribute("height", rows.length * h);
-    const lines = [], marked = [];
+    const lines = [],
+      marked = [];
     for (const e of edges) {
       if (e.last < first || e.first > last) continue;
       const on = selected !== undefined && (e.from === selected || e.to === selected);
-      (on ? marked : lines).push(svg("path", {d: edgePath(nodes[e.from], nodes[e.to], this.step, h, this.left), class: on ? "edge on" : "edge"}));
+      (on ? marked : lines).push(
+        svg("path", {d: edgePath(nodes[e.from], nodes[e.to], this.step, h, this.left), class: on ? "edge on" : "edge"}),
+      );
     }
     const dots = [];
     for (let k = first; k <= last; k++) {
       const n = rows[k].node;
       if (!n) continue;
-      const x = this.left + n.lane * this.step, y = k * h + h / 2;
-      const shape = rows[k].kind === "group" ? svg("rect", {x: x - 6, y: y - 6, width: 12, height: 12, rx: 3})
-        : rows[k].kind === "op" ? svg("circle", {cx: x, cy: y, r: 5}) : svg("circle", {cx: x, cy: y, r: 3.5});
+      const x = this.left + n.lane * this.step,
+        y = k * h + h / 2;
+      const shape =
+        rows[k].kind === "group"
+          ? svg("rect", {x: x - 6, y: y - 6, width: 12, height: 12, rx: 3})
+          : rows[k].kind === "op"
+            ? svg("circle", {cx: x, cy: y, r: 5})
+            : svg("circle", {cx: x, cy: y, r: 3.5});
       shape.setAttribute("class", "dot " + this.colour(rows[k]));
       if (this.mode === "time") shape.style.setProperty("--heat", this.heat(rows[k]));
       dots.push(shape);
@@ -195,12 +259,22 @@ const graphView = {
 
   row(row, index) {
     const classes = ["row", row.kind];
-    const attributes = {role: "treeitem", id: `row-${index}`, "aria-level": row.depth + 1,
-                        style: {top: index * this.height + "px", height: this.height + "px",
-                                "padding-left": this.gutter + row.depth * (this.narrow ? 8 : 14) + "px"}};
+    const attributes = {
+      role: "treeitem",
+      id: `row-${index}`,
+      "aria-level": row.depth + 1,
+      style: {
+        top: index * this.height + "px",
+        height: this.height + "px",
+        "padding-left": this.gutter + row.depth * (this.narrow ? 8 : 14) + "px",
+      },
+    };
     if (row.mark) classes.push(row.mark);
     if (row.kind === "op" || row.kind === "ghost") {
-      if (row.op.number === app.state.node && row.kind === "op") { classes.push("selected"); attributes["aria-selected"] = "true"; }
+      if (row.op.number === app.state.node && row.kind === "op") {
+        classes.push("selected");
+        attributes["aria-selected"] = "true";
+      }
       if (search.hits.has(row.op.number)) classes.push("hit");
       attributes.onclick = () => app.go({node: row.op.number, pass: row.kind === "ghost" ? app.state.pass - 1 : app.state.pass});
       attributes["data-op"] = row.op.number;
@@ -216,23 +290,35 @@ const graphView = {
   cells(row) {
     if (row.kind === "input" || row.kind === "output") {
       const type = row.value ? row.value.type : "";
-      return [el("span", {class: "name"}, row.kind === "input" ? "input" : "output"),
-              el("span", {class: "value"}, "%" + (row.value ? row.value.name : row.name)), el("span", {class: "type"}, niceType(type))];
+      return [
+        el("span", {class: "name"}, row.kind === "input" ? "input" : "output"),
+        el("span", {class: "value"}, "%" + (row.value ? row.value.name : row.name)),
+        el("span", {class: "type"}, niceType(type)),
+      ];
     }
     if (row.kind === "group") {
-      return [el("span", {class: "fold", "aria-hidden": "true"}, row.open ? "▾" : "▸"), el("span", {class: "module"}, this.title(row)),
-              el("span", {class: "value muted"}, plural(row.ops.length, "op")), badges(row.added, row.removed, row.altered),
-              el("span", {class: "spacer"}), el("span", {class: "type"}, row.share ? percent(row.share) : ""), timeBar(row.seconds, row.share, null, model.total)];
+      return [
+        el("span", {class: "fold", "aria-hidden": "true"}, row.open ? "▾" : "▸"),
+        el("span", {class: "module"}, this.title(row)),
+        el("span", {class: "value muted"}, plural(row.ops.length, "op")),
+        badges(row.added, row.removed, row.altered),
+        el("span", {class: "spacer"}),
+        el("span", {class: "type"}, row.share ? percent(row.share) : ""),
+        timeBar(row.seconds, row.share, null, model.total),
+      ];
     }
-    const {op} = row, cost = row.kind === "op" && this.timed ? model.cost(op.number) : null;
+    const {op} = row,
+      cost = row.kind === "op" && this.timed ? model.cost(op.number) : null;
     const sign = {added: "+", altered: "~"}[row.mark] || (row.kind === "ghost" ? "−" : "");
-    return [sign && el("span", {class: "sign", title: row.kind === "ghost" ? "removed by this pass" : row.mark}, sign),
-            el("span", {class: "name k-" + model.kindOf(op)}, model.label(op)),
-            el("span", {class: "value"}, op.results.length ? "%" + op.results[0].name : ""),
-            el("span", {class: "source muted"}, this.source(op, row.within)),
-            el("span", {class: "spacer"}),
-            el("span", {class: "type"}, op.results.length ? niceType(op.results[0].type) : ""),
-            timeBar(cost && cost.seconds, cost ? cost.seconds / model.total : 0, cost && cost.floor)];
+    return [
+      sign && el("span", {class: "sign", title: row.kind === "ghost" ? "removed by this pass" : row.mark}, sign),
+      el("span", {class: "name k-" + model.kindOf(op)}, model.label(op)),
+      el("span", {class: "value"}, op.results.length ? "%" + op.results[0].name : ""),
+      el("span", {class: "source muted"}, this.source(op, row.within)),
+      el("span", {class: "spacer"}),
+      el("span", {class: "type"}, op.results.length ? niceType(op.results[0].type) : ""),
+      timeBar(cost && cost.seconds, cost ? cost.seconds / model.total : 0, cost && cost.floor),
+    ];
   },
 
   title(row) {
@@ -270,7 +356,8 @@ const graphView = {
       at = this.layout.rows.findIndex((r) => r.kind === "op" && r.op.number === number);
     }
     if (at < 0) return;
-    const y = at * this.height, seen = this.scroller.clientHeight;
+    const y = at * this.height,
+      seen = this.scroller.clientHeight;
     if (y < this.scroller.scrollTop + this.height || y > this.scroller.scrollTop + seen - 2 * this.height) {
       this.scroller.scrollTop = Math.max(0, y - seen / 3);
     }
@@ -292,7 +379,10 @@ const graphView = {
     } else if ((event.key === "ArrowLeft" || event.key === "ArrowRight") && at >= 0) {
       event.preventDefault();
       for (let k = at; k >= 0; k--) {
-        if (rows[k].kind === "group" && rows[k].depth < rows[at].depth) { this.toggle(rows[k]); break; }
+        if (rows[k].kind === "group" && rows[k].depth < rows[at].depth) {
+          this.toggle(rows[k]);
+          break;
+        }
       }
     }
   },
@@ -324,24 +414,35 @@ function simplified(group) {
 function summary(group) {
   const ops = [];
   const c = {added: 0, removed: 0, altered: 0};
-  const walk = (g) => g.items.forEach((i) => {
-    if (i.items) walk(i);
-    else if (i.ghost) c.removed++;
-    else {
-      ops.push(i.op);
-      if (i.mark) c[i.mark]++;
-    }
-  });
+  const walk = (g) =>
+    g.items.forEach((i) => {
+      if (i.items) walk(i);
+      else if (i.ghost) c.removed++;
+      else {
+        ops.push(i.op);
+        if (i.mark) c[i.mark]++;
+      }
+    });
   walk(group);
   const time = graphView.timed ? ops.reduce((sum, op) => sum + ((model.cost(op.number) || {}).seconds || 0), 0) : 0;
-  return {ops, ...c, changes: c.added + c.removed + c.altered, seconds: time || null, share: model.total ? time / model.total : 0};
+  return {
+    ops,
+    ...c,
+    changes: c.added + c.removed + c.altered,
+    seconds: time || null,
+    share: model.total ? time / model.total : 0,
+  };
 }
 
 function badges(added, removed, altered) {
   if (!(added || removed || altered)) return null;
-  return el("span", {class: "badges"}, added > 0 && el("b", {class: "added", title: "added"}, "+" + added),
+  return el(
+    "span",
+    {class: "badges"},
+    added > 0 && el("b", {class: "added", title: "added"}, "+" + added),
     removed > 0 && el("b", {class: "removed", title: "removed"}, "−" + removed),
-    altered > 0 && el("b", {class: "altered", title: "altered"}, "~" + altered));
+    altered > 0 && el("b", {class: "altered", title: "altered"}, "~" + altered),
+  );
 }
 
 /** A time with a bar as long as its part of `whole`, which is the slowest kernel where not given; the dark part is the floor. */
@@ -349,8 +450,18 @@ function timeBar(time, share, floor, whole = model.slowest) {
   if (!graphView.timed) return null;
   if (!time) return el("span", {class: "time"});
   const full = Math.min(1, time / whole);
-  return el("span", {class: whole === model.slowest ? "time" : "time sums-up", title: `${seconds(time)}, ${percent(share)} of the call` + (floor ? `; could be ${seconds(floor)}` : "")},
+  return el(
+    "span",
+    {
+      class: whole === model.slowest ? "time" : "time sums-up",
+      title: `${seconds(time)}, ${percent(share)} of the call` + (floor ? `; could be ${seconds(floor)}` : ""),
+    },
     el("span", {class: "number"}, seconds(time)),
-    el("span", {class: "bar"}, el("i", {style: {width: 100 * full + "%"}}),
-      floor && el("i", {class: "floor", style: {width: 100 * Math.min(full, floor / model.slowest) + "%"}})));
+    el(
+      "span",
+      {class: "bar"},
+      el("i", {style: {width: 100 * full + "%"}}),
+      floor && el("i", {class: "floor", style: {width: 100 * Math.min(full, floor / model.slowest) + "%"}}),
+    ),
+  );
 }

@@ -6,7 +6,9 @@
  */
 function assignLanes(nodes) {
   const lastReader = nodes.map(() => -1);
-  nodes.forEach((n, i) => { for (const s of n.reads) lastReader[s] = i; });
+  nodes.forEach((n, i) => {
+    for (const s of n.reads) lastReader[s] = i;
+  });
   const holders = []; // by lane: the node that holds it
   let width = 0;
   nodes.forEach((n, i) => {
@@ -23,14 +25,16 @@ function assignLanes(nodes) {
   });
   const edges = [];
   nodes.forEach((n, i) => {
-    for (const s of new Set(n.reads)) edges.push({from: s, to: i, first: nodes[s].row, last: n.row, straight: nodes[s].lane === n.lane});
+    for (const s of new Set(n.reads))
+      edges.push({from: s, to: i, first: nodes[s].row, last: n.row, straight: nodes[s].lane === n.lane});
   });
   return {width, edges};
 }
 
 /** The line of an edge, in a column of lanes `step` apart and rows `height` high. */
 function edgePath(from, to, step, height, left) {
-  const x = (n) => left + n.lane * step, y = (n) => n.row * height + height / 2;
+  const x = (n) => left + n.lane * step,
+    y = (n) => n.row * height + height / 2;
   const [x1, y1, x2, y2] = [x(from), y(from), x(to), y(to)];
   if (x1 === x2) return `M${x1} ${y1}V${y2}`;
   const bend = Math.min(height, y2 - y1);

@@ -1,11 +1,19 @@
 // The page itself: what is shown, where that stands in the address, and the frame around it.
 
-const TABS = [["graph", "Graph"], ["kernels", "Kernels"], ["timeline", "Timeline"], ["memory", "Memory"], ["roofline", "Roofline"]];
+const TABS = [
+  ["graph", "Graph"],
+  ["kernels", "Kernels"],
+  ["timeline", "Timeline"],
+  ["memory", "Memory"],
+  ["roofline", "Roofline"],
+];
 
 const app = {
   state: {tab: "graph", pass: 0, node: null, diff: false},
 
-  pass() { return model.passes[this.state.pass]; },
+  pass() {
+    return model.passes[this.state.pass];
+  },
 
   /** Show something else, and say so in the address. */
   go(change) {
@@ -30,8 +38,19 @@ const app = {
 
   link(change) {
     const s = {...this.state, ...change};
-    const parts = [["tab", s.tab], ["pass", model.passes[s.pass].id], ["node", s.node], ["diff", s.diff ? 1 : null]];
-    return "#" + parts.filter(([, v]) => v !== null && v !== undefined).map(([k, v]) => `${k}=${encodeURIComponent(v)}`).join("&");
+    const parts = [
+      ["tab", s.tab],
+      ["pass", model.passes[s.pass].id],
+      ["node", s.node],
+      ["diff", s.diff ? 1 : null],
+    ];
+    return (
+      "#" +
+      parts
+        .filter(([, v]) => v !== null && v !== undefined)
+        .map(([k, v]) => `${k}=${encodeURIComponent(v)}`)
+        .join("&")
+    );
   },
 
   /** The state that an address names; what it names wrongly is left as it is at the start. */
@@ -52,19 +71,36 @@ const app = {
 
   render() {
     const tabs = byId("tabs");
-    tabs.replaceChildren(...this.tabs().map(([id, name]) => el("button", {type: "button", role: "tab", id: "tab-" + id, "aria-selected": String(id === this.state.tab), "aria-controls": "main",
-      tabindex: id === this.state.tab ? "0" : "-1", onclick: () => this.go({tab: id}),
-      onkeydown: (e) => {
-        const all = this.tabs().map(([t]) => t), by = {ArrowRight: 1, ArrowLeft: -1}[e.key];
-        if (!by) return;
-        this.go({tab: all[(all.indexOf(id) + by + all.length) % all.length]});
-        byId("tab-" + this.state.tab).focus();
-      }}, name)));
+    tabs.replaceChildren(
+      ...this.tabs().map(([id, name]) =>
+        el(
+          "button",
+          {
+            type: "button",
+            role: "tab",
+            id: "tab-" + id,
+            "aria-selected": String(id === this.state.tab),
+            "aria-controls": "main",
+            tabindex: id === this.state.tab ? "0" : "-1",
+            onclick: () => this.go({tab: id}),
+            onkeydown: (e) => {
+              const all = this.tabs().map(([t]) => t),
+                by = {ArrowRight: 1, ArrowLeft: -1}[e.key];
+              if (!by) return;
+              this.go({tab: all[(all.indexOf(id) + by + all.length) % all.length]});
+              byId("tab-" + this.state.tab).focus();
+            },
+          },
+          name,
+        ),
+      ),
+    );
     search.again();
     search.say();
     passList.render(byId("passes"));
     document.body.dataset.tab = this.state.tab;
-    const main = byId("main"), pass = this.pass();
+    const main = byId("main"),
+      pass = this.pass();
     main.setAttribute("aria-label", TABS.find(([id]) => id === this.state.tab)[1]);
     hideTip();
     details.render(byId("details"));
@@ -76,11 +112,20 @@ const app = {
       this.current.render(main);
       if (this.state.tab === "graph" && this.state.node !== null) graphView.reveal(this.state.node);
     }
-    const chooser = el("button", {type: "button", class: "plain pass-chooser", "aria-expanded": String(Boolean(passList.shown)), onclick: () => {
-      passList.shown = !passList.shown;
-      passList.render(byId("passes"));
-      chooser.setAttribute("aria-expanded", String(passList.shown));
-    }}, "passes ▾");
+    const chooser = el(
+      "button",
+      {
+        type: "button",
+        class: "plain pass-chooser",
+        "aria-expanded": String(Boolean(passList.shown)),
+        onclick: () => {
+          passList.shown = !passList.shown;
+          passList.render(byId("passes"));
+          chooser.setAttribute("aria-expanded", String(passList.shown));
+        },
+      },
+      "passes ▾",
+    );
     const bar = main.querySelector(".toolbar");
     if (bar && this.state.tab === "graph") bar.prepend(chooser);
   },
@@ -99,11 +144,19 @@ const app = {
 const theme = {
   start() {
     let kept = null;
-    try { kept = localStorage.getItem("graphopt-theme"); } catch { /* storage may be closed to pages from disk */ }
+    try {
+      kept = localStorage.getItem("graphopt-theme");
+    } catch {
+      /* storage may be closed to pages from disk */
+    }
     this.set(kept || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
     byId("theme").addEventListener("click", () => {
       this.set(this.now === "dark" ? "light" : "dark");
-      try { localStorage.setItem("graphopt-theme", this.now); } catch { /* as above */ }
+      try {
+        localStorage.setItem("graphopt-theme", this.now);
+      } catch {
+        /* as above */
+      }
     });
   },
 
@@ -118,15 +171,37 @@ async function start() {
   theme.start();
   model.open(await unpack("data"));
   const d = model.data;
-  byId("target").textContent = [d.target, d.threads && plural(d.threads, "thread"), d.profile && seconds(d.profile.call) + " a call"].filter(Boolean).join(" · ");
-  byId("target").title = [`written ${d.written} by graphopt ${d.version}`, ...d.inputs.map(([n, t]) => `${n}: ${t}`),
-    ...Object.entries(d.numbers).map(([n, v]) => `${n.replace("_", " ")}: ${typeof v === "number" ? count(v) : v}`)].join("\n");
-  if (d.notes.length) byId("body").before(el("div", {class: "notes"}, d.notes.map((n) => el("p", {}, n))));
+  byId("target").textContent = [
+    d.target,
+    d.threads && plural(d.threads, "thread"),
+    d.profile && seconds(d.profile.call) + " a call",
+  ]
+    .filter(Boolean)
+    .join(" · ");
+  byId("target").title = [
+    `written ${d.written} by graphopt ${d.version}`,
+    ...d.inputs.map(([n, t]) => `${n}: ${t}`),
+    ...Object.entries(d.numbers).map(([n, v]) => `${n.replace("_", " ")}: ${typeof v === "number" ? count(v) : v}`),
+  ].join("\n");
+  if (d.notes.length)
+    byId("body").before(
+      el(
+        "div",
+        {class: "notes"},
+        d.notes.map((n) => el("p", {}, n)),
+      ),
+    );
   search.start();
   app.read();
   app.render();
-  addEventListener("popstate", () => { app.read(); app.render(); });
-  addEventListener("resize", () => { if (app.current === graphView && matchMedia("(max-width: 700px)").matches !== graphView.narrow) app.render(); else if (app.current === graphView) graphView.draw(); });
+  addEventListener("popstate", () => {
+    app.read();
+    app.render();
+  });
+  addEventListener("resize", () => {
+    if (app.current === graphView && matchMedia("(max-width: 700px)").matches !== graphView.narrow) app.render();
+    else if (app.current === graphView) graphView.draw();
+  });
   performance.mark("ready");
   document.documentElement.dataset.ready = String(Math.round(performance.now()));
 }

@@ -4,21 +4,52 @@ const memoryPlan = {
   render(host) {
     const m = model.data.memory;
     const spare = m.bound ? m.size / m.bound - 1 : 0;
-    const words = m.size ? `arena ${bytes(m.size)}, ${spare < 0.0005 ? "as small as any plan can be" : `${percent(spare)} above what lives at once`}; weights ${bytes(m.weights)}`
+    const words = m.size
+      ? `arena ${bytes(m.size)}, ${spare < 0.0005 ? "as small as any plan can be" : `${percent(spare)} above what lives at once`}; weights ${bytes(m.weights)}`
       : `no arena is needed; weights ${bytes(m.weights)}`;
     const bar = el("div", {class: "toolbar"}, el("strong", {}, "Memory"), el("span", {class: "muted"}, words));
-    this.again = chart(host, bar, (w, h) => this.draw(w, h), el("div", {class: "legend"}, legend(m.blocks.map((b) => kindOfStep(Math.min(b[0], m.steps - 1)))).childNodes.length
-      ? [...legend(m.blocks.filter((b) => b[5] !== null).map((b) => kindOfStep(b[0]))).childNodes, el("span", {}, el("i", {class: "dot k-scratch"}), "scratch of a kernel"), el("span", {}, el("i", {class: "rule"}), "live at once")] : ""));
+    this.again = chart(
+      host,
+      bar,
+      (w, h) => this.draw(w, h),
+      el(
+        "div",
+        {class: "legend"},
+        legend(m.blocks.map((b) => kindOfStep(Math.min(b[0], m.steps - 1)))).childNodes.length
+          ? [
+              ...legend(m.blocks.filter((b) => b[5] !== null).map((b) => kindOfStep(b[0]))).childNodes,
+              el("span", {}, el("i", {class: "dot k-scratch"}), "scratch of a kernel"),
+              el("span", {}, el("i", {class: "rule"}), "live at once"),
+            ]
+          : "",
+      ),
+    );
   },
 
   draw(width, height) {
     const m = model.data.memory;
-    const left = 74, right = 14, top = 12, bottom = 34, w = width - left - right, h = height - top - bottom;
-    const most = Math.max(m.size, 1), n = Math.max(m.steps, 1);
-    const x = (step) => left + w * step / n, y = (offset) => top + h * (1 - offset / most);
-    const drawing = svg("svg", {width, height, class: "memory", role: "img", "aria-label": "Lifetimes of tensors against their offsets in the arena"});
+    const left = 74,
+      right = 14,
+      top = 12,
+      bottom = 34,
+      w = width - left - right,
+      h = height - top - bottom;
+    const most = Math.max(m.size, 1),
+      n = Math.max(m.steps, 1);
+    const x = (step) => left + (w * step) / n,
+      y = (offset) => top + h * (1 - offset / most);
+    const drawing = svg("svg", {
+      width,
+      height,
+      class: "memory",
+      role: "img",
+      "aria-label": "Lifetimes of tensors against their offsets in the arena",
+    });
     for (const t of ticks(most, 6, 2)) {
-      drawing.append(svg("line", {x1: left, x2: width - right, y1: y(t), y2: y(t), class: "grid"}), svg("text", {x: left - 6, y: y(t) + 4, class: "axis end-anchor"}, bytes(t)));
+      drawing.append(
+        svg("line", {x1: left, x2: width - right, y1: y(t), y2: y(t), class: "grid"}),
+        svg("text", {x: left - 6, y: y(t) + 4, class: "axis end-anchor"}, bytes(t)),
+      );
     }
     for (const t of ticks(n, Math.max(2, w / 80))) {
       if (t % 1 === 0) drawing.append(svg("text", {x: x(t), y: height - 16, class: "axis"}, String(t)));
@@ -29,19 +60,42 @@ const memoryPlan = {
       for (let k = first; k <= Math.min(last, n - 1); k++) live[k] += size;
       const on = number !== null && number === app.state.node;
       const [a, b, hi, lo] = [x(first), x(Math.min(last + 1, n)), y(offset + size), y(offset)];
-      const box = svg("g", {class: `block ${number === null ? "k-scratch" : "k-" + kindOfStep(first)}${on ? " on" : ""}`, onmouseleave: hideTip,
-        onmousemove: (e) => showTip(e, el("b", {}, name ? "%" + name : "scratch"), `${bytes(size)} at offset ${bytes(offset)}`, `from step ${first} (${labelOfStep(Math.min(first, n - 1))}) to step ${last}`),
-        onclick: () => number !== null && app.go({node: number, pass: model.last})},
-      svg("rect", {x: a, y: hi, width: Math.max(b - a - 1, 1), height: Math.max(lo - hi - 1, 1), rx: Math.min(2, (lo - hi) / 3)}));
+      const box = svg(
+        "g",
+        {
+          class: `block ${number === null ? "k-scratch" : "k-" + kindOfStep(first)}${on ? " on" : ""}`,
+          onmouseleave: hideTip,
+          onmousemove: (e) =>
+            showTip(
+              e,
+              el("b", {}, name ? "%" + name : "scratch"),
+              `${bytes(size)} at offset ${bytes(offset)}`,
+              `from step ${first} (${labelOfStep(Math.min(first, n - 1))}) to step ${last}`,
+            ),
+          onclick: () => number !== null && app.go({node: number, pass: model.last}),
+        },
+        svg("rect", {
+          x: a,
+          y: hi,
+          width: Math.max(b - a - 1, 1),
+          height: Math.max(lo - hi - 1, 1),
+          rx: Math.min(2, (lo - hi) / 3),
+        }),
+      );
       const fits = Math.floor((b - a - 8) / 6.6);
-      if (name && fits > 3 && lo - hi > 13) box.append(svg("text", {x: a + 4, y: (hi + lo) / 2 + 4}, name.length > fits ? name.slice(0, fits - 1) + "…" : name));
+      if (name && fits > 3 && lo - hi > 13)
+        box.append(svg("text", {x: a + 4, y: (hi + lo) / 2 + 4}, name.length > fits ? name.slice(0, fits - 1) + "…" : name));
       drawing.append(box);
     }
     let line = "";
-    live.forEach((v, k) => { line += `${k ? "L" : "M"}${x(k)} ${y(v)}L${x(k + 1)} ${y(v)}`; });
+    live.forEach((v, k) => {
+      line += `${k ? "L" : "M"}${x(k)} ${y(v)}L${x(k + 1)} ${y(v)}`;
+    });
     drawing.append(svg("path", {d: line, class: "live"}));
     return drawing;
   },
 
-  select() { this.again(); },
+  select() {
+    this.again();
+  },
 };

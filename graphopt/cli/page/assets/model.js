@@ -31,9 +31,15 @@ const model = {
   op(record) {
     const [number, name, operands, results, attrs, locs, module, regions] = this.data.records[record];
     return {
-      record, number, name, operands, attrs, regions,
+      record,
+      number,
+      name,
+      operands,
+      attrs,
+      regions,
       results: results.map(([n, t]) => ({name: n, type: this.data.types[t]})),
-      locs: locs.map((l) => this.data.locs[l]), module: this.data.modules[module],
+      locs: locs.map((l) => this.data.locs[l]),
+      module: this.data.modules[module],
     };
   },
 
@@ -65,7 +71,9 @@ const model = {
   /** What a pass did, without constants: Map from op to "added" or "altered", and the ops removed. */
   changes(pass) {
     if (!pass.marks) {
-      const marks = new Map(), before = new Map(), removed = [];
+      const marks = new Map(),
+        before = new Map(),
+        removed = [];
       const view = this.view(pass.snapshot);
       for (const n of pass.added || []) if (view.byNumber.get(n).name !== "const") marks.set(n, "added");
       for (const [n, r] of pass.altered || []) {
@@ -76,9 +84,13 @@ const model = {
       const old = pass.changed ? this.view(pass.snapshot - 1) : null;
       const gone = new Set(pass.removed || []);
       if (old) for (const op of old.ops) if (gone.has(op.number)) removed.push(op);
-      pass.marks = {marks, before, removed,
-                    added: [...marks.values()].filter((m) => m === "added").length,
-                    altered: [...marks.values()].filter((m) => m === "altered").length};
+      pass.marks = {
+        marks,
+        before,
+        removed,
+        added: [...marks.values()].filter((m) => m === "added").length,
+        altered: [...marks.values()].filter((m) => m === "altered").length,
+      };
     }
     return pass.marks;
   },
@@ -86,7 +98,9 @@ const model = {
   kindOf(op) {
     if (op.name !== "fused") return this.data.kinds[op.name] || "other";
     const inner = this.body(op).map((o) => this.data.kinds[o.name]);
-    return ["contraction", "control", "composite", "reduction", "elementwise", "movement"].find((k) => inner.includes(k)) || "other";
+    return (
+      ["contraction", "control", "composite", "reduction", "elementwise", "movement"].find((k) => inner.includes(k)) || "other"
+    );
   },
 
   body(op) {
@@ -116,8 +130,13 @@ const model = {
     if (!steps || !this.data.profile) return null;
     const rows = steps.map((k) => this.data.profile.rows[k]);
     const sum = (f) => rows.reduce((total, r) => total + f(r), 0);
-    return {...rows[0], steps, seconds: sum((r) => r.seconds), operations: sum((r) => r.operations),
-            floor: rows.every((r) => r.floor !== null) ? sum((r) => r.floor) : null};
+    return {
+      ...rows[0],
+      steps,
+      seconds: sum((r) => r.seconds),
+      operations: sum((r) => r.operations),
+      floor: rows.every((r) => r.floor !== null) ? sum((r) => r.floor) : null,
+    };
   },
 
   share(number) {
@@ -137,10 +156,16 @@ const model = {
     const value = (v) => (v === null ? "_" : "%" + v);
     const attrs = op.attrs.length && op.name !== "const" ? ` {${op.attrs.map(([k, v]) => `${k}=${v}`).join(", ")}}` : "";
     const given = op.name === "const" ? ` ${op.attrs.map(([, v]) => v).join("")}` : `(${op.operands.map(value).join(", ")})`;
-    return [`${op.results.map((r) => value(r.name)).join(", ")} = `, op.name, `${given}${attrs} : ${op.results.map((r) => r.type).join(", ")}`];
+    return [
+      `${op.results.map((r) => value(r.name)).join(", ")} = `,
+      op.name,
+      `${given}${attrs} : ${op.results.map((r) => r.type).join(", ")}`,
+    ];
   },
 
-  text(op) { return this.pieces(op).join(""); },
+  text(op) {
+    return this.pieces(op).join("");
+  },
 
   /** All that a search may find of an op, in small letters. */
   haystack(op) {
