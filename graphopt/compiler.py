@@ -261,7 +261,7 @@ class CompiledModel(Model):
         return self._structure is None and all(s.numpy is not None and s.numpy != np.object_ for s in specs)
 
     def _interface(self) -> dict[str, Any]:
-        return model_interface(self.inputs, self.outputs, self._control, self._ranges)
+        return model_interface(self.inputs, self.outputs, self._control, self._ranges, self._structure)
 
     def _external(self) -> list[Any]:
         return list(self._recipe.graph.metadata.get("external", ()))

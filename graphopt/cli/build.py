@@ -101,7 +101,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
         raise ArtifactError(f"the values of {', '.join(control)} shape the program, which an artifact is not made for",
                             where=args.model, hint="Make them constants of the model")
     wanted = entries(graph, inputs, shapes)
-    bundle = Bundle(model_interface(inputs, outputs, (), graph.metadata.get("dim_ranges", {})))
+    bundle = Bundle(model_interface(inputs, outputs, (), graph.metadata.get("dim_ranges", {}), graph.metadata.get("call")))
 
     from tqdm import tqdm
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from graphopt.errors import InputError, PickleError
 from graphopt.runtime.arrays import from_numpy, kind_of, to_numpy
 from graphopt.runtime.executable import Executable
+from graphopt.runtime.structure import Call
 
 
 class Spec(NamedTuple):
@@ -28,14 +29,6 @@ class Spec(NamedTuple):
     def __str__(self) -> str:
         dims = "*" if self.shape is None else ", ".join(map(str, self.shape))
         return f"{self.name}: {self.dtype}[{dims}]"
-
-
-class Structure(Protocol):
-    """The source model's calling convention."""
-
-    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]: ...
-
-    def unflatten(self, values: Sequence[Any]) -> Any: ...
 
 
 class Specialisation(NamedTuple):
@@ -98,7 +91,7 @@ class Model:
     """The run-time half of a compiled model: checks inputs, picks or builds the program for their shapes, runs it."""
 
     def __init__(self, inputs: Sequence[Spec], outputs: Sequence[Spec], programs: Specialisations, *,
-                 structure: Structure | None = None, control_inputs: Sequence[str] = (),
+                 structure: Call | None = None, control_inputs: Sequence[str] = (),
                  ranges: Mapping[str, tuple[int | None, int | None]] | None = None) -> None:
         self.inputs, self.outputs, self._programs = list(inputs), list(outputs), programs
         self._structure, self._control, self._ranges = structure, tuple(control_inputs), dict(ranges or {})

@@ -14,6 +14,7 @@ from graphopt.runtime.artifact import RUNTIME, Artifact
 from graphopt.runtime.executable import Executable, OutputSpec
 from graphopt.runtime.library import runtime
 from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
+from graphopt.runtime.structure import Call
 
 SHOWN = 12  # programs that an error lists
 
@@ -51,7 +52,7 @@ class SavedModel(Model):
     def __init__(self, found: Artifact) -> None:
         m = found.manifest
         super().__init__(read_specs(m["inputs"]), read_specs(m["outputs"]), Specialisations(self._refuse, 1),
-                         ranges={name: (low, high) for name, (low, high) in m.get("ranges", {}).items()})
+                         structure=_structure(m), ranges={n: (low, high) for n, (low, high) in m.get("ranges", {}).items()})
         self._path = found.path
         self._dtypes = [s.numpy for s in self.inputs]
         self._by_shapes = {p.inputs: Specialisation(e, p) for p, e in zip(found.programs, executables(found))}
@@ -63,6 +64,9 @@ class SavedModel(Model):
         """The shapes of inputs that there are programs for."""
         return [dict(zip(self._names, shapes)) for shapes in self._by_shapes]
 
+    def __repr__(self) -> str:
+        return f"SavedModel({', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}; {self._path})"
+
     def program(self, arrays: Sequence[Any]) -> Specialisation:
         """The program for checked inputs. InputError lists what there is where none has their shapes."""
         found = self._by_shapes.get(tuple([a.shape for a in arrays]))
@@ -71,7 +75,7 @@ class SavedModel(Model):
     def _fitting(self, given: Sequence[Any]) -> list[Any] | None:
         if self._only is not None:
             return super()._fitting(given)
-        if len(given) != len(self._dtypes):
+        if self._structure is not None or len(given) != len(self._dtypes):
             return None
         for kind, x in zip(self._dtypes, given):
             if type(x) is not np.ndarray or x.dtype is not kind or not x.flags.c_contiguous:
@@ -89,6 +93,14 @@ class SavedModel(Model):
 def _shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """As graphopt-build's --shape takes it."""
     return ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
+
+
+def _structure(manifest: Mapping[str, Any]) -> Call | None:
+    """How the model is called, None where each input is an argument."""
+    try:
+        return Call.from_json(manifest["call"]) if "call" in manifest else None
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise ArtifactError(f"its manifest is damaged: the structure of a call is not one: {type(e).__name__} {e}") from e
 
 
 # Descriptions ---------------------------------------------------------------------------------
@@ -119,11 +131,13 @@ def output_json(o: OutputSpec) -> dict[str, Any]:
 
 
 def model_interface(inputs: Sequence[Spec], outputs: Sequence[Spec], control: Sequence[str],
-                    ranges: Mapping[str, tuple[int | None, int | None]]) -> dict[str, Any]:
-    """What a manifest says of the model, whatever its programs."""
+                    ranges: Mapping[str, tuple[int | None, int | None]], call: Call | None = None) -> dict[str, Any]:
+    """What a manifest says of the model, whatever its programs. `call` says how nested arguments and results of the source
+    model are; InputError where a constant among them is no plain data."""
     describe = lambda specs: [spec_json(s) for s in specs]
     return {"inputs": describe(inputs), "outputs": describe(outputs), "control_inputs": list(control),
-            "ranges": {k: list(r) for k, r in ranges.items()}}
+            "ranges": {k: list(r) for k, r in ranges.items()},
+            **({} if call is None or call.plain else {"call": call.to_json()})}
 
 
 __all__ = ["SavedModel", "executables", "model_interface", "numpy_dtype", "output_json", "read_specs", "spec_json"]

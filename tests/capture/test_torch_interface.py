@@ -12,11 +12,11 @@ from torch.export import Dim
 from torch_check import Of, capture, check, ops, run, same
 
 from graphopt.capture.torch import capture_torch
-from graphopt.capture.torch.structure import Call
 from graphopt.errors import CaptureError, InputError, UnsupportedOperators
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.parse import parse_graph
 from graphopt.ir.verify import verify
+from graphopt.runtime.structure import Call
 
 Point = collections.namedtuple("Point", "x y")
 

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "rewrite": {"ir", "targets"},
     "quantize": {"ir", "targets", "rewrite"},
     "codegen": {"ir", "targets"},
-    "capture": {"ir"},
+    "capture": {"ir", "runtime"},
     "runtime": set(),
 }
 # Who may import the frameworks, anywhere in a file. torch_backend is torch's own interfaces (torch.compile, nn.Module) on top of

@@ -17,7 +17,7 @@ def capture_torch(model: Any, example_inputs: Any = None, dynamic_shapes: Any = 
     declared with `torch.export.Dim` become symbolic dims of that name, their ranges metadata["dim_ranges"].
 
     Parameters and buffers are shared with the model, not copied. metadata["call"] is the calling convention
-    (`graphopt.capture.torch.structure.Call`): flatten arguments to the graph's inputs, and outputs back.
+    (`graphopt.runtime.structure.Call`): flatten arguments to the graph's inputs, and outputs back.
 
     Raises CaptureError where torch.export cannot trace the model or it is not in eval mode, and
     UnsupportedOperators naming every operator that has no entry in the tables.

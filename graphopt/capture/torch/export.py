@@ -14,9 +14,9 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from graphopt.capture.torch.structure import Call, Node
 from graphopt.capture.torch.table import ATEN
 from graphopt.errors import CaptureError, GraphOptError
+from graphopt.runtime.structure import Call, Node
 
 
 def export(model: Any, example_inputs: Any, dynamic_shapes: Any) -> torch.export.ExportedProgram:

@@ -13,7 +13,6 @@ from torch.export.graph_signature import InputKind, OutputKind
 from graphopt.capture.torch.context import Context
 from graphopt.capture.torch.export import calling_convention, export
 from graphopt.capture.torch.ops import ATEN
-from graphopt.capture.torch.structure import Call
 from graphopt.capture.torch.symbols import Symbols
 from graphopt.capture.torch.table import Refusal, arguments, parameters
 from graphopt.capture.torch.weights import TORCH_DTYPES, Weights
@@ -21,6 +20,7 @@ from graphopt.errors import CaptureError, IRError, UnsupportedOperators
 from graphopt.ir.dims import Dim, DimLike
 from graphopt.ir.graph import Graph, Loc, Value, refine
 from graphopt.ir.types import I64, TensorType
+from graphopt.runtime.structure import Call
 
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 

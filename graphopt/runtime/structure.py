@@ -159,6 +159,13 @@ class Call:
     parameters: tuple[str, ...] = ()  # every name that the model takes, in order; those not captured are refused with a reason
 
     @property
+    def plain(self) -> bool:
+        """Is it a call with a tensor for each argument, that gives a tensor or a tuple of some?"""
+        parts = self.result.children
+        result = self.result.kind == "tensor" or (self.result.kind == "tuple" and len(parts) > 1)
+        return result and all(node.kind == "tensor" for node in (*parts, *(node for _, node in self.arguments)))
+
+    @property
     def input_names(self) -> list[str]:
         return [n for name, node in self.arguments for n in node.names(name)]
 
