@@ -51,7 +51,7 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
       records the best; later compilations take what is recorded.
     - `tuning`: the file of records, in place of GRAPHOPT_TUNING or the one in the cache; `tune` writes it.
     - `winograd`: False forbids x86 kernels by Winograd's algorithm, which 3x3 convolutions of stride 1 in f32 get where it is
-      faster. Their error, 0.7e-6 of the largest result for 64 channels to 2e-6 for 512, is within a factor of two of direct
+      faster. Their error, 1e-6 of the largest result for 64 channels to 2e-6 or 4e-6 for 512, is within a factor of two of direct
       convolution's, but a NaN or an infinity in an image makes NaN of all results in the tiles (2x2 or 4x4) that read it.
 
     Programs of ONNX paths and bytes are kept on disk (GRAPHOPT_CACHE) and found again without compiling.

@@ -67,7 +67,8 @@ class X86Keeps(Keeps):
         """How many of the first ops are best run for how many images at a time; None where all images at once are best."""
         from graphopt.codegen.batches import parts
 
-        return parts(ops, cuts, batch, self.target)
+        kernels = next((k for k, op in enumerate(ops) if not self.keeps(op)), len(ops))  # host ops cost by the call
+        return parts(ops, [cut for cut in cuts if cut <= kernels], batch, self.target)
 
     def joins(self, op: Any) -> bool:
         """Is the op a kernel that reads and writes tensors wherever they lie?"""

@@ -190,8 +190,9 @@ def test_a_window_reads_the_halo_of_another_kernel(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("m", "bound"), [(2, 1.5e-6), (4, 4e-6)])
 def test_error_is_as_stated(monkeypatch: pytest.MonkeyPatch, m: int, bound: float) -> None:
     force(monkeypatch, lambda c, lanes: only(m)(c, lanes))
-    for channels in (64, 512):
-        x, w = of(1, channels, 14, 14), of(32, channels, 3, 3)
+    for seed, channels in ((0, 64), (1, 64), (2, 512), (3, 512)):  # draws of their own: the largest of many errors varies
+        rng = np.random.default_rng(seed)
+        x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, channels, 14, 14), (32, channels, 3, 3)))
         check(x, w, [1] * 4, tolerance=bound)
 
 
