@@ -11,7 +11,7 @@ from graphopt.targets.x86 import X86
 
 FROM_MEMORY = 0.12  # cycles a byte that comes from memory and goes back, beside the arithmetic that hides some of it
 FROM_L3 = 0.03  # the same of the cache that cores share
-CALL = 4000  # cycles that a kernel's start and end cost, its threads' wait for each other among them
+CALL = 20_000  # cycles that one more call of a kernel costs: the threads' wait for each other, tiles at the ends, cold code
 GAIN = 0.02  # of all that is moved, at least, for a program that is longer by so much
 
 
