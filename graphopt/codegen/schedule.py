@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from graphopt.codegen.columns import columns, judged
+from graphopt.codegen.effort import reduces_in, transcendental, vectorisable, work
 from graphopt.codegen.expr import (
     INDEX,
-    TRANSCENDENTAL,
     Apply,
     Buffer,
     Const,
@@ -84,6 +85,13 @@ def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output
     if style.lanes > 1 and not style.bind:
         axes, (*values, offset) = tiled(axes, [*values, offset])
     stores = [(o.buffer, v) for o, v in zip(outputs, values)]
+    down = None if style.bind else judged(axes, values)
+    if down is not None:
+        lanes = style.lanes // 2 if any(v.dtype.bits == 64 for v in values) else style.lanes
+        nest = columns(down, stores, offset, lanes, style.threads, style.parallel_work)
+        if nest is not None:
+            return nest
+        axes = [*down.rest, down.inner, *down.along]
     return _Nest(axes, stores, offset, style).build()
 
 
@@ -160,19 +168,6 @@ def _joint(e: Expr, a: Var, b: Var, m: int, memo: dict[int, frozenset[Var]]) -> 
     if coefficients.get(a, 0) != coefficients.get(b, 0) * m:
         return False
     return not any(free_vars(r, memo) & {a, b} for r in rest)
-
-
-def work(e: Expr) -> int:
-    """Scalar operations that evaluating `e` once costs, reductions multiplied out (as if nothing were hoisted)."""
-    cost: dict[int, int] = {}
-    for node in postorder(e):
-        own = sum(cost[id(c)] for c in node.children)
-        if isinstance(node, Reduce):
-            own *= math.prod(node.extents)
-        elif node.dtype is not INDEX and isinstance(node, (Apply, Load)):
-            own += 1
-        cost[id(node)] = own
-    return cost[id(e)]
 
 
 class _Nest:
@@ -304,7 +299,7 @@ class _Nest:
         """Compute every Reduce whose free variables are bound, innermost first, then go on with the rest. `row`: the innermost
         loop that is left, its extent, and where its elements are stored."""
         memo: dict[int, frozenset[Var]] = {}
-        for r in _all_reduces(values):
+        for r in reduces_in(values):
             inside = (c for c in postorder(r.body) if isinstance(c, Reduce))
             if free_vars(r, memo) <= bound and not any(free_vars(c, memo) <= bound for c in inside):
                 acc = Buffer(f"acc{next(self.names)}", r.dtype, (1,), "local")
@@ -323,7 +318,7 @@ class _Nest:
         the row of results, which that loop fills next. So softmax takes each exponential once."""
         if row is None or len(self.stores) != 1 or len(r.vars) != 1 or r.extents[0] != row[1] or self.style.bind:
             return None
-        if r.dtype is not self.stores[0][0].dtype or not _transcendental(r.body):
+        if r.dtype is not self.stores[0][0].dtype or not transcendental(r.body):
             return None
         inner, _, offset = row
         if vectorisable([r.body], r.vars[0]) and linear(offset)[0].get(inner, 0) != 1:
@@ -386,11 +381,6 @@ class _Nest:
         return seq(store(result, place, value), store(acc, at, combine(kind, acc[at], result[place])))
 
 
-def _transcendental(e: Expr) -> bool:
-    """Whether evaluating `e` once more would cost."""
-    return any(isinstance(node, Apply) and node.kind in TRANSCENDENTAL for node in postorder(e))
-
-
 def interior(values: Sequence[Expr], var: Var, n: int) -> tuple[int, int]:
     """The range of `var` in which comparisons that involve it (window borders, padding) are settled, if it is worth its own loop.
 
@@ -447,44 +437,11 @@ def _serial(r: Reduce, body: Stmt) -> Stmt:
     return body
 
 
-def _all_reduces(values: Sequence[Expr]) -> list[Reduce]:
-    return [n for n in postorder(*values) if isinstance(n, Reduce)]
-
-
 def _outermost_reduces(values: Sequence[Expr]) -> list[Reduce]:
     """Reduces not inside the body of another one, in an order in which later ones may use earlier ones."""
-    found = _all_reduces(values)
+    found = reduces_in(values)
     inner = {id(c) for r in found for c in postorder(r.body) if isinstance(c, Reduce)}
     return [r for r in found if id(r) not in inner]
 
-
-def vectorisable(values: Sequence[Expr], var: Var) -> bool:
-    """Whether lanes along `var` are worth it: no libm call, no reduction inside a reduction, mostly unit strides."""
-    memo: dict[int, frozenset[Var]] = {}
-    unit = strided = 0
-    for node in postorder(*values):
-        if isinstance(node, Apply) and node.kind in SCALAR_ONLY and node.dtype.name == "f64":
-            return False
-        if isinstance(node, Apply) and node.kind in ("div", "floordiv", "floormod", "fmod") and node.dtype is not INDEX \
-                and node.dtype.is_integer:
-            return False
-        if isinstance(node, Reduce) and any(isinstance(c, Reduce) for c in postorder(node.body)):
-            return False
-        if isinstance(node, Load) and var in free_vars(node, memo):
-            coefficients, rest, _ = linear(node.index[-1])
-            if abs(coefficients.get(var, 0)) in (1, 2) and not any(var in free_vars(r, memo) for r in rest):
-                unit += 1
-            else:
-                strided += 1
-    return strided == 0 or unit > strided or not _heavy(values)
-
-
-def _heavy(values: Sequence[Expr]) -> bool:
-    return any(isinstance(n, Reduce) for v in values for n in postorder(v))
-
-
-# Expanded to polynomials in f32; calls to libm, one lane at a time, in f64.
-SCALAR_ONLY = frozenset(("exp", "log", "log1p", "expm1", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
-                         "asinh", "acosh", "atanh", "erf", "pow", "atan2", "fmod"))
 
 __all__ = ["Output", "Style", "bounds", "iteration", "schedule", "work"]
