@@ -100,6 +100,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--tune is for the kernels of the finished program: leave out --after")
     if args.output and not Path(args.output).absolute().parent.is_dir():
         raise InputError("there is no such folder", where=f"-o {args.output}")
+    if args.output and Path(args.output).is_dir():
+        raise InputError("that is a folder; give the name of a file", where=f"-o {args.output}")
     if args.inputs and not (args.validate or args.profile or args.bisect or args.repro or args.emit == "html"):
         raise UsageError("--inputs are for --profile, --validate, --bisect, --repro and --emit html")
     if args.threads is not None and args.threads < 1:

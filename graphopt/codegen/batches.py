@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from graphopt.codegen.plan import nbytes
@@ -26,7 +27,7 @@ def parts(ops: Sequence[Op], cuts: Sequence[int], batch: int, target: X86) -> tu
     weights = [sum(nbytes(v) for v in op.operands if v is not None and v.constant is not None) for op in ops]
     moved = lambda size: size * (FROM_MEMORY if size > room else FROM_L3)
     best, chosen = GAIN * sum(map(moved, values)), None
-    for images in (n for n in range(1, batch // 2 + 1) if batch % n == 0):
+    for images in _divisors(batch)[:-1]:
         times = batch // images
         saved = list(itertools.accumulate(moved(v) - times * moved(v * images // batch) - CALL * (times - 1) for v in values))
         held = list(itertools.accumulate(weights))
@@ -37,6 +38,12 @@ def parts(ops: Sequence[Op], cuts: Sequence[int], batch: int, target: X86) -> tu
             if saved[k] - again > best:
                 best, chosen = saved[k] - again, (count, images)
     return chosen
+
+
+def _divisors(n: int) -> list[int]:
+    """All of them, in order."""
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
 
 
 __all__ = ["parts"]

@@ -268,6 +268,11 @@ def test_output_into_a_missing_folder_is_an_error(dump, net, tmp_path):
     assert code == 1 and "nowhere/x.txt: there is no such folder" in err
 
 
+def test_output_in_the_place_of_a_folder_is_an_error(dump, net, tmp_path):
+    code, _, err = dump(net, "-o", tmp_path)
+    assert code == 1 and f"-o {tmp_path}: that is a folder; give the name of a file" in err
+
+
 @pytest.mark.parametrize("option", ["--after", "--diff"])
 def test_a_typo_in_a_pass_suggests_the_nearest(dump, net, option):
     _, table, _ = dump(net, "--passes")

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,12 @@ def test_no_file_is_too_long():
     long = {str(p.relative_to(ROOT)): n for p in SOURCES if "graphopt" in p.parts
             if (n := p.read_text().count("\n")) > 700}
     assert not long, f"are there two rooms in them? {long}"
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Their folders are all on sys.path: of two of one name, each test would get the one that was imported first."""
+    names = Counter(f.name for f in (ROOT / "tests").rglob("*.py") if f.name != "conftest.py")
+    assert not [name for name, times in names.items() if times > 1]
 
 
 def test_no_exception_is_swallowed():

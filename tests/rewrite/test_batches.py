@@ -141,3 +141,12 @@ def test_the_target_cuts_where_values_leave_its_cache_and_not_where_weights_woul
     small = Graph("g")
     small.outputs = [small.add("exp", [small.add_input(tensor("f32", 8, 64, 20, 20), "x")]).result]
     assert parts(list(small.ops), [1], 8, parse_target("x86:haswell", 2)) is None
+
+
+def test_a_batch_of_thousands_of_millions_is_cut_by_its_divisors() -> None:
+    """Not by trying every number up to it."""
+    g = Graph("g")
+    y = g.add("exp", [g.add_input(tensor("f32", 9_999_999_999, 8), "x")]).result
+    g.outputs = [g.add("reduce_max", [g.add("exp", [y]).result], {"axes": [1], "keepdims": False}).result]
+    chosen = parts(list(g.ops), [1, 2, 3], 9_999_999_999, parse_target("x86:haswell", 2))
+    assert chosen is not None and 9_999_999_999 % chosen[1] == 0 and chosen[1] < 9_999_999_999

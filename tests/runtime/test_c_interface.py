@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
 import os
 import shutil
@@ -233,6 +234,7 @@ def test_what_graphopt_build_makes(tmp_path: Path) -> None:
 
 def test_nothing_is_left_open(folder: Path) -> None:
     CModel(folder).close()
+    gc.collect()  # files that other tests have forgotten are closed now, and not in between
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(50):
         CModel(folder).close()

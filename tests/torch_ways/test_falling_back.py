@@ -7,8 +7,8 @@ import weakref
 
 import pytest
 import torch
-from compiling import compiled, counted, same, warnings_of
 from torch import nn
+from torch_compiling import compiled, counted, same, warnings_of
 
 import graphopt
 from graphopt.torch_backend import MODES, OPTIONS, OptionError, graphs

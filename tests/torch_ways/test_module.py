@@ -8,8 +8,8 @@ from functools import cache
 
 import pytest
 import torch
-from compiling import same
 from torch import nn
+from torch_compiling import same
 
 import graphopt
 from graphopt.torch_backend import CompiledModule, as_module

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiling import compiled, counted, same, warnings_of
 from torch import nn
+from torch_compiling import compiled, counted, same, warnings_of
 
 from graphopt.torch_backend import graphs
 from graphopt.torch_backend.graphs import MAX_CHANGES
