@@ -2,13 +2,14 @@
 
 Weights are packed by units, [panel][k][gate][unit], so that a step reads them in order; constant ones once, others in each
 call. Units are padded to whole vectors, in the packed weights and in the states. Sequences of a batch are shared among
-threads where there are enough, else the panels of a step. What one step of a cell is stands in `lower.recurrent`.
+threads where there are enough, else the panels of a step. The last gate of a gru that is reset before its product waits for the
+whole state: its panels are a second round. What one step of a cell is stands in `lower.recurrent`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -31,9 +32,7 @@ def template(machine: X86) -> Template:
     """The template for recurrent layers on that machine."""
 
     def match(op: Op, name: str, style: Style) -> Lowered | None:
-        if op.name not in GATES or (op.name == "gru" and not op.attrs["linear_before_reset"]):
-            return None  # the last gate of such a gru waits for the whole state
-        if any(0 in v.static_shape for v in op.operands if v is not None):
+        if op.name not in GATES or any(0 in v.static_shape for v in op.operands if v is not None):
             return None
         return _Recurrent(op, name, style).build()
 
@@ -55,6 +54,7 @@ class _Recurrent:
         self.panels = -(-self.hidden // (self.vectors * self.lanes))
         self.wide = self.vectors * self.lanes  # units of a panel
         self.padded = self.panels * self.wide
+        self.late = op.name == "gru" and not op.attrs["linear_before_reset"]  # the last gate waits for the whole reset state
         self.packings: dict[int, Packing] = {}
         self.scratch: list[Buffer] = []
         self.before: list[Stmt] = []  # packs what is not constant
@@ -66,7 +66,9 @@ class _Recurrent:
         self.bias = self.arranged("b", 2 * self.gates, 1) if "b" in self.given else None
         self.peepholes = self.arranged("p", 3, 1) if "p" in self.given else None
         self.states = [self.memory(n, lines * self.padded) for n in ("h", "next", "c")]
-        self.units = [unit_of(OpView(self.op, []), f) for f in activations_of(self.op)]
+        self.held = [self.memory(n, lines * self.padded) for n in ("update", "reset", "input")] if self.late else []
+        self.activations = activations_of(self.op)
+        self.units = [unit_of(OpView(self.op, []), f) for f in self.activations]
         per_step = self.gates * self.hidden * (self.width + self.hidden) // 8
         threads = self.style.threads
         self.by_line = self.steps * per_step * self.batch >= self.style.parallel_work and self.batch >= threads > 1
@@ -159,11 +161,13 @@ class _Recurrent:
     def step(self, d: int, b: Expr, t: Expr) -> Stmt:
         """All units at time `t`, then the new state in place of the old one."""
         h, new, _ = self.states
-        panels = loop(self.panels, lambda p: self.panel(d, b, t, p), "parallel" if self.by_panel else "serial", "panel")
+        stages = [self.gates_of, self.last_gate] if self.late else [self.panel]
+        kind = "parallel" if self.by_panel else "serial"
+        panels = [loop(self.panels, lambda p, f=f: f(d, b, t, p), kind, "panel") for f in stages]  # type: ignore[misc]
         base = self.line(d, b)
         copy = loop(self.padded // self.lanes, lambda i: self.along(
             lambda l: [store(h, base + i * self.lanes + l, new[base + i * self.lanes + l])]), name="i")
-        return seq(panels, copy, loop(self.hidden, lambda j: self.put(0, [t, const(d, INDEX), b, j], h[base + j]), name="j"))
+        return seq(*panels, copy, loop(self.hidden, lambda j: self.put(0, [t, const(d, INDEX), b, j], h[base + j]), name="j"))
 
     def along(self, f: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
         lane = Var("l", INDEX, 0, self.lanes - 1)
@@ -171,48 +175,114 @@ class _Recurrent:
 
     def panel(self, d: int, b: Expr, t: Expr, p: Expr) -> Stmt:
         """The sums of all gates of one panel of units, and the cell."""
-        acc = Buffer("acc", self.dtype, (self.count * self.wide,), "local")
-        base, lanes = self.line(d, b), self.lanes
-        h, new, c = self.states
+        acc = self.sums()
+        x_sums, h_sums = (dict(enumerate(sums)) for sums in SUMS[self.op.name])
+        return Alloc(acc, seq(
+            *(self.start(acc, d, p, k) for k in range(self.count)),
+            self.add(acc, self.w, d, p, x_sums, lambda k: self.read("x", t, b, k)),
+            self.add(acc, self.r, d, p, h_sums, lambda k: self.states[0][self.line(d, b) + k]),
+            *(self.cell(d, b, p, v, lambda k, l, v=v: acc[self.at(k, v, l)]) for v in range(self.vectors))))  # type: ignore[misc]
+
+    def gates_of(self, d: int, b: Expr, t: Expr, p: Expr) -> Stmt:
+        """The sums of one panel of units that need no more than the last state, and what the reset gate leaves of that."""
+        acc = self.sums()
+        update, reset, given = self.held
+        state, f = self.states[0], self.activations[d][0]
+
+        def keep(v: int) -> Stmt:
+            def values(l: Expr) -> list[Stmt]:
+                place = self.place(d, b, p, v, l)
+                return [store(update, place, acc[self.at(0, v, l)]), store(given, place, acc[self.at(2, v, l)]),
+                        store(reset, place, f(acc[self.at(1, v, l)]) * state[place])]
+
+            return self.along(values)
+
+        return Alloc(acc, seq(
+            *(self.start(acc, d, p, k) for k in range(3)),
+            self.add(acc, self.w, d, p, {0: 0, 1: 1, 2: 2}, lambda k: self.read("x", t, b, k)),
+            self.add(acc, self.r, d, p, {0: 0, 1: 1}, lambda k: state[self.line(d, b) + k]),
+            *(keep(v) for v in range(self.vectors))))
+
+    def last_gate(self, d: int, b: Expr, t: Expr, p: Expr) -> Stmt:
+        """The last gate's product with the whole reset state, in as many sums as there are registers for, and the cell."""
+        acc, n = self.sums(), self.count
+        update, reset, given = self.held
+
+        def part(first: Expr, j: int) -> Stmt:
+            return self.once(acc, self.r, d, p, {2: j}, first + j, lambda k: reset[self.line(d, b) + k])
+
+        def sums(k: int, v: int, l: Expr) -> Expr:
+            if k < 3:
+                return (update, reset, given)[k][self.place(d, b, p, v, l)]  # reset: not asked for
+            total: Expr = acc[self.at(0, v, l)]
+            for j in range(1, n):
+                total = total + acc[self.at(j, v, l)]
+            return total
+
+        whole = self.hidden // n
+        return Alloc(acc, seq(
+            *(self.start(acc, d, p, k, empty=k < 3) for k in range(n)),
+            loop(whole, lambda q: seq(*(part(q * n, j) for j in range(n))), name="k"),
+            *(part(const(whole * n, INDEX), j) for j in range(self.hidden % n)),
+            *(self.cell(d, b, p, v, lambda k, l, v=v: sums(k, v, l)) for v in range(self.vectors))))  # type: ignore[misc]
+
+    def sums(self) -> Buffer:
+        return Buffer("acc", self.dtype, (self.count * self.wide,), "local")
+
+    def at(self, k: int, v: int, l: Expr) -> Expr:
+        """Where lane `l` of vector `v` of sum `k` is."""
+        return (k * self.vectors + v) * self.lanes + l
+
+    def place(self, d: int, b: Expr, p: Expr, v: int, l: Expr) -> Expr:
+        """Where that unit's state is."""
+        return self.line(d, b) + p * self.wide + v * self.lanes + l
+
+    def start(self, acc: Buffer, d: int, p: Expr, k: int, empty: bool = False) -> Stmt:
+        """Sum `k` of a panel: the biases of the gates whose parts go there, or nothing."""
         x_sums, h_sums = SUMS[self.op.name]
 
-        def start(k: int, v: int, l: Expr) -> Expr:
-            """The biases of the gates whose parts go to sum `k`."""
+        def first(v: int, l: Expr) -> Expr:
             total: Expr = const(0, self.dtype)
-            if self.bias is not None:
+            if self.bias is not None and not empty:
                 row = (p + d * self.panels) * (2 * self.gates)
                 for g in range(2 * self.gates):
                     if (x_sums if g < self.gates else h_sums)[g % self.gates] == k:
-                        total = total + self.bias[(row + g) * self.wide + v * lanes + l]
+                        total = total + self.bias[(row + g) * self.wide + v * self.lanes + l]
             return total
 
-        def add(weights: Buffer, depth: int, sums: Sequence[int], element: Callable[[Expr], Expr]) -> Stmt:
-            def one(k: Expr) -> Stmt:
-                row = ((p + d * self.panels) * depth + k) * self.gates
-                return seq(*(self.along(lambda l, s=s, g=g, v=v: [store(  # type: ignore[misc]
-                    acc, (s * self.vectors + v) * lanes + l,
-                    acc[(s * self.vectors + v) * lanes + l] + element(k) * weights[(row + g) * self.wide + v * lanes + l])])
-                    for g, s in enumerate(sums) for v in range(self.vectors)))
+        return seq(*(self.along(lambda l, v=v: [store(acc, self.at(k, v, l), first(v, l))])  # type: ignore[misc]
+                     for v in range(self.vectors)))
 
-            return loop(depth, one, name="k")
+    def add(self, acc: Buffer, weights: Buffer, d: int, p: Expr, sums: Mapping[int, int],
+            element: Callable[[Expr], Expr]) -> Stmt:
+        """Products of all elements with the weights of each gate, to the sum that `sums` names for it."""
+        return loop(self.width if weights is self.w else self.hidden,
+                    lambda k: self.once(acc, weights, d, p, sums, k, element), name="k")
 
-        def cell(v: int, l: Expr) -> list[Stmt]:
-            place = base + p * self.wide + v * lanes + l
-            holes = self.peepholes
-            peep = None if holes is None else (lambda g: holes[((p + d * self.panels) * 3 + g) * self.wide + v * lanes + l])
-            sums = [acc[(k * self.vectors + v) * lanes + l] for k in range(self.count)]
-            state = Unit(sums, h[place], c[place], peep)
-            values = self.units[d](state)
-            return [store(into, place, value) for into, value in zip((new, c), values)]
+    def once(self, acc: Buffer, weights: Buffer, d: int, p: Expr, sums: Mapping[int, int], k: Expr,
+             element: Callable[[Expr], Expr]) -> Stmt:
+        depth = self.width if weights is self.w else self.hidden
+        row = ((p + d * self.panels) * depth + k) * self.gates
 
-        each = lambda f: seq(*(f(k, v) for k in range(self.count) for v in range(self.vectors)))
-        zero = each(lambda k, v: self.along(lambda l: [store(acc, (k * self.vectors + v) * lanes + l, start(k, v, l))]))
-        return Alloc(acc, seq(zero, add(self.w, self.width, x_sums, lambda k: self.read("x", t, b, k)),
-                              add(self.r, self.hidden, h_sums, lambda k: h[base + k]),
-                              *(self.cell_of(cell, v) for v in range(self.vectors))))
+        def product(g: int, s: int, v: int) -> Stmt:
+            return self.along(lambda l: [store(acc, self.at(s, v, l), acc[self.at(s, v, l)]
+                                               + element(k) * weights[(row + g) * self.wide + v * self.lanes + l])])
 
-    def cell_of(self, cell: Callable[[int, Expr], list[Stmt]], v: int) -> Stmt:
-        return self.along(lambda l: cell(v, l))
+        return seq(*(product(g, s, v) for g, s in sums.items() for v in range(self.vectors)))
+
+    def cell(self, d: int, b: Expr, p: Expr, v: int, sums: Callable[[int, Expr], Expr]) -> Stmt:
+        """The new state of a vector of units."""
+        h, new, c = self.states
+        holes = self.peepholes
+
+        def values(l: Expr) -> list[Stmt]:
+            place = self.place(d, b, p, v, l)
+            peep = None if holes is None else (
+                lambda g: holes[((p + d * self.panels) * 3 + g) * self.wide + v * self.lanes + l])
+            state = Unit([sums(k, l) for k in range(self.count)], h[place], c[place], peep)
+            return [store(into, place, value) for into, value in zip((new, c), self.units[d](state))]
+
+        return self.along(values)
 
 
 __all__ = ["template"]

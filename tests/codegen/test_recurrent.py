@@ -38,10 +38,11 @@ def layer(batch: Batch, name: str, steps: int, size: int, width: int, hidden: in
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", [*GATES, "gru, reset before the product"])
 def test_sizes_directions_and_lengths(name: str, target: str) -> None:
     batch = Batch()
     more = {"linear_before_reset": True} if name == "gru" else {}
+    name = name.split(",")[0]
     for steps, size, width, hidden in [(3, 2, 3, 5), (1, 1, 1, 1), (2, 1, 20, 33), (4, 3, 7, 40)]:
         layer(batch, name, steps, size, width, hidden, **more)
         layer(batch, name, steps, size, width, hidden, constant=False, biased=False, states=False, **more)
@@ -68,6 +69,9 @@ def test_options() -> None:
     layer(batch, "gru", 3, 2, 5, 20, linear_before_reset=True, clip=0.2, direction="reverse")
     layer(batch, "gru", 2, 1, 5, 9, direction="bidirectional", activations=["HardSigmoid", "Relu", "Sigmoid", "LeakyRelu"],
           alphas=[0.3, 0.1], betas=[0.6], linear_before_reset=True)
+    layer(batch, "gru", 3, 2, 5, 20, clip=0.2, direction="reverse", lengths=[3, 1])
+    layer(batch, "gru", 2, 1, 5, 9, direction="bidirectional", activations=["HardSigmoid", "Relu", "Sigmoid", "LeakyRelu"],
+          alphas=[0.3, 0.1], betas=[0.6])
     layer(batch, "rnn", 0, 2, 5, 20)
     layer(batch, "rnn", 2, 0, 5, 20)
     batch.check()
@@ -79,6 +83,8 @@ def test_threads_share_sequences_or_units(threads: int) -> None:
     layer(batch, "lstm", 3, 5, 150, 100)
     layer(batch, "lstm", 2, 1, 200, 260)
     layer(batch, "gru", 2, 1, 300, 330, direction="bidirectional", linear_before_reset=True)
+    layer(batch, "gru", 3, 1, 301, 330, direction="bidirectional")
+    layer(batch, "gru", 3, 5, 150, 101)
     batch.check(threads=threads)
 
 
