@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from graphopt.codegen.blocking import TILE_START, step, tiles
 from graphopt.codegen.tile import Tile
-from graphopt.codegen.tuning import best_of
 from graphopt.ir.dims import ceil_div
 from graphopt.targets.x86 import X86
 
@@ -46,13 +45,8 @@ class Cut:
         return self.keys, self.tile
 
 
-def choose_cut(p: Problem, lanes: int, machine: X86, threads: int) -> Cut:
-    """The cut with the least cycles for the thread that has most to do."""
-    return best_of(cuts(p, lanes, machine, threads))[1]
-
-
 def cuts(p: Problem, lanes: int, machine: X86, threads: int) -> Iterator[tuple[float, Cut]]:
-    """All cuts with those cycles: multiply-adds, exponentials, copies."""
+    """All cuts, with the cycles of the thread that has most to do: multiply-adds, exponentials, copies."""
 
     def pace(t: Tile, depth: int) -> float:
         """Cycles of one step of a tile."""

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphopt.codegen.tile import Tile
-from graphopt.codegen.tuning import best_of
 from graphopt.targets.base import LINE
 from graphopt.targets.x86 import X86
 
@@ -59,11 +58,6 @@ class Blocking:
     def family(self) -> object:
         """What makes blockings differ much."""
         return self.grid, self.tile.vectors
-
-
-def choose_blocking(p: Product, lanes: int, machine: X86, threads: int) -> Blocking:
-    """The blocking with the least work for the thread that has most of it."""
-    return best_of(blockings(p, lanes, machine, threads))[1]
 
 
 def blockings(p: Product, lanes: int, machine: X86, threads: int) -> Iterator[tuple[float, Blocking]]:

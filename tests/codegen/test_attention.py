@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from lowering import random
 
 import graphopt
-from graphopt.codegen.attention_cut import MAX_KEYS, Problem, choose_cut
+from graphopt.codegen.attention_cut import MAX_KEYS, Problem, cuts
 from graphopt.codegen.blocking import tiles
+from graphopt.codegen.tuning import best_of
 from graphopt.ir import Value
 from graphopt.targets.x86 import X86
 
@@ -205,7 +206,7 @@ def test_torchs_own_op() -> None:
 @settings(deadline=None, max_examples=30)
 def test_cuts_cover_everything(queries: int, keys: int, size: int, vectors: int, target: str, threads: int) -> None:
     machine = X86.named(target.partition(":")[2] or None)
-    cut = choose_cut(Problem(12, queries, keys, size, vectors, 4), machine.lanes, machine, threads)
+    cut = best_of(cuts(Problem(12, queries, keys, size, vectors, 4), machine.lanes, machine, threads))[1]
     assert cut.keys % machine.lanes == 0 and cut.keys <= max(MAX_KEYS, machine.lanes)
     assert cut.queries % cut.tile == 0 and vectors % cut.value_vectors == 0 and cut.score_vectors * machine.lanes <= cut.keys
     assert any((t.rows, t.vectors) == (cut.tile, cut.value_vectors) for t in tiles(14, 400, machine.lanes, machine.registers))

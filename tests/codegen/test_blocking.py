@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.codegen.blocking import Product, aliases, choose_blocking
+from graphopt.codegen.blocking import Product, aliases, blockings
+from graphopt.codegen.tuning import best_of
 from graphopt.targets.x86 import X86
 
 BIG = X86("x86", "x86:a", "a", frozenset(("avx512f", "avx2")), 2, 48 << 10, 2 << 20, 2)
@@ -16,7 +17,7 @@ SMALL = X86("x86", "x86:b", "b", frozenset(("avx2",)), 2, 32 << 10, 256 << 10, 2
 @given(st.integers(1, 30), st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([1, 2, 3, 4, 6, 16]),
        st.sampled_from([BIG, SMALL]))
 def test_shares_cover_everything(batches: int, m: int, n: int, k: int, threads: int, machine: X86) -> None:
-    found = choose_blocking(Product(batches, m, n, k, 4), machine.lanes, machine, threads)
+    found = best_of(blockings(Product(batches, m, n, k, 4), machine.lanes, machine, threads))[1]
     tile = found.tile
     assert tile.rows <= m and tile.rows * tile.vectors + tile.vectors + 1 <= max(machine.registers, 3)
     assert found.workers <= threads
@@ -30,7 +31,7 @@ def test_shares_cover_everything(batches: int, m: int, n: int, k: int, threads: 
 @pytest.mark.parametrize("shape", [(128, 768, 768), (3136, 384, 96), (197, 768, 3072), (784, 768, 192)])
 def test_threads_have_equal_work(shape: tuple[int, int, int], threads: int) -> None:
     m, k, n = shape
-    found = choose_blocking(Product(1, m, n, k, 4), BIG.lanes, BIG, threads)
+    found = best_of(blockings(Product(1, m, n, k, 4), BIG.lanes, BIG, threads))[1]
     most = found.share[1] * found.tile.rows * found.share[2] * found.tile.columns
     assert found.workers == threads and most <= 1.1 * m * n / threads
 
