@@ -1,8 +1,10 @@
 """How a matrix product is cut: register tile, blocks that stay in a core's caches, and a share for each thread.
 
 The model counts cycles of one multiply-add step of the tile: multiply-adds, loads, the latency of an accumulator, and
-the lines of the right panel that come from L2. What does not divide is paid for by repeating rows or columns, so
-the tile that divides best usually wins. (Goto and van de Geijn, ACM TOMS 34(3), 2008; Low et al., ACM TOMS 43(2), 2016.)
+the lines of both operands that come from L2. What does not divide is paid for by repeating rows or columns, so the tile
+that divides best usually wins. To these come the ways of a thread's operands from L3, of its rows into a copy, and of sums
+into memory and back; panels that are fetched ahead hide behind the multiplying, as far as it lasts.
+(Goto and van de Geijn, ACM TOMS 34(3), 2008; Low et al., ACM TOMS 43(2), 2016.)
 """
 
 from __future__ import annotations
@@ -20,13 +22,19 @@ LOADS = 2  # a cycle
 LINE_FROM_L2 = 0.3  # cycles that a line of the right panel costs where it does not stay in L1 (measured)
 TILE_START = 24  # cycles around the loop over k: zeroes, stores, addresses
 DEEP = 256  # least elements of a block of k
+PANEL_LINE = 0.1  # cycles that a line of a panel from L2 costs a tile that multiplies: they follow one another (measured)
+ROWS_LINE = 0.3  # and a line of the left operand's rows: as many streams as the tile has rows (measured)
 BYTES_FROM_L3 = 10  # a cycle, for one core (measured: 25 GB/s)
+BYTES_FROM_L2 = 32  # a cycle, there or back
+FETCHED = 0.1  # of the shorter of multiplying and panels' coming from L3, what both take besides the longer
 EXPOSED = 0.3  # of the time that operands take to come from L3, what multiplying does not hide
 
 
 @dataclass(frozen=True)
 class Product:
-    """`batches` products of m by k and k by n elements of `itemsize` bytes. `whole`: k cannot be cut."""
+    """`batches` products of m by k and k by n elements of `itemsize` bytes. `whole`: k cannot be cut. `packed`: panels of the
+    right operand lie in memory one by one, and are fetched ahead. `copied`: rows of the left are computed or
+    converted into a copy."""
 
     batches: int
     m: int
@@ -34,6 +42,8 @@ class Product:
     k: int
     itemsize: int
     whole: bool = False
+    packed: bool = True
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,14 +74,31 @@ def blockings(p: Product, lanes: int, machine: X86, threads: int) -> Iterator[tu
     """All blockings, with the cycles of the thread that has most to do."""
     for tile in tiles(p.m, p.n, lanes, machine.registers):
         panel = p.k * tile.columns * p.itemsize
-        cycles = step(tile, machine, panel > machine.l1 // 2) * p.k + TILE_START
+        from_l2 = 0.0
+        if panel > machine.l1 // 2:
+            from_l2 = PANEL_LINE * tile.columns * p.itemsize / LINE + ROWS_LINE * tile.rows * p.itemsize / LINE
+        pace = (step(tile, machine, False) + from_l2) * p.k
         whole = (p.batches, -(-p.m // tile.rows), -(-p.n // tile.columns))
         for grid in _grids(threads):
             used = tuple(min(a, b) for a, b in zip(grid, whole))
             share = tuple(-(-b // a) for a, b in zip(used, whole))
-            read = share[0] * p.k * p.itemsize * (share[1] * tile.rows + share[2] * tile.columns)
-            cost = math.prod(share) * cycles + EXPOSED * read / BYTES_FROM_L3
-            yield cost, _cut(p, tile, used, share, machine)  # type: ignore[arg-type]
+            cut = _cut(p, tile, used, share, machine)  # type: ignore[arg-type]
+            compute = math.prod(share) * (pace + TILE_START * cut.depths)
+            yield compute + _moved(p, cut, compute, machine), cut
+
+
+def _moved(p: Product, cut: Blocking, compute: float, machine: X86) -> float:
+    """Cycles for which a thread's data come and go, and that `compute` does not hide."""
+    batches, rows, columns = cut.share[0], cut.share[1] * cut.tile.rows, cut.share[2] * cut.tile.columns
+    left, right = (batches * p.k * p.itemsize * n for n in (rows, columns))
+    sums = 2 * (cut.depths - 1) * batches * rows * columns * p.itemsize
+    copied = p.copied or aliases(p.k * p.itemsize, cut.tile.rows, machine)
+    alone = left / BYTES_FROM_L3 + (2 * left / BYTES_FROM_L2 if copied else 0) + sums / BYTES_FROM_L2
+    if not p.packed:
+        return alone + right / BYTES_FROM_L3
+    again = cut.row_blocks if p.k * columns * p.itemsize > machine.l2 // 2 else 1  # panels that do not stay come once a block
+    stream = again * right / BYTES_FROM_L3
+    return alone + max(stream - compute, 0) + FETCHED * min(stream, compute)
 
 
 def _cut(p: Product, tile: Tile, grid: tuple[int, int, int], share: tuple[int, int, int], machine: X86) -> Blocking:

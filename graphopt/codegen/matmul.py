@@ -53,7 +53,8 @@ class Matmul(Blocked):
         # Work in scalar operations of a vector machine; reading the weights may take longer than multiplying them.
         effort = max(batches * self.m * self.n * self.k // 8, math.prod(self.bshape) * b.dtype.itemsize // 3)
         threads = self.style.threads if effort >= self.style.parallel_work else 1
-        product = Product(batches, self.m, self.n, self.k, size, whole=not self.constant or self.is_computed(a))
+        product = Product(batches, self.m, self.n, self.k, size, whole=not self.constant or self.is_computed(a),
+                          packed=self.constant, copied=self.is_computed(a) or self.converts(a))
         self.blocking = self.style.pick("blocking", blockings(product, self.lanes, self.machine, threads))
         self.cut = self.blocking.tile
         self.whole = (batches, -(-self.m // self.cut.rows), -(-self.n // self.cut.columns))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.codegen.blocking import Product, aliases, blockings
+from graphopt.codegen.blocking import BYTES_FROM_L3, Product, aliases, blockings
 from graphopt.codegen.tuning import best_of
 from graphopt.targets.x86 import X86
 
@@ -34,6 +34,24 @@ def test_threads_have_equal_work(shape: tuple[int, int, int], threads: int) -> N
     found = best_of(blockings(Product(1, m, n, k, 4), BIG.lanes, BIG, threads))[1]
     most = found.share[1] * found.tile.rows * found.share[2] * found.tile.columns
     assert found.workers == threads and most <= 1.1 * m * n / threads
+
+
+@given(st.integers(1, 512), st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([1, 2, 4]), st.booleans(), st.booleans())
+def test_cycles_are_no_fewer_than_multiplying_and_reading_take(m: int, n: int, k: int, threads: int, packed: bool,
+                                                               copied: bool) -> None:
+    product = Product(1, m, n, k, 4, packed=packed, copied=copied)
+    for cycles, _ in blockings(product, BIG.lanes, BIG, threads):
+        assert cycles >= m * n * k / (BIG.lanes * BIG.fma * threads) and cycles >= (m + n) * k * 4 / BYTES_FROM_L3 / threads
+
+
+@pytest.mark.parametrize("m", [1, 4, 8, 16])
+def test_weights_that_few_rows_multiply_are_read_by_one_thread_each(m: int) -> None:
+    assert best_of(blockings(Product(1, m, 3072, 768, 4), BIG.lanes, BIG, 2))[1].grid == (1, 1, 2)
+
+
+def test_long_rows_that_would_be_copied_by_both_threads_are_shared_out() -> None:
+    found = best_of(blockings(Product(1, 197, 768, 3072, 4), BIG.lanes, BIG, 2))[1]
+    assert found.grid == (1, 2, 1)
 
 
 def test_rows_a_page_apart_alias() -> None:
