@@ -23,6 +23,7 @@ PI_HIGH, PI_LOW = 3.1415927410125732421875, -8.74227766e-8  # pi as two f32
 SQRT_HALF_BITS = 0x3F3504F3  # of f32
 SIGN = -(1 << 31)
 ROUNDER, ROUNDER_BITS = 1.5 * 2**23, 0x4B400000  # added to a small f32, it leaves that rounded to an integer in the low bits
+LEAST_NORMAL = -86.625  # half of e^x is a normal f32 from -86.643 on
 
 EXP = (0.166666668, 0.041666483, 0.00833328325, 0.00139332304, 0.000199089292)  # (e^r - 1 - r - r^2/2) / r^3, |r| <= ln(2)/2
 EXP_2 = (0.4999999343, 0.166665204, 0.04166839078, 0.008368745109, 0.001381454018)  # (e^r - 1 - r) / r^2, |r| <= ln(2)/2
@@ -60,6 +61,8 @@ def expand(expr: Expr) -> Expr:
             memo[id(node)] = EXPANSIONS[node.kind](*children)
         elif (z := _logistic_of(node)) is not None:
             memo[id(node)] = logistic(children[0], memo[id(z)])
+        elif (x := _normal_exp_of(node)) is not None:
+            memo[id(node)] = select(children[0], children[1], _exp_of_normal(memo[id(x)]))
         elif all(a is b for a, b in zip(node.children, children)):
             memo[id(node)] = node
         else:
@@ -78,6 +81,19 @@ def _logistic_of(node: Expr) -> Expr | None:
         if isinstance(one, Const) and one.value == 1 and isinstance(power, Apply) and power.kind == "exp":
             return power.args[0]
     return None
+
+
+def _normal_exp_of(node: Expr) -> Expr | None:
+    """The x of "0 where x < c, else e^x" in f32 (softmax), where c is at least LEAST_NORMAL; None for anything else."""
+    if not isinstance(node, Apply) or node.kind != "select" or node.dtype is not F32:
+        return None
+    low, zero, power = node.args
+    if not (isinstance(power, Apply) and power.kind == "exp" and isinstance(zero, Const) and zero.value == 0):
+        return None
+    x = power.args[0]
+    if not (isinstance(low, Apply) and low.kind == "lt" and low.args[0] is x and isinstance(low.args[1], Const)):
+        return None
+    return x if low.args[1].value >= LEAST_NORMAL else None
 
 
 # Building blocks ----------------------------------------------------------------------------
@@ -199,6 +215,16 @@ def _exp_biased(x: Expr) -> tuple[Expr, Expr]:
     n = shifted - (ROUNDER + 127)
     r = (x - n * LN2_HIGH) - n * LN2_LOW
     return r, _float(_shift_left(_bits(shifted), 23))
+
+
+def _exp_of_normal(x: Expr) -> Expr:
+    """e^x for x from LEAST_NORMAL on (and NaN), anything below; at most 1 ulp. Half the scale comes last, so that it overflows
+    where the result does."""
+    held = select(x > 89.0, 89.0, x)
+    shifted = held * LOG2_E + (ROUNDER + 126)
+    n = shifted - (ROUNDER + 126)
+    r = (held - n * LN2_HIGH) - n * LN2_LOW
+    return ((r + r * r * _poly(r, EXP_2)) + 1.0) * _float(_shift_left(_bits(shifted), 23)) * 2.0
 
 
 def exp_negative(x: Expr) -> Expr:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from graphopt.codegen.expr import Apply, Buffer, Const, Expr, Load, Var, call, cast, postorder, reduce
+from graphopt.codegen.expr import Apply, Buffer, Const, Expr, Load, Var, call, cast, postorder, reduce, select
 from graphopt.codegen.math import EXPANSIONS, expand
 from graphopt.ir.types import F32, F64
 
@@ -225,3 +225,26 @@ def test_functions_within_reductions_and_casts_are_expanded():
     e = cast(reduce("sum", [4], lambda k: call("tanh", call("exp", b[k]))), F64)
     kinds = {n.kind for n in postorder(expand(e)) if isinstance(n, Apply)}
     assert not kinds & set(EXPANSIONS)
+
+
+@pytest.mark.parametrize("contract", [False, True])
+@pytest.mark.parametrize("least", [-86.625, -50.0, -3.0])
+def test_exponentials_that_are_zero_below_a_bound(least: float, contract: bool) -> None:
+    """0 where x < c, else e^x, as softmax has it: half of exp's operations, and right for every x."""
+    x = Var("x", F32)
+    bound = np.float32(least)
+    plain = select(x < least, 0.0, call("exp", x))
+    e = expand(plain)
+    assert len(postorder(e)) < len(postorder(expand(call("exp", x))))
+    values = np.concatenate([SPECIAL, RNG.uniform(-90, 90, 200_000), np.linspace(-87, -86.8, 4001), np.linspace(88.3, 89.1, 4001),
+                             [bound, np.nextafter(bound, np.float32(0))]]).astype(np.float32)
+    with np.errstate(all="ignore"):
+        want = np.where(values < bound, 0.0, np.exp(values.astype(np.float64)))
+    assert ulps(run(e, {x: values}, contract), want).max() <= 1
+
+
+def test_a_bound_below_the_normal_numbers_takes_the_whole_exponential() -> None:
+    x = Var("x", F32)
+    values = np.linspace(-104, -86, 10_001, dtype=np.float32)
+    want = np.where(values < -100, 0.0, np.exp(values.astype(np.float64)))
+    assert ulps(run(expand(select(x < -100.0, 0.0, call("exp", x))), {x: values}), want).max() <= 1

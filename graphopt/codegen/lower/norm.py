@@ -18,7 +18,7 @@ from graphopt.ir.table import DECOMPOSITIONS
 from graphopt.ir.types import F32, TensorType, Type
 
 INLINED = ("softmax", "log_softmax", "batch_norm", "layer_norm", "rms_norm", "group_norm", "lrn", "reduce_logsumexp")
-LEAST_EXPONENT = -87.0  # e^x is a normal f32 from -87.33 on
+LEAST_EXPONENT = -86.625  # half of e^x is a normal f32 too, so that one product with a power of two will do
 
 
 def decomposed(op: Op) -> Graph:
