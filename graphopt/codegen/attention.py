@@ -36,7 +36,7 @@ from graphopt.codegen.kernels import Lowered, Sources, Template
 from graphopt.codegen.loops import Alloc, For, If, Prefetch, Seq, Stmt, let, loop, nest, seq, store
 from graphopt.codegen.schedule import Output, Style, iteration, schedule
 from graphopt.codegen.square import transposed
-from graphopt.codegen.tile import Blocked, Tile
+from graphopt.codegen.tile import Blocked, Tile, apart
 from graphopt.ir.fused import ends, held
 from graphopt.ir.graph import Op, Value
 from graphopt.targets.x86 import X86
@@ -84,7 +84,8 @@ class Attention(Blocked):
             per_worker["sums"] = self.rows * self.padded
         if self.narrow:
             per_worker["queries"] = self.rows * self.size
-        self.memory = {n: Buffer(n, self.dtype, (workers * max(size, 1),)) for n, size in per_worker.items()}
+        per_worker = {n: apart(max(size, 1), self.dtype) for n, size in per_worker.items()}
+        self.memory = {n: Buffer(n, self.dtype, (workers * size,)) for n, size in per_worker.items()}
         self.strides = per_worker
         self.scratch += self.memory.values()
         effort = 2 * self.batch * self.heads * self.queries * self.keys * (self.size + self.width) // 16

@@ -16,8 +16,12 @@ from lowering import random
 import graphopt
 from graphopt.codegen.attention_cut import MAX_KEYS, Problem, cuts
 from graphopt.codegen.blocking import tiles
+from graphopt.codegen.kernels import lower
+from graphopt.codegen.tile import SEPARATE
 from graphopt.codegen.tuning import best_of
-from graphopt.ir import Value
+from graphopt.codegen.x86 import style_of, templates_of
+from graphopt.ir import Graph, Value, tensor
+from graphopt.targets import parse_target
 from graphopt.targets.x86 import X86
 
 TARGETS = ["x86", "x86:haswell", "x86:x86-64"]
@@ -210,3 +214,14 @@ def test_cuts_cover_everything(queries: int, keys: int, size: int, vectors: int,
     assert cut.keys % machine.lanes == 0 and cut.keys <= max(MAX_KEYS, machine.lanes)
     assert cut.queries % cut.tile == 0 and vectors % cut.value_vectors == 0 and cut.score_vectors * machine.lanes <= cut.keys
     assert any((t.rows, t.vectors) == (cut.tile, cut.value_vectors) for t in tiles(14, 400, machine.lanes, machine.registers))
+
+
+def test_what_two_threads_write_lies_apart() -> None:
+    g = Graph("g")
+    q, k, v = (g.add_input(tensor("f32", 1, 4, 96, 64), n) for n in "qkv")
+    g.outputs = [g.add("attention", [q, k, v, None], {"scale": 0.125, "causal": False, "softcap": 0.0, "empty": "zero"}).result]
+    target = parse_target("x86", 2)
+    low = lower(g.outputs[0].op, "k", style_of(target), templates_of(target))  # type: ignore[arg-type]
+    transposed = next(b for b in low.scratch if b.name.startswith("keys"))
+    assert transposed.size // 2 * 4 >= 96 * 64 * 4 + SEPARATE
+    assert all(b.size // 2 * b.dtype.itemsize > SEPARATE for b in low.scratch)
