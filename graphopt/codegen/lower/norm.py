@@ -52,7 +52,7 @@ def _decomposed(name: str, types: tuple[Type | None, ...], frozen: _Frozen) -> G
     result = DECOMPOSITIONS[name](Builder(graph, before=op), op)
     graph.outputs = list(result) if isinstance(result, (list, tuple)) else [result]
     op.erase()
-    if name == "softmax":
+    if name in ("softmax", "log_softmax"):
         _without_subnormals(graph)
     return graph
 
