@@ -230,7 +230,7 @@ def test_functions_within_reductions_and_casts_are_expanded():
 @pytest.mark.parametrize("contract", [False, True])
 @pytest.mark.parametrize("least", [-86.625, -50.0, -3.0])
 def test_exponentials_that_are_zero_below_a_bound(least: float, contract: bool) -> None:
-    """0 where x < c, else e^x, as softmax has it: half of exp's operations, and right for every x."""
+    """0 where x < c, else e^x, as softmax has it: fewer operations than exp, and right for every x."""
     x = Var("x", F32)
     bound = np.float32(least)
     plain = select(x < least, 0.0, call("exp", x))
