@@ -182,7 +182,7 @@ def _profile(program: Any, inputs: Sequence[Any], args: argparse.Namespace) -> s
     if args.json:
         return to_json(measured, limits)
     width = shutil.get_terminal_size().columns if args.output is None and sys.stdout.isatty() else None
-    return table(measured, limits, args.sort, width)
+    return table(measured, limits, args.sort or "time", width)
 
 
 def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> tuple[str, Any]:

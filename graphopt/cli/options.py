@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown.add_argument("--stats", action="store_true", help="ops, parameters, operations, bytes, arena")
     shown.add_argument("--profile", action="store_true", help="run the program and show the time of every kernel: share, "
                                                               "GFLOP/s, percentage of this machine's roofline, source")
-    shown.add_argument("--sort", choices=SORTS, default="time", help="the kernels of --profile by their time, or in order")
+    shown.add_argument("--sort", choices=SORTS, help="the kernels of --profile by their time (the default), or in order")
     shown.add_argument("--json", action="store_true", help="the numbers of --profile as JSON")
     shown.add_argument("--why", metavar="VALUE", help="a value (%%name as printed, or a source location) and the reasons "
                                                       "for what became of it")
@@ -112,6 +112,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--repro DIR writes a folder and shows nothing else: give it alone, or with --inputs")
     if args.bisect and args.after:
         raise UsageError("--bisect looks at all passes and at the code: leave out --after (--validate takes it)")
+    if args.sort and not args.profile:
+        raise UsageError("--sort is for --profile")
     if args.json and not args.profile:
         raise UsageError("--json is for --profile (a graph is JSON with --emit json)")
     if args.json and (args.emit or args.diff or args.passes or args.stats or args.why or args.validate or args.bisect):

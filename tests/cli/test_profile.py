@@ -77,6 +77,7 @@ def test_without_a_compiler_there_are_times_and_no_percentages(net, capsys, monk
 @pytest.mark.parametrize("argv, says", [
     (["--profile", "--target", "cuda:sm_90"], "does not run here"), (["--profile", "--after", "fold"], "leave out --after"),
     (["--json"], "--json is for --profile"), (["--threads", "0"], "give at least 1"), (["--sort", "name"], "invalid choice"),
+    (["--sort", "order"], "--sort is for --profile"),
 ])
 def test_what_cannot_be_profiled_is_refused(net, capsys, argv, says):
     try:
