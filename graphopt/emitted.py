@@ -14,7 +14,7 @@ from graphopt.errors import InputError, TargetError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
-from graphopt.pipeline import optimise, specialise, specs
+from graphopt.pipeline import check_data, optimise, specialise, specs
 from graphopt.repro import guarded
 from graphopt.runtime.executable import Executable, OutputSpec, aligned
 from graphopt.runtime.model import Model, Specialisation, Specialisations
@@ -34,6 +34,7 @@ class EmittedModel(Model):
         from graphopt.codegen.plan import plan
         from graphopt.codegen.project import interface, refuse_host_ops
 
+        check_data(graph)
         self.target, self._source = target, graph
         start = time.perf_counter()
         self.graph, self._results = optimise(graph, validate)

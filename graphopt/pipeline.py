@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, IRError
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType, Type
@@ -105,6 +105,21 @@ def optimise(graph: Graph, validate: bool = False, target: Any = None, **hooks: 
 
     copy = graph.clone()
     return copy, rewrite.optimise(copy, target=target or Keeps(), validate=validate, **hooks)
+
+
+def check_data(graph: Graph) -> None:
+    """Refuse a graph whose text left out constants: it can be shown and rewritten, but is no program. IRError names them."""
+    lacking = names_without_data(graph)
+    if lacking:
+        shown = ", ".join(f"@{n}" for n in lacking[:8]) + (f" and {len(lacking) - 8} more" if len(lacking) > 8 else "")
+        raise IRError(f"it cannot be compiled: {len(lacking)} of its constants are without data: {shown}", where="graph",
+                      hint="The text form leaves out large constants: give constants= to parse_graph, or save the graph as a "
+                           ".gir file (graphopt-dump MODEL --after capture -o net.gir)")
+
+
+def names_without_data(graph: Graph) -> list[str]:
+    """The constants of a graph and of those that it holds that are only named: what is read from text has not their data."""
+    return [op.attrs["value"].name or "?" for op in graph.walk() if op.name == "const" and op.attrs["value"].array is None]
 
 
 def specialise(graph: Graph, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]],

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from graphopt.errors import CodegenError, GraphOptError, IRError, ParseError, RewriteError
+from graphopt.pipeline import names_without_data
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +94,7 @@ def guarded(graph: Graph, target: Any, **options: Any) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        if is_failure(e) and not getattr(e, "told", False) and _complete(graph):
+        if is_failure(e) and not getattr(e, "told", False) and not names_without_data(graph):
             _tell(e, _kept(e, graph, target, options))
         raise
 
@@ -110,11 +111,6 @@ def guarding(f: Callable[P, R]) -> Callable[P, R]:
             return f(*args, **kwargs)
 
     return run
-
-
-def _complete(graph: Graph) -> bool:
-    """Has every constant its data? What is read from text has not, and cannot be compiled."""
-    return all(op.attrs["value"].array is not None for op in graph.walk() if op.name == "const")
 
 
 def _kept(e: Exception, graph: Graph, target: Any, options: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
-from graphopt.pipeline import X86Keeps, optimise
+from graphopt.pipeline import X86Keeps, check_data, optimise
 from graphopt.records import Records, from_records, record_key
 from graphopt.repro import guarding
 from graphopt.rewrite.context import Reason
@@ -42,8 +42,9 @@ def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str 
                    records: Records | None = None, block: WeightBlock | None = None, announce: bool = True) -> Compiled:
     """Passes, plan and machine code for a graph of concrete input shapes. Templates decide as `records` say, to which
     `tune` adds what it measures. In `block` the weights lie beside those of other programs. `announce`: say which ops
-    run outside of kernels.
+    run outside of kernels. IRError where the graph's constants are not all there.
     """
+    check_data(graph)
     start = time.perf_counter()
     optimised, results = optimise(graph, validate, X86Keeps(target))
     passes = time.perf_counter()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import logging
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +13,8 @@ from typing import Any
 from graphopt.cli.completion import add_completion
 from graphopt.cli.entries import HELP, parse
 from graphopt.cli.models import FORMS, UsageError
-from graphopt.errors import ArtifactError, GraphOptError, TargetError
+from graphopt.cli.running import CODES, run
+from graphopt.errors import ArtifactError, TargetError
 from graphopt.records import MODES
 
 EXAMPLES = """examples:
@@ -32,9 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="graphopt-build", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compile a model into a folder that graphopt.load and C programs run without the compiler.",
-        epilog=f"{FORMS}\n\n{HELP}\n\n{EXAMPLES}\n"
-               "exit codes: 0 done, 1 the model or its compilation failed, 2 a wrong command line")
-    parser.add_argument("model", metavar="MODEL", help="an .onnx, .pt2 or .gir file, or module:function (see below)")
+        epilog=f"{FORMS}\n\n{HELP}\n\n{EXAMPLES}\n{CODES}")
+    parser.add_argument("model", metavar="MODEL", help="an .onnx, .pt2, .gir or .ir file, or module:function (see below)")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path,
                         help="the folder (default: the model's name with .gopt, here)")
     parser.add_argument("--target", action="append", default=[], metavar="x86[:CPU]",
@@ -55,27 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(format="%(name)s: %(message)s")
-    if args.verbose:
-        logging.getLogger("graphopt").setLevel(logging.DEBUG)
-    try:
-        summary = _build(args)
-        print(json.dumps(summary, indent=1) if args.json else _text(summary), flush=True)
-    except BrokenPipeError:
-        # The reader (head) has had enough; the interpreter would complain once more when it flushes at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except UsageError as e:
-        print(f"graphopt-build: {e}", file=sys.stderr)
-        return 2
-    except (GraphOptError, OSError) as e:
-        print(f"graphopt-build: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run("graphopt-build", build_parser().parse_args(argv), _main)
+
+
+def _main(args: argparse.Namespace) -> None:
+    summary = _build(args)
+    print(json.dumps(summary, indent=1) if args.json else _text(summary), flush=True)
 
 
 def _build(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,19 +17,27 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 SHELLS = ("bash", "zsh", "fish")
+PASSES = "passes"  # what --completion also takes, for the scripts
 MODELS = ("onnx", "pt2", "gir", "ir")  # endings of files that are models
 
 
 def add_completion(parser: argparse.ArgumentParser) -> None:
     """The option --completion SHELL, which prints a script and leaves."""
-    parser.add_argument("--completion", choices=[*SHELLS, "passes"], action=_Print, metavar="SHELL",
+    parser.add_argument("--completion", choices=_Shells(SHELLS), action=_Print, metavar="SHELL",
                         help=f"print a script that completes this command in {', '.join(SHELLS[:-1])} or {SHELLS[-1]}, and leave")
+
+
+class _Shells(tuple[str, ...]):
+    """The shells; the scripts themselves also ask for `passes`, which errors need not offer."""
+
+    def __contains__(self, word: object) -> bool:
+        return word == PASSES or super().__contains__(word)
 
 
 class _Print(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: str | None = None) -> None:
-        sys.stdout.write("".join(f"{name}\n" for name in _passes()) if values == "passes" else script(parser, values))
+        sys.stdout.write("".join(f"{name}\n" for name in _passes()) if values == PASSES else script(parser, values))
         parser.exit()
 
 
@@ -60,7 +68,7 @@ def _kind(action: argparse.Action) -> str:
 
 
 def _words(action: argparse.Action) -> list[str]:
-    return [str(c) for c in action.choices or () if c != "passes"]
+    return [str(c) for c in action.choices or ()]
 
 
 def _positional(parser: argparse.ArgumentParser) -> str:
@@ -94,7 +102,7 @@ def _bash_answer(kind: str, words: Sequence[str], prog: str) -> str:
     if kind == "words":
         return f'COMPREPLY=($(compgen -W {shlex.quote(" ".join(words))} -- "$cur"))'
     if kind == "pass":
-        return f'COMPREPLY=($(compgen -W "$({prog} --completion passes 2> /dev/null)" -- "$cur"))'
+        return f'COMPREPLY=($(compgen -W "$({prog} --completion {PASSES} 2> /dev/null)" -- "$cur"))'
     if kind == "model":
         endings = "|".join(MODELS)
         return ("compopt -o filenames 2> /dev/null; local IFS=$'\\n'; shopt -q extglob || { shopt -s extglob; local off=1; }; "
@@ -131,7 +139,7 @@ def _zsh_answer(kind: str, words: Sequence[str], prog: str) -> str:
     if kind == "words":
         return f":value:({' '.join(words)})"
     if kind == "pass":
-        return f':pass:($({prog} --completion passes 2> /dev/null))'
+        return f':pass:($({prog} --completion {PASSES} 2> /dev/null))'
     if kind == "model":
         return f':model:_files -g "*.({"|".join(MODELS)})"'
     return {"file": ":file:_files", "folder": ":folder:_files -/", "text": ":value: "}.get(kind, "")
@@ -149,7 +157,7 @@ def _fish(parser: argparse.ArgumentParser) -> str:
         said = _help(action).replace("\\", "\\\\").replace("'", "\\'")
         answer = {"none": "", "words": f" -x -a '{' '.join(_words(action))}'", "text": " -x", "file": " -r -F",
                   "model": " -r -F", "folder": " -x -a '(__fish_complete_directories)'",
-                  "pass": f" -x -a '({parser.prog} --completion passes)'"}[_kind(action)]
+                  "pass": f" -x -a '({parser.prog} --completion {PASSES})'"}[_kind(action)]
         lines.append(f"complete -c {parser.prog} {' '.join(names)}{answer} -d '{said}'")
     return "\n".join([*lines, ""])
 

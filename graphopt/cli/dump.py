@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import shutil
 import sys
@@ -16,7 +15,8 @@ from graphopt.cli.colour import paint, show, wanted
 from graphopt.cli.models import UsageError, is_crash
 from graphopt.cli.options import CAPTURE, CODE, build_parser, check
 from graphopt.cli.points import Snapshots, position, spans
-from graphopt.errors import GraphOptError, RewriteError, TargetError
+from graphopt.cli.running import run
+from graphopt.errors import RewriteError, TargetError
 
 if TYPE_CHECKING:  # everything heavy is imported once the command line has been understood
     from graphopt.ir import Graph
@@ -24,33 +24,14 @@ if TYPE_CHECKING:  # everything heavy is imported once the command line has been
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(format="%(name)s: %(message)s")
-    if args.verbose:
-        logging.getLogger("graphopt").setLevel(logging.DEBUG)
-    try:
-        check(args)
-        what = _dump(args)
-        _write(what, args)
-        return 1 if isinstance(what, list) and any(kind == "wrong" for kind, _ in what) else 0
-    except UsageError as e:
-        print(f"graphopt-dump: {e}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader (head, less) has had enough; the interpreter would complain once more when it flushes at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (GraphOptError, OSError) as e:
-        print(f"graphopt-dump: {e}", file=sys.stderr)
-        return 1
-    except Exception as e:
-        if args.verbose or not getattr(e, "__notes__", None):
-            raise
-        print(f"graphopt-dump: {type(e).__name__}: {e}. {'. '.join(e.__notes__)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return run("graphopt-dump", build_parser().parse_args(argv), _main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    check(args)
+    what = _dump(args)
+    _write(what, args)
+    return 1 if isinstance(what, list) and any(kind == "wrong" for kind, _ in what) else 0
 
 
 Section = tuple[str, str]  # what a text is, for colours, and the text

@@ -18,13 +18,18 @@ FORMS = """MODEL is one of
   net.pt2           a program saved with torch.export.save
   net.gir           a graph saved by graphopt: graphopt-dump ... -o net.gir
   a folder          that graphopt left where it failed (graphopt-crash-...), or --repro did
-  net.ir            the text form of a graph; large constants have no data, so it cannot be compiled or run
+  net.ir            the text form of a graph; it can be compiled where all of its constants are small ones, which
+                    stand in the text (a .gir file has the data of all)
   module:function   a function without parameters, importable from here, that returns a torch.nn.Module and
                     its example inputs (a tuple), or anything else that graphopt.compile takes"""
 
 
 class UsageError(Exception):
     """A command line that means nothing: exit code 2."""
+
+
+class NothingFound(Exception):
+    """What a command was to look for is not there, and nothing is wrong with that: exit code 3."""
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -178,5 +183,5 @@ def read_inputs(path: str, graph: Graph) -> list[Any]:
     return [given[n] for n in names]
 
 
-__all__ = ["FORMS", "UsageError", "bind_values", "capture_model", "input_names", "is_crash", "parse_shape", "parse_value",
-           "read_inputs"]
+__all__ = ["FORMS", "NothingFound", "UsageError", "bind_values", "capture_model", "input_names", "is_crash", "parse_shape",
+           "parse_value", "read_inputs"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from graphopt.cli.completion import add_completion
 from graphopt.cli.models import FORMS, UsageError, parse_shape, parse_value
+from graphopt.cli.running import CODES
 from graphopt.errors import InputError
 from graphopt.records import MODES
 
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="graphopt-dump", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Show what the compiler makes of a model: its graph after any pass, its code, its numbers, its reasons.",
-        epilog=f"{FORMS}\n\n{EXAMPLES}\nexit codes: 0 done, 1 the model or its compilation failed, 2 a wrong command line")
+        epilog=f"{FORMS}\n\n{EXAMPLES}\n{CODES},\n3 --repro found nothing that fails; --bisect gives 1 where results are wrong")
     parser.add_argument("model", metavar="MODEL", help="an .onnx, .pt2, .gir or .ir file, or module:function (see below)")
     parser.add_argument("--target", metavar="TARGET",
                         help="what to compile for: x86 (this machine), cuda:sm_90, fpga:xc7z020, ... (default: x86)")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt.cli.models import UsageError
+from graphopt.cli.models import NothingFound, UsageError
 
 if TYPE_CHECKING:
     from graphopt.ir import Graph
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def repro(graph: Graph, target: Any, inputs: Sequence[Any] | None, folder: Path) -> str:
     """Look for a failure of compiling, running or computing; make its graph small; write the folder. What was done, in words.
 
-    Raises UsageError where nothing fails, or the folder holds something else.
+    Raises NothingFound where nothing fails, UsageError where the folder holds something else.
     """
     from tqdm import tqdm
 
@@ -27,7 +27,7 @@ def repro(graph: Graph, target: Any, inputs: Sequence[Any] | None, folder: Path)
         raise UsageError(f"--repro {folder}: there is something else of that name")
     failure = reduction.find(graph, target, inputs)
     if failure is None:
-        raise UsageError(f"--repro {folder}: nothing fails: the model compiles"
+        raise NothingFound(f"--repro {folder}: nothing fails: the model compiles"
                          f"{', runs, and computes what it should' if target.kind == 'x86' else ''}")
     ops = sum(op.name != "const" for op in graph.ops)
     with tqdm(disable=None, desc=f"{ops} ops", unit=" graphs", leave=False) as bar:

@@ -99,6 +99,37 @@ def test_saved_graphs_and_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(graphopt.load("small.gopt")(x), net(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
 
 
+def test_the_text_of_a_graph_is_built_where_all_its_constants_stand_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for n in (4, 40):  # of 40 elements the text keeps the name
+        graph = Graph()
+        b = Builder(graph)
+        shift = b.const(np.arange(n, dtype=np.float32), name="shift")
+        graph.outputs = [b.add(graph.add_input(tensor("f32", n), "x"), shift)]
+        Path(f"g{n}.ir").write_text(str(graph))
+    assert main(["g4.ir"]) == 0
+    assert graphopt.load("g4.gopt")(np.ones(4, np.float32)).tolist() == [1, 2, 3, 4]
+    assert main(["g40.ir"]) == 1 and not Path("g40.gopt").exists()
+    assert "1 of its constants are without data: @shift" in capsys.readouterr().err
+    assert not list(tmp_path.glob("graphopt-crash-*"))
+
+
+def test_failures_of_the_compiler_name_their_folder(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    from graphopt import static
+
+    def fails(*args: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setenv("GRAPHOPT_CRASH_DIR", str(tmp_path))
+    monkeypatch.setattr(static, "plan_static", fails)
+    assert main([str(model), "--shape", "x=1x2x40"]) == 1
+    folder, = tmp_path.glob("graphopt-crash-*")
+    err = capsys.readouterr().err
+    assert err.startswith("graphopt-build: ZeroDivisionError: a bug. ") and folder.name in err and "Traceback" not in err
+
+
 def test_tuning_measures_and_records(model: Path, tmp_path: Path) -> None:
     assert main([str(model), "--shape", "x=1x64x40", "--tune", "fast", "--tuning", "records.json", "--threads", "1"]) == 0
     assert json.loads((tmp_path / "records.json").read_text())["records"]

@@ -111,7 +111,7 @@ def test_a_failure_is_made_small_and_fails_again(kind, net, tmp_path, monkeypatc
 
 
 def test_a_sound_compiler_leaves_nothing(net, tmp_path, capsys):
-    assert main([net, "--repro", str(tmp_path / "report")]) == 2
+    assert main([net, "--repro", str(tmp_path / "report")]) == 3, "neither done, nor failed, nor a wrong command line"
     assert "nothing fails" in capsys.readouterr().err and not (tmp_path / "report").exists()
 
 

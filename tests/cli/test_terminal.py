@@ -142,6 +142,15 @@ def test_every_option_is_in_the_script_of_every_shell(shell, capsys):
             assert said in text, option
 
 
+def test_another_shell_is_refused_with_those_there_are(capsys):
+    with pytest.raises(SystemExit) as e:
+        main(["--completion", "tcsh"])
+    assert e.value.code == 2 and "'tcsh' (choose from 'bash', 'zsh', 'fish')" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as e:  # what the scripts themselves ask for
+        main(["--completion", "passes"])
+    assert e.value.code == 0 and "\nfuse\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("shell, check", [("bash", ["bash", "-n"]), ("zsh", ["zsh", "-n"]), ("fish", ["fish", "--no-execute"])])
 def test_scripts_are_read_by_their_shells(shell, check, tmp_path, capsys):
     if shutil.which(check[0]) is None:

@@ -101,6 +101,20 @@ def test_the_readmes_files_are_there():
         assert (ROOT / path).exists(), path
 
 
+def test_git_ignores_what_the_readmes_commands_write():
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    written = re.findall(r"""(?:\.save\(|tuning=)"([^"]+)"|(?: -o| --repro| >) ([\w./-]+)""", README)
+    names = sorted({name for found in written for name in found if name and not name.startswith("example")})
+    assert {"net.gopt", "digits-gpu", "digits.html", "records.json"} <= set(names)
+    for name in names:
+        for made in (name, f"{name}/file"):
+            asked = subprocess.run(["git", "check-ignore", "-q", made], cwd=ROOT)
+            if asked.returncode == 0:
+                break
+        assert asked.returncode == 0, f"{name} would stay in the clone, untracked"
+
+
 def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch", reason="the README's quick start compiles a PyTorch module")
     (tmp_path / "demo").symlink_to(ROOT / "demo")
