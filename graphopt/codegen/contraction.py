@@ -14,8 +14,8 @@ from graphopt.codegen.prologue import Prologue, is_pointwise
 from graphopt.codegen.schedule import Style
 from graphopt.codegen.streamed import Streamed
 from graphopt.codegen.winograd import Winograd
-from graphopt.ir.fused import held
-from graphopt.ir.graph import Graph, Op
+from graphopt.ir.fused import ends, held, kind, makes
+from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
 from graphopt.targets.x86 import X86
 
@@ -27,7 +27,7 @@ def template(machine: X86) -> Template:
     """The template for contractions on that machine."""
 
     def match(op: Op, name: str, style: Style) -> Lowered | None:
-        if op.name == "fused" and op.attrs["kind"] == "stream":
+        if kind(op) == "stream":
             return Streamed(op, Sources(op), name, style, machine).build()
         found = _contraction_of(op)
         if found is None:
@@ -35,7 +35,7 @@ def template(machine: X86) -> Template:
         inner, sources = found
         if inner.name == "matmul":
             return Matmul(op, inner, sources, name, style, machine).build()
-        if inner.name == "conv" and op.name == "fused" and inner.operands[0] not in op.regions[0].inputs:
+        if inner.name == "conv" and _computes(op, inner.operands[0]):
             return Prologue(op, inner, sources, name, style, machine).build()
         if inner.name == "conv" and _is_channels_last(op) and is_depthwise(inner):
             return Depthwise(op, inner, sources, name, style, machine).build()
@@ -59,28 +59,31 @@ def _is_channels_last(op: Op) -> bool:
 def _contraction_of(op: Op) -> tuple[Op, Sources] | None:
     """The one contraction of a plain or fused op, where the template can have it."""
     found = [o for o in held(op) if o.definition.has(Trait.CONTRACTION)]
-    if len(found) != 1:
+    if len(found) != 1 or found[0].name not in ("matmul", "conv"):
         return None
     inner = found[0]
-    if op.name == "fused":
-        if not _follows(op.regions[0], inner):
-            return None
-        image, *others = inner.operands
-        if inner.name != "matmul" and (any(v is not None and v.op is not None for v in others) or (
-                image is not None and image.op is not None and not (_is_channels_last(op) and is_pointwise(inner)))):
-            return None  # something is fused into its operands
+    if not _follows(op, inner):
+        return None
+    image, *others = inner.operands
+    if inner.name != "matmul" and (any(_computes(op, v) for v in others) or (
+            _computes(op, image) and not (_is_channels_last(op) and is_pointwise(inner)))):
+        return None  # something is fused into its operands
     operands = [v for v in inner.operands if v is not None]
-    if inner.name not in ("matmul", "conv") or operands[0].dtype.name not in SUPPORTED:
+    if operands[0].dtype.name not in SUPPORTED:
         return None
     if any(0 in v.static_shape for v in (*operands, inner.result)):
         return None
     return inner, Sources(op)
 
 
-def _follows(body: Graph, inner: Op) -> bool:
-    """Whether all results of a body are the contraction's, element by element, perhaps at other places."""
+def _computes(whole: Op, v: Value | None) -> bool:
+    return v is not None and makes(whole, v)
+
+
+def _follows(whole: Op, inner: Op) -> bool:
+    """Whether all results of an op are those of the contraction in it, element by element, perhaps at other places."""
     stages = {inner.result: 0}
-    for op in body.ops:
+    for op in held(whole):
         sources = [v for v in op.operands if v is not None and v in stages]
         if not sources:
             continue
@@ -92,7 +95,7 @@ def _follows(body: Graph, inner: Op) -> bool:
             stages[op.result] = stages[sources[0]]
         else:
             return False
-    return all(v in stages for v in body.outputs)
+    return all(v in stages for v in ends(whole))
 
 
 def takes(op: Op, k: int, machine: X86) -> bool:

@@ -15,6 +15,7 @@ from graphopt.codegen.loops import Kernel, Stmt, seq
 from graphopt.codegen.lower.registry import COMPUTE, CUTS, LOOPS, SCRATCH, Inliner, OpView
 from graphopt.codegen.schedule import Output, Style, iteration, schedule
 from graphopt.errors import CodegenError
+from graphopt.ir.fused import ends, kind, outsides
 from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.types import BF16, F32, TensorType, dtype
 
@@ -154,14 +155,8 @@ class Sources:
 
     def inliner(self) -> tuple[Inliner, list[Value]]:
         """An inliner over the op (or a fused op's body), and the values whose elements are the results."""
-        if self.op.name != "fused":
-            return Inliner({v: self.access(v) for v in self.operands}), list(self.op.results)
-        body = self.op.regions[0]
-        sources: dict[Value, object] = {}
-        for inner, outer in zip(body.inputs, self.op.operands):
-            assert outer is not None
-            sources[inner] = self.access(outer)
-        return Inliner(sources), list(body.outputs)  # type: ignore[arg-type]
+        sources = {v: self.access(outer) for v, outer in outsides(self.op).items() if not inlined(v)}
+        return Inliner(sources), list(ends(self.op))
 
     def access(self, v: Value) -> Callable[..., Expr]:
         if inlined(v):
@@ -216,7 +211,7 @@ def _pieces(op: Op, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple
 
 
 def _computed(op: Op, name: str, style: Style) -> Lowered:
-    if op.name != "fused" and op.name not in COMPUTE:
+    if kind(op) is None and op.name not in COMPUTE:
         raise CodegenError("has no lowering", where=op.where())
     sources = Sources(op)
     inliner, results = sources.inliner()

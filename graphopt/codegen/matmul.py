@@ -20,6 +20,7 @@ from graphopt.codegen.kernels import Lowered, Packing, Sources
 from graphopt.codegen.loops import Prefetch, Stmt, loop, seq, store
 from graphopt.codegen.schedule import Output, Style, schedule
 from graphopt.codegen.tile import Blocked, Pending, Tile, column_of, columns_of
+from graphopt.ir.fused import makes
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
 from graphopt.targets.x86 import X86
@@ -102,7 +103,7 @@ class Matmul(Blocked):
 
     def is_computed(self, v: Value) -> bool:
         """Is something fused into this operand?"""
-        return self.op.name == "fused" and v.op is not None
+        return makes(self.op, v)
 
     def rows_of(self, worker: Expr, bt: Expr, tile: Expr, panel: Expr) -> Stmt:
         """One batch of a thread's share: blocks of rows, in each all its panels."""

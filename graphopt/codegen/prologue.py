@@ -16,7 +16,7 @@ from graphopt.codegen.loops import For, Let, Stmt, loop, seq
 from graphopt.codegen.schedule import Output, Style, schedule
 from graphopt.codegen.tile import apart
 from graphopt.ir.dims import ceil_div
-from graphopt.ir.fused import held, only, outside
+from graphopt.ir.fused import held, kind, only, outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
@@ -30,13 +30,13 @@ def absorbs(first: Op, second: Op) -> str | None:
     if not all(isinstance(v.type, TensorType) and v.type.is_static for op in (first, second)
                for v in (*op.operands, *op.results) if v is not None):
         return None  # kernels are of fixed shapes
-    if first.name == "fused" and first.attrs["kind"] != "elementwise":
+    if kind(first) not in (None, "elementwise"):
         return None
     shape = first.result.static_shape
     if any(not _elementwise(o, shape) for o in held(first)):
         return None
     conv = only(second, "conv")
-    if conv is None or (second.name == "fused" and second.attrs["kind"] != "contraction") or not covers(second, conv):
+    if conv is None or kind(second) not in (None, "contraction") or not covers(second, conv):
         return None
     image = conv.operands[0]
     assert image is not None

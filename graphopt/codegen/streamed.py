@@ -24,7 +24,7 @@ from graphopt.codegen.lower.registry import Inliner
 from graphopt.codegen.schedule import Style, work
 from graphopt.codegen.tile import HEAVY, Tile, apart
 from graphopt.codegen.tuning import best_of
-from graphopt.ir.fused import only, outside
+from graphopt.ir.fused import held, only, outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import TensorType
 from graphopt.targets.x86 import X86
@@ -211,7 +211,7 @@ class Streamed(Depthwise):
     """The whole kernel; as a depthwise convolution it is that of its second part."""
 
     def __init__(self, op: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
-        first, second = [o for o in op.regions[0].ops if o.name == "conv"]
+        first, second = [o for o in held(op) if o.name == "conv"]
         super().__init__(op, second, sources, name, style, machine)
         self.first = Producer(op, first, sources, name, style, machine)
 

@@ -33,7 +33,7 @@ from graphopt.codegen.kernels import Lowered, Packing, Sources, position
 from graphopt.codegen.loops import Alloc, For, If, Kernel, Stmt, Store, loop, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.schedule import Style, work
-from graphopt.ir.fused import outsides
+from graphopt.ir.fused import ends, held, kind, outsides, reads
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType
 
@@ -121,9 +121,8 @@ class Blocked:
     def packable(self, v: Value) -> bool:
         """A constant that nothing but the contraction reads."""
         outer = self.outside(v)
-        if outer.constant is None or outer not in self.sources.buffers or self.op.operands.count(outer) != 1:
-            return False
-        return len(v.uses) == 1 if self.op.name == "fused" else True
+        return outer.constant is not None and outer in self.sources.buffers and self.op.operands.count(outer) == 1 \
+            and reads(self.op, v) == 1
 
     def finish(self, body: Stmt) -> Lowered:
         params = (*self.sources.buffers.values(), *self.sources.outputs, *self.scratch)
@@ -132,7 +131,7 @@ class Blocked:
 
     def epilogue(self, index: Sequence[Expr], value: Expr) -> list[tuple[Buffer, Expr, Expr]]:
         """What to store where for result element `index` of the contraction: (buffer, offset, value)."""
-        if self.op.name != "fused":
+        if kind(self.op) is None:
             t = self.op.result.type
             assert isinstance(t, TensorType)
             return [(self.sources.outputs[0], position(index, t), value.cast(t.dtype))]
@@ -143,7 +142,7 @@ class Blocked:
             accessors[v] = self.sources.access(outer)
         inliner = Inliner(accessors)  # type: ignore[arg-type]
         where = {inside: list(index)}  # of what the element becomes, its index there
-        for op in self.op.regions[0].ops:
+        for op in held(self.op):
             source = next((v for v in op.operands if v is not None and v in where), None)
             if source is None:
                 continue
@@ -152,15 +151,14 @@ class Blocked:
                 moved = inliner.at(source, where[source])
                 accessors[op.result] = lambda *i, x=moved: x
         stores = []
-        for b, v, r in zip(self.sources.outputs, self.op.regions[0].outputs, self.op.results):
+        for b, v, r in zip(self.sources.outputs, ends(self.op), self.op.results):
             assert isinstance(r.type, TensorType)
             stores.append((b, position(where[v], r.type), inliner.at(v, where[v]).cast(b.dtype)))
         return stores
 
     def operand(self, v: Value) -> Callable[..., Expr]:
         """Elements of an operand of the contraction by logical index, with what is fused into it, in the accumulator's dtype."""
-        accessors = {w: self.sources.access(outer) for w, outer in self.outer.items()}
-        access = Inliner(accessors) if self.op.name == "fused" else Inliner({v: self.sources.access(v)})
+        access = Inliner({w: self.sources.access(outer) for w, outer in self.outer.items()})
         return lambda *index: cast(access.at(v, index), self.dtype)
 
     def tile(self, tile: Tile, depth: ExprLike, a: Callable[[int, Expr], Expr], b: Callable[[int, Expr, Expr], Expr],

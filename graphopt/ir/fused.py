@@ -12,6 +12,11 @@ def held(op: Op) -> Sequence[Op]:
     return list(op.regions[0].ops) if op.name == "fused" else [op]
 
 
+def kind(op: Op) -> str | None:
+    """What sort of fused op it is; None for an op alone."""
+    return op.attrs["kind"] if op.name == "fused" else None
+
+
 def only(op: Op, name: str) -> Op | None:
     """The one op of that name among them; None where there is none, or several."""
     found = [o for o in held(op) if o.name == name]
@@ -34,10 +39,18 @@ def outside(op: Op, v: Value) -> Value:
 
 
 def outsides(op: Op) -> dict[Value, Value]:
-    """The operands by the values that stand for them inside of a fused op; empty for an op alone."""
-    if op.name != "fused":
-        return {}
-    return {v: o for v, o in zip(op.regions[0].inputs, op.operands) if o is not None}
+    """The operands by the values that stand for them where it computes: by themselves for an op alone."""
+    return {v: o for v, o in zip(entries(op), op.operands) if v is not None and o is not None}
 
 
-__all__ = ["ends", "entries", "held", "only", "outside", "outsides"]
+def makes(op: Op, v: Value) -> bool:
+    """Is a value, where it computes, made there, and none that stands for an operand?"""
+    return v not in entries(op)
+
+
+def reads(op: Op, v: Value) -> int:
+    """How often a value is read where it computes, as a result too."""
+    return sum(list(o.operands).count(v) for o in held(op)) + list(ends(op)).count(v)
+
+
+__all__ = ["ends", "entries", "held", "kind", "makes", "only", "outside", "outsides", "reads"]

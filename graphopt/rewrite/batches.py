@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from graphopt.errors import IRError
-from graphopt.ir.fused import held
+from graphopt.ir.fused import held, outsides
 from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType, logical
@@ -67,7 +67,7 @@ def _apart(op: Op, carrying: set[Value], batch: int) -> bool:
     """Is every image of the op's result made of the same image of its operands? (Those `carrying` the batch.)"""
     if len(op.results) != 1 or not _leads(op.result, batch):
         return False
-    inside = {v for v, o in zip(op.regions[0].inputs, op.operands) if o in carrying} if op.name == "fused" else set(carrying)
+    inside = {v for v, o in outsides(op).items() if o in carrying}
     for o in held(op):
         if o.name == "const" or not any(v in inside for v in o.operands):
             continue

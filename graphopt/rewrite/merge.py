@@ -28,7 +28,7 @@ class Merge(Pass):
         changed = False
         for second in list(graph.ops):
             first = image_of(second)
-            reason = ask(first, second) if first is not None and self.takes(first) else None
+            reason = ask(first, second) if first is not None else None
             if first is None or reason is None:
                 continue
             if not context.take(self.step, second):
@@ -37,10 +37,6 @@ class Merge(Pass):
             merge(graph, first, second, self.kind)
             changed = True
         return changed
-
-    def takes(self, first: Op) -> bool:
-        """Can the first op be merged at all?"""
-        return True
 
 
 def image_of(op: Op) -> Op | None:
@@ -68,7 +64,7 @@ def merge(graph: Graph, first: Op, second: Op, kind: str) -> None:
             if o.name == "const":
                 inside[o.result] = body.constant(o.attrs["value"], loc=o.loc)
                 continue
-            values = [None if v is None else inside[v] if op.name == "fused" else taken(v) for v in o.operands]
+            values = [None if v is None else inside[v] for v in o.operands]
             copy = body.add(o.name, values, o.attrs, loc=o.loc, types=[logical(r.type) for r in o.results])
             for old, new in zip(o.results, copy.results):
                 inside[old] = new

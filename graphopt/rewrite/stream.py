@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from graphopt.ir.graph import Op
 from graphopt.rewrite.merge import Merge
 
 
@@ -14,9 +13,6 @@ class Stream(Merge):
     name = "stream"
     question, kind = "streams", "stream"
     step, done = "stream rows from one convolution into the next", "streamed"
-
-    def takes(self, first: Op) -> bool:
-        return first.name in ("conv", "fused") and first.attrs.get("kind") != "stream"
 
 
 __all__ = ["Stream"]

@@ -25,6 +25,7 @@ from graphopt import store
 from graphopt.codegen.expr import INDEX, Buffer, Expr, as_expr, cast, const, load
 from graphopt.codegen.loops import Stmt
 from graphopt.errors import CodegenError
+from graphopt.ir.fused import held, kind
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import TABLE, Trait
 from graphopt.ir.types import F32, DType, TensorType
@@ -146,8 +147,8 @@ def computed(d: DType) -> DType:
 def why_not(op: Op, templated: Collection[str] = ()) -> str | None:
     """Why `op` has no kernel (it is then a host op), or None where it has one. `templated` names ops for which the target
     has a template, so that they need no rule here."""
-    if op.name == "fused":
-        return next((r for inner in op.regions[0].ops if (r := why_not(inner, templated))), None)
+    if kind(op) is not None:
+        return next((r for inner in held(op) if (r := why_not(inner, templated))), None)
     for v in (*op.operands, *op.results):
         if v is None:
             continue
