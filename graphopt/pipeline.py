@@ -74,7 +74,7 @@ class X86Keeps(Keeps):
         """Is the op a kernel that reads and writes tensors wherever they lie?"""
         from graphopt.codegen.lower.registry import why_not
 
-        return len(op.results) == 1 and op.name not in ("transpose", "return") and why_not(op) is None
+        return len(op.results) == 1 and op.name != "transpose" and why_not(op) is None
 
     def streams(self, first: Any, second: Any) -> str | None:
         """Why two ops are better one kernel that takes rows from one to the other; None where they are not."""

@@ -23,8 +23,6 @@ from graphopt.codegen.lower.registry import why_not
 from graphopt.codegen.schedule import Style
 from graphopt.codegen.tuning import Picks, Wanted, nothing_wanted
 from graphopt.ir.graph import Graph, Op, Tensor, Value
-from graphopt.ir.ops.movement import slice_offset
-from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
 
 ALIGN = 64
@@ -401,20 +399,10 @@ def _alias_parts(op: Op, found: dict[Value, tuple[Value, int]]) -> None:
 
 def _view_offset(op: Op) -> int | None:
     """Byte offset of a view's memory in its operand's, None where the op is no view."""
-    if op.definition.has(Trait.VIEW):
-        return 0
-    if op.name not in ("slice", "transpose") or op.operands[0] is None:
-        return None
-    a, result = op.attrs, op.results[0]
-    here, there = op.operands[0].type, result.type
-    assert isinstance(here, TensorType) and isinstance(there, TensorType)
-    if op.name == "transpose":
-        same = tuple(a["perm"][k] for k in there.storage_axes) == here.storage_axes
-        return 0 if same and sorted(here.storage) == sorted(there.storage) == sorted(here.static_shape) else None
-    if here.layout is not None or there.layout is not None:
-        return None
-    offset = slice_offset(op.operands[0].static_shape, result.static_shape, a["axes"], a["starts"], a["steps"])
-    return None if offset is None else offset * result.dtype.itemsize
+    t = op.results[0].type
+    assert isinstance(t, TensorType)
+    offset = op.definition.view(op.view(), t)
+    return None if offset is None else offset * t.dtype.itemsize
 
 
 __all__ = ["ALIGN", "Call", "Host", "Program", "Slot", "Weight", "WeightBlock", "inlined", "plan"]

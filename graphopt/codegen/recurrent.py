@@ -16,7 +16,7 @@ import numpy as np
 from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, cast, const, minimum, select
 from graphopt.codegen.kernels import Lowered, Packing, Sources, Template
 from graphopt.codegen.loops import Alloc, For, If, Kernel, Stmt, loop, nest, seq, store
-from graphopt.codegen.lower.recurrent import GATES, Unit, activations_of, unit_of
+from graphopt.codegen.lower.recurrent import GATES, Unit, activations_of, states_of, unit_of, waits
 from graphopt.codegen.lower.registry import OpView, computed
 from graphopt.codegen.schedule import Style
 from graphopt.ir.graph import Op
@@ -54,7 +54,7 @@ class _Recurrent:
         self.panels = -(-self.hidden // (self.vectors * self.lanes))
         self.wide = self.vectors * self.lanes  # units of a panel
         self.padded = self.panels * self.wide
-        self.late = op.name == "gru" and not op.attrs["linear_before_reset"]  # the last gate waits for the whole reset state
+        self.late = waits(op)
         self.packings: dict[int, Packing] = {}
         self.scratch: list[Buffer] = []
         self.before: list[Stmt] = []  # packs what is not constant
@@ -127,7 +127,7 @@ class _Recurrent:
     def sequence(self, d: int, b: Expr, back: bool) -> Stmt:
         """A direction of one sequence: its first state, all steps, its last state."""
         h, _, c = self.states
-        cells = [("h0", h, 1), *([("c0", c, 2)] if self.op.name == "lstm" else [])]
+        states = list(zip(states_of(self.op), (h, c), (1, 2)))
 
         def first(name: str, state: Buffer) -> Stmt:
             def value(j: Expr) -> Expr:
@@ -149,8 +149,8 @@ class _Recurrent:
             silent = loop(self.hidden, lambda j: self.put(0, [t, const(d, INDEX), b, j], const(0, self.dtype)), name="j")
             return If(t < cast(self.sources.access(self.given["lengths"])(b), INDEX), step, silent)
 
-        return seq(*(first(name, s) for name, s, _ in cells), loop(self.steps, at, name="t"),
-                   *(last(s, out) for _, s, out in cells))
+        return seq(*(first(name, s) for name, s, _ in states), loop(self.steps, at, name="t"),
+                   *(last(s, out) for _, s, out in states))
 
     def put(self, out: int, index: Sequence[Expr], value: Expr) -> Stmt:
         buffer, position = self.sources.outputs[out], const(0, INDEX)

@@ -8,6 +8,7 @@ from graphopt.codegen.columns import LEAST_LANES
 from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, cast, combine, const, identity_of, minimum
 from graphopt.codegen.kernels import Lowered, Sources
 from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, loop, seq, store
+from graphopt.codegen.lower.reduce import SCANS
 from graphopt.codegen.lower.registry import computed
 from graphopt.codegen.schedule import Style
 from graphopt.ir.graph import Op
@@ -16,8 +17,8 @@ VECTORS = 8  # of totals that a block of lines keeps: each is an addition behind
 
 
 def template(op: Op, name: str, style: Style) -> Lowered | None:
-    """The kernel of a cumsum or cumprod along an axis with elements of its own behind it; None for others, or too few of them."""
-    if op.name not in ("cumsum", "cumprod"):
+    """The kernel of a scan along an axis with elements of its own behind it; None for others, or too few of them."""
+    if op.name not in SCANS:
         return None
     x = op.operands[0]
     assert x is not None
@@ -37,7 +38,7 @@ def template(op: Op, name: str, style: Style) -> Lowered | None:
     if x not in sources.buffers:
         return None
     given, result = sources.buffers[x], sources.outputs[0]
-    kind = "sum" if op.name == "cumsum" else "prod"
+    kind = SCANS[op.name]
     blocks = -(-inner // width)
 
     def block(line: Expr, start: Expr) -> Stmt:

@@ -10,6 +10,9 @@ Operands come before `;`, attributes after. `name?` may be absent, `name*` takes
 An operand's type is a dtype, a type variable (bound by the keyword of that name to a dtype class, and
 the same dtype wherever it stands), `seq`, `opt`, or `any`. `[then, else]` after the brackets names regions.
 Results are dtypes or variables, `attr` of kind dtype as `@attr`, or `any*` where `types=` says it all.
+
+Of what passes ask, traits say what is so for the op in general. What depends on an op's attributes and types has a rule:
+`rows=` (see `OpDef.rows`), `view=` (see `OpDef.view`).
 """
 
 from __future__ import annotations
@@ -154,6 +157,8 @@ class Operands:
 
 # A shape rule gives one shape, or a list of them for several results. None for a dim or a shape: not known.
 ShapeRule = Callable[[Operands], Any]
+RowsRule = Callable[[Operands], Sequence[int]]
+ViewRule = Callable[[Operands, TensorType], "int | None"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +177,27 @@ class OpDef:
     doc: str
     signature: str
     wants: frozenset[str] = field(default_factory=frozenset)
+    rows_rule: RowsRule | None = None
+    view_rule: ViewRule | None = None
+
+    def rows(self, o: Operands) -> Sequence[int]:
+        """The operands, by position, that the op takes row by row: index i along the first axis of every result is made of
+        index i of theirs, and of whatever the other operands hold. None of them where no rule says so."""
+        if any(t is not None and (not isinstance(t, TensorType) or t.shape is None) for t in o.types):
+            return ()
+        rule = self.rows_rule or (_aligned if self.has(Trait.ELEMENTWISE) else None)
+        return () if rule is None else rule(o)
+
+    @property
+    def may_view(self) -> bool:
+        """Can the result be its first operand's memory, or a part of it?"""
+        return self.has(Trait.VIEW) or self.view_rule is not None
+
+    def view(self, o: Operands, result: TensorType) -> int | None:
+        """Where in the memory of its first operand the result lies as it should, in elements; None where it does not."""
+        if self.has(Trait.VIEW):
+            return 0
+        return None if self.view_rule is None else self.view_rule(o, result)
 
     def has(self, trait: Trait) -> bool:
         return bool(self.traits & trait)
@@ -273,8 +299,8 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {}
 
 
 def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Operands], Sequence[Type]] | None = None,
-       traits: Trait = Trait.NONE, operations: Callable[..., DimLike] | None = None,
-       **constraints: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+       traits: Trait = Trait.NONE, operations: Callable[..., DimLike] | None = None, rows: RowsRule | None = None,
+       view: ViewRule | None = None, **constraints: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an op to the table; the decorated numpy function is its reference semantics and its docstring the text."""
 
     def add(evaluate: Callable[..., Any]) -> Callable[..., Any]:
@@ -292,7 +318,7 @@ def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Opera
         store.extends(evaluate)
         parameters = frozenset(inspect.signature(evaluate).parameters)
         TABLE[name] = OpDef(name, operands, attrs, results, regions, bound, shape, types, evaluate, traits, operations,
-                            inspect.cleandoc(evaluate.__doc__), signature, parameters)
+                            inspect.cleandoc(evaluate.__doc__), signature, parameters, rows, view)
         return evaluate
 
     return add
@@ -402,6 +428,22 @@ def broadcast(o: Operands) -> Shape:
     return broadcast_dims(t.shape for t in o.types if t is not None)
 
 
+def _aligned(o: Operands) -> Sequence[int]:
+    """Rows rule of elementwise ops: what has the result's first axis, and is not broadcast along it."""
+    shape = broadcast_dims(t.shape for t in o.types if t is not None)
+    return [k for k, t in enumerate(o.types) if t is not None and shape and len(t.shape) == len(shape) and t.shape[0] == shape[0]]
+
+
+def first_rows(o: Operands) -> Sequence[int]:
+    """Rows rule: of the first operand, whatever the attributes say."""
+    return (0,)
+
+
+def rows_beside(o: Operands) -> Sequence[int]:
+    """Rows rule: of the first operand, where the attribute `axis` or `axes` names other axes than the first alone."""
+    return () if 0 in (o.axes if "axes" in o.attrs else (o.axis,)) else (0,)
+
+
 def normalise_axis(axis: int, rank: int, where: str = "axis") -> int:
     """A negative axis counted from the end; raises IRError when out of range."""
     if not -rank <= axis < max(rank, 1):
@@ -421,5 +463,5 @@ def normalise_axes(axes: Iterable[int] | None, rank: int, where: str = "axes") -
 
 __all__ = [
     "CLASSES", "DECOMPOSITIONS", "TABLE", "Attr", "OpDef", "Operand", "Operands", "Trait", "broadcast", "broadcast_dims",
-    "decomposition", "lookup", "normalise_axes", "normalise_axis", "op", "product", "same_shape",
+    "decomposition", "first_rows", "lookup", "normalise_axes", "normalise_axis", "op", "product", "rows_beside", "same_shape",
 ]

@@ -12,7 +12,6 @@ from dataclasses import replace
 from graphopt.errors import IRError
 from graphopt.ir.fused import held, outsides
 from graphopt.ir.graph import Graph, Op, Value
-from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType, logical
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import Pass
@@ -71,26 +70,13 @@ def _apart(op: Op, carrying: set[Value], batch: int) -> bool:
     for o in held(op):
         if o.name == "const" or not any(v in inside for v in o.operands):
             continue
-        if len(o.results) != 1 or not _leads(o.result, batch) or not _row_by_row(o, inside):
+        if len(o.results) != 1 or not _leads(o.result, batch):
+            return False
+        rows = o.definition.rows(o.view())
+        if any(v in inside and k not in rows for k, v in enumerate(o.operands)):
             return False
         inside.add(o.result)
     return _smaller(op, carrying, batch)
-
-
-def _row_by_row(o: Op, carrying: set[Value]) -> bool:
-    """Does an op, as far as its attributes and its kind tell, leave the first axis alone?"""
-    traits, attrs = o.definition, o.attrs
-    axes = [a for a in (attrs.get("axis"), *(attrs.get("axes") or ())) if isinstance(a, int)]
-    if any(a <= 0 for a in axes) or (attrs.get("perm") or (0,))[0] != 0 or traits.has(Trait.RANDOM):
-        return False
-    given = [v for v in o.operands if v in carrying and v is not None]
-    if traits.has(Trait.ELEMENTWISE) or traits.has(Trait.CONTRACTION):  # what is broadcast is aligned at its last axes
-        same_rank = all(len(v.static_shape) == len(o.result.static_shape) for v in given)
-        return same_rank and not (traits.has(Trait.COMPOSITE) and traits.has(Trait.CONTRACTION))
-    if traits.has(Trait.REDUCTION):
-        return True
-    # What is picked by integers may come from any image.
-    return traits.has(Trait.MOVEMENT) and all(v is None or v.dtype.is_float for v in o.operands[1:])
 
 
 def _smaller(op: Op, carrying: set[Value], batch: int) -> bool:
@@ -165,7 +151,7 @@ def _cuttable(first: Sequence[Op], count: int) -> bool:
 
 def _anywhere(v: Value) -> bool:
     assert v.op is not None
-    return not v.op.definition.has(Trait.VIEW) and v.op.name not in ("slice", "transpose", "join")
+    return not v.op.definition.may_view and v.op.name != "join"
 
 
 def _divide(graph: Graph, ops: Sequence[Op], batch: int, images: int) -> None:

@@ -7,7 +7,6 @@ import math
 from dataclasses import replace
 
 from graphopt.ir.graph import Graph, Op, Value
-from graphopt.ir.table import Trait
 from graphopt.ir.types import Layout, TensorType
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import Pass
@@ -68,9 +67,9 @@ def _anywhere(v: Value, context: Context) -> bool:
 def _movable(v: Value, context: Context) -> bool:
     """May `v` be written anywhere? Its kernel then stores it there, and every reader follows."""
     op = v.op
-    if op is None or op.name == "const" or op.definition.has(Trait.VIEW) or op.graph is None:
+    if op is None or op.name == "const" or op.definition.may_view or op.graph is None:
         return False
-    if any(user is op.graph.return_op for user in v.users) or op.name == "slice":
+    if any(user is op.graph.return_op for user in v.users):
         return False
     return (op.name == "concat" or context.target.joins(op)) and (_layout(v) is None or _anywhere(v, context))
 

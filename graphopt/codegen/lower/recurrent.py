@@ -40,6 +40,16 @@ DEFAULTS = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rn
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 
+def waits(op: Op) -> bool:
+    """Is the state reset before its product with the weights of the last gate, so that this one waits for all of it?"""
+    return not op.attrs.get("linear_before_reset", True)
+
+
+def states_of(op: Op) -> list[str]:
+    """The operands that a layer's states begin with, in the order of the results they end in after the first."""
+    return [p.name for p in op.definition.operands if p.name in ("h0", "c0")]
+
+
 def _scratch(o: OpView) -> list[tuple[str, tuple[int, ...]]]:
     """Transposed weights, and for every line: gates of the input, gates of the state, the states, one more row."""
     _, batch, width = o.shape("x")
@@ -104,11 +114,10 @@ class _Layer:
         """All gates of sequence `b` at time `t`, then its new state."""
         x, line, n = self.operands["x"], self.line(b), self.hidden
         count = GATES[self.o.op.name] * n
-        lazy = self.o.op.name == "gru" and not self.o.linear_before_reset  # the last gate waits for the reset
         return seq(
             self.start(b, self.gates_x, 0), self.start(b, self.gates_h, 1),
             self.multiply(self.gates_x, b, self.wt, lambda k: read(x, t, b, k), 0, count),
-            self.multiply(self.gates_h, b, self.rt, lambda k: self.h[line, k], 0, count - n if lazy else count),
+            self.multiply(self.gates_h, b, self.rt, lambda k: self.h[line, k], 0, count - n if waits(self.o.op) else count),
             self.cells(b, t))
 
     def unit(self, b: Expr, j: Expr) -> Unit:
@@ -133,7 +142,7 @@ class _Layer:
         line, n = self.line(b), self.hidden
         unit = unit_of(self.o, self.functions)
         units = loop(n, lambda j: self.finish(b, t, j, unit(self.unit(b, j))), name="j")
-        if self.o.op.name != "gru" or self.o.linear_before_reset:
+        if not waits(self.o.op):
             return units
         keep = lambda j: self.functions[0](self.unit(b, j).sums[1]) * self.h[line, j]
         reset = loop(n, lambda j: write(self.extra, [line, j], keep(j)), name="j")
@@ -196,7 +205,7 @@ def _lines(s: _Layer, reverse: bool) -> Stmt:
     """One direction: for every sequence its first state, all steps, its last state."""
     steps, batch, width = s.operands["x"].shape
     n, d, lengths = s.hidden, s.direction, s.operands.get("lengths")
-    is_lstm = s.o.op.name == "lstm"
+    states = list(zip(states_of(s.o.op), (s.h, s.extra), s.outs[1:]))
 
     def initial(name: str, into: Buffer, b: Expr) -> Stmt:
         given = s.operands.get(name)
@@ -215,10 +224,8 @@ def _lines(s: _Layer, reverse: bool) -> Stmt:
         return loop(n, lambda j: write(y, [d, b, j], state[s.line(b), j]), name="j")
 
     def sequence(b: Expr) -> Stmt:
-        states = [(s.h, s.outs[1]), *([(s.extra, s.outs[2])] if is_lstm else [])]
-        return seq(initial("h0", s.h, b), *([initial("c0", s.extra, b)] if is_lstm else []),
-                   loop(steps, lambda k: at_time(b, k), name="t"),
-                   *(last(b, state, y) for state, y in states))
+        return seq(*(initial(name, state, b) for name, state, _ in states), loop(steps, lambda k: at_time(b, k), name="t"),
+                   *(last(b, state, y) for _, state, y in states))
 
     work = steps * GATES[s.o.op.name] * n * (width + n)
     return loop(batch, sequence, "parallel" if work >= PARALLEL_FROM else "serial", name="b")

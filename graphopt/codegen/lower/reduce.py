@@ -77,12 +77,15 @@ def arg_extreme(o: OpView, *i: Expr) -> Expr:
     return cast(reduce("max" if o.select_last else "min", [n], candidate), I64)
 
 
-@loops("cumsum", "cumprod")
+SCANS = {"cumsum": "sum", "cumprod": "prod"}  # what each combines with what went before
+
+
+@loops(*SCANS)
 def running(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
     """One pass along the axis for every line, in the order of the sum; lines are independent."""
     (x,), (y,) = ins, outs
     shape, axis = x.shape, o.axis
-    kind = "sum" if o.op.name == "cumsum" else "prod"
+    kind = SCANS[o.op.name]
     d = computed(x.dtype)
     n = shape[axis]
 

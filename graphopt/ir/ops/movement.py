@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.errors import IRError
 from graphopt.ir.dims import DimLike, Shape, ceil_div, dim_min, product
-from graphopt.ir.table import Operands, Trait, op
+from graphopt.ir.table import Operands, Trait, first_rows, op, rows_beside
 from graphopt.ir.types import I64, TensorType
 
 TO_THE_END = 2**31 - 1  # an end at or beyond this, as captures write "no end", is past any dim
@@ -34,7 +34,11 @@ def _show(dims: Sequence[DimLike]) -> str:
     return f"[{', '.join(map(str, dims))}]"
 
 
-@op("reshape(x: T; shape: dims) -> T", T="any", shape=_reshape_shape, traits=Trait.MOVEMENT | Trait.VIEW)
+def _reshape_rows(o: Operands) -> Sequence[int]:
+    return (0,) if o.shape and o.x.shape[:1] == o.shape[:1] else ()
+
+
+@op("reshape(x: T; shape: dims) -> T", T="any", shape=_reshape_shape, traits=Trait.MOVEMENT | Trait.VIEW, rows=_reshape_rows)
 def reshape(x, *, shape):
     """The elements of `x` in row-major order under another shape, which has as many of them."""
     return np.reshape(x, shape)
@@ -46,7 +50,19 @@ def _transpose_shape(o: Operands) -> Shape:
     return tuple(o.x.shape[p] for p in o.perm)
 
 
-@op("transpose(x: T; perm: ints) -> T", T="any", shape=_transpose_shape, traits=Trait.MOVEMENT)
+def _transpose_rows(o: Operands) -> Sequence[int]:
+    return (0,) if o.perm[:1] == (0,) else ()
+
+
+def _transpose_view(o: Operands, result: TensorType) -> int | None:
+    """Where every axis lies as it does in the operand, and neither has a halo or a pitch."""
+    here = o.x
+    same = tuple(o.perm[k] for k in result.storage_axes) == here.storage_axes
+    return 0 if same and sorted(here.storage) == sorted(result.storage) == sorted(here.static_shape) else None
+
+
+@op("transpose(x: T; perm: ints) -> T", T="any", shape=_transpose_shape, traits=Trait.MOVEMENT,
+    rows=_transpose_rows, view=_transpose_view)
 def transpose(x, *, perm):
     """Axes reordered: result axis i is axis perm[i] of `x`."""
     return np.transpose(x, perm)
@@ -64,7 +80,11 @@ def _expand_shape(o: Operands) -> Shape:
     return tuple(out)
 
 
-@op("expand(x: T; shape: dims) -> T", T="any", shape=_expand_shape, traits=Trait.MOVEMENT)
+def _expand_rows(o: Operands) -> Sequence[int]:
+    return (0,) if o.x.rank == len(o.shape) and o.x.shape[:1] == o.shape[:1] else ()
+
+
+@op("expand(x: T; shape: dims) -> T", T="any", shape=_expand_shape, traits=Trait.MOVEMENT, rows=_expand_rows)
 def expand(x, *, shape):
     """`x` broadcast to exactly `shape`: axes are added in front, and axes of 1 repeated."""
     return np.broadcast_to(x, shape)
@@ -111,7 +131,14 @@ def _slice_shape(o: Operands) -> Shape:
     return tuple(out)
 
 
-@op("slice(x: T; axes: ints, starts: dims, ends: dims, steps: ints) -> T", T="any", shape=_slice_shape, traits=Trait.MOVEMENT)
+def _slice_view(o: Operands, result: TensorType) -> int | None:
+    if o.x.layout is not None or result.layout is not None:
+        return None
+    return slice_offset(o.x.static_shape, result.static_shape, o.axes, o.starts, o.steps)
+
+
+@op("slice(x: T; axes: ints, starts: dims, ends: dims, steps: ints) -> T", T="any", shape=_slice_shape, traits=Trait.MOVEMENT,
+    rows=rows_beside, view=_slice_view)
 def slice_(x, *, axes, starts, ends, steps):
     """x[start:end:step] along each of `axes`, as numpy clamps it.
 
@@ -166,13 +193,17 @@ def _concat_shape(o: Operands) -> Shape:
     return tuple(out)
 
 
-@op("concat(xs*: T; axis: int) -> T", T="any", shape=_concat_shape, traits=Trait.MOVEMENT)
+def _concat_rows(o: Operands) -> Sequence[int]:
+    return range(len(o.types)) if o.axis != 0 else ()
+
+
+@op("concat(xs*: T; axis: int) -> T", T="any", shape=_concat_shape, traits=Trait.MOVEMENT, rows=_concat_rows)
 def concat(*xs, axis):
     """The operands one after the other along `axis`; their other dims are equal."""
     return np.concatenate(xs, axis)
 
 
-@op("join(xs*: T; axis: int) -> T", T="any", shape=_concat_shape, traits=Trait.MOVEMENT)
+@op("join(xs*: T; axis: int) -> T", T="any", shape=_concat_shape, traits=Trait.MOVEMENT, rows=_concat_rows)
 def join(*xs, axis):
     """`concat` whose operands lie in the result's memory already: nothing is copied."""
     return np.concatenate(xs, axis)
@@ -193,7 +224,7 @@ def _split_types(o: Operands) -> list[TensorType]:
     return [TensorType(o.x.dtype, tuple(d if i == o.axis else e for i, e in enumerate(o.x.shape))) for d in o.sizes]
 
 
-@op("split(x: T; axis: int, sizes: dims) -> (parts*: T)", T="any", types=_split_types, traits=Trait.MOVEMENT)
+@op("split(x: T; axis: int, sizes: dims) -> (parts*: T)", T="any", types=_split_types, traits=Trait.MOVEMENT, rows=rows_beside)
 def split(x, *, axis, sizes):
     """Consecutive parts of `x` along `axis`, of the given sizes, which add up to the whole."""
     if sum(sizes) != x.shape[axis]:
@@ -217,7 +248,12 @@ def _pad_shape(o: Operands) -> Shape:
     return out
 
 
-@op('pad(x: T, value?: T; pads: ints, mode: str = "constant") -> T', T="any", shape=_pad_shape, traits=Trait.MOVEMENT)
+def _pad_rows(o: Operands) -> Sequence[int]:
+    return (0,) if o.x.rank and o.pads[0] == o.pads[o.x.rank] == 0 else ()
+
+
+@op('pad(x: T, value?: T; pads: ints, mode: str = "constant") -> T', T="any", shape=_pad_shape, traits=Trait.MOVEMENT,
+    rows=_pad_rows)
 def pad(x, value=None, *, pads, mode):
     """`x` with elements added at the begin and end of each axis: pads = [begins..., ends...]; negative ones crop, first.
 
@@ -259,7 +295,8 @@ def _tile_shape(o: Operands) -> Shape:
     return tuple(d * r for d, r in zip(o.x.shape, o.repeats))
 
 
-@op("tile(x: T; repeats: ints) -> T", T="any", shape=_tile_shape, traits=Trait.MOVEMENT)
+@op("tile(x: T; repeats: ints) -> T", T="any", shape=_tile_shape, traits=Trait.MOVEMENT,
+    rows=lambda o: (0,) if o.repeats[:1] == (1,) else ())
 def tile(x, *, repeats):
     """`x` repeated whole, repeats[i] times along axis i."""
     return np.tile(x, repeats)
@@ -270,7 +307,7 @@ def _flip_shape(o: Operands) -> Shape:
     return o.x.shape
 
 
-@op("flip(x: T; axes: ints) -> T", T="any", shape=_flip_shape, traits=Trait.MOVEMENT)
+@op("flip(x: T; axes: ints) -> T", T="any", shape=_flip_shape, traits=Trait.MOVEMENT, rows=rows_beside)
 def flip(x, *, axes):
     """`x` reversed along each of `axes`."""
     return np.flip(x, axes)
@@ -307,13 +344,13 @@ def dims(*, values):
     return np.array(values, np.int64)
 
 
-@op("relayout(x: T) -> T", T="any", shape=lambda o: o.x.shape, traits=Trait.MOVEMENT)
+@op("relayout(x: T) -> T", T="any", shape=lambda o: o.x.shape, traits=Trait.MOVEMENT, rows=first_rows)
 def relayout(x):
     """`x`, laid out in memory as the result's type says."""
     return x
 
 
-@op("identity(x: any) -> any", types=lambda o: [o.x], traits=Trait.MOVEMENT | Trait.VIEW)
+@op("identity(x: any) -> any", types=lambda o: [o.x], traits=Trait.MOVEMENT | Trait.VIEW, rows=first_rows)
 def identity(x):
     """`x` itself, of whatever type."""
     return x

@@ -10,7 +10,7 @@ import numpy as np
 from graphopt.ir.dims import DimLike, Shape
 from graphopt.ir.graph import Builder, Op, Value
 from graphopt.ir.ops.windows import widest
-from graphopt.ir.table import Operands, Trait, broadcast_dims, decomposition, normalise_axis, op
+from graphopt.ir.table import Operands, Trait, broadcast_dims, decomposition, first_rows, normalise_axis, op, rows_beside
 from graphopt.ir.types import F32
 
 FLOATS = "f16|bf16|f32|f64"
@@ -52,7 +52,7 @@ def _shifted(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 @op("softmax(x: T; axis: int) -> T", T=FLOATS, shape=_along_axis, traits=Trait.COMPOSITE | Trait.REDUCTION,
-    operations=_few_operations(5))
+    operations=_few_operations(5), rows=rows_beside)
 def softmax(x, *, axis):
     """exp(x - max) / sum(exp(x - max)) along one axis. A slice that is all -inf gives NaN."""
     e = np.exp(_shifted(x, axis))
@@ -68,7 +68,7 @@ def _(b: Builder, op: Op) -> Value:
 
 
 @op("log_softmax(x: T; axis: int) -> T", T=FLOATS, shape=_along_axis, traits=Trait.COMPOSITE | Trait.REDUCTION,
-    operations=_few_operations(5))
+    operations=_few_operations(5), rows=rows_beside)
 def log_softmax(x, *, axis):
     """x - max - log(sum(exp(x - max))) along one axis."""
     shifted = _shifted(x, axis)
@@ -157,7 +157,7 @@ def _or_none(b: Builder, v: Value | None) -> Value | None:
 
 
 @op("layer_norm(x: T, scale?: T, bias?: T; axis: int, eps: float) -> T", T=FLOATS, shape=_tail_shape,
-    traits=Trait.COMPOSITE | Trait.REDUCTION, operations=_few_operations(8))
+    traits=Trait.COMPOSITE | Trait.REDUCTION, operations=_few_operations(8), rows=rows_beside)
 def layer_norm(x, scale=None, bias=None, *, axis, eps):
     """(x - mean) / sqrt(variance + eps) * scale + bias over the axes from `axis` to the last (Ba et al. 2016).
 
@@ -174,7 +174,7 @@ def _(b: Builder, op: Op) -> Value:
 
 
 @op("rms_norm(x: T, scale?: T; axis: int, eps: float) -> T", T=FLOATS, shape=_tail_shape,
-    traits=Trait.COMPOSITE | Trait.REDUCTION, operations=_few_operations(5))
+    traits=Trait.COMPOSITE | Trait.REDUCTION, operations=_few_operations(5), rows=rows_beside)
 def rms_norm(x, scale=None, *, axis, eps):
     """x / sqrt(mean(x*x) + eps) * scale over the axes from `axis` to the last (Zhang and Sennrich 2019)."""
     wide = widest(x)
@@ -200,7 +200,7 @@ def _group_norm_shape(o: Operands) -> Shape:
 
 
 @op("group_norm(x: T, scale?: T, bias?: T; groups: int, eps: float) -> T", T=FLOATS, shape=_group_norm_shape,
-    traits=Trait.COMPOSITE | Trait.REDUCTION, operations=_few_operations(8))
+    traits=Trait.COMPOSITE | Trait.REDUCTION, operations=_few_operations(8), rows=first_rows)
 def group_norm(x, scale=None, bias=None, *, groups, eps):
     """Standardise over the channels of each group and all spatial axes, then scale and shift by [C] (Wu and He 2018).
 

@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.ir.dims import DimLike
 from graphopt.ir.ops.numeric import lowest, widen
 from graphopt.ir.ops.windows import check_window, pad_spatial, positions, widest, window_counts, window_dims, windows
-from graphopt.ir.table import Operands, Trait, op
+from graphopt.ir.table import Operands, Trait, first_rows, op
 
 
 def _lead(o: Operands, spatial: int) -> int:
@@ -48,7 +48,7 @@ def _kernel_axes(kernel) -> tuple[int, ...]:
 
 
 @op("max_pool(x: T; kernel: ints, stride: ints, pad: ints, dilation: ints, ceil_mode: bool = false) -> T", T="number",
-    shape=_pool_shape, traits=Trait.REDUCTION, operations=_pool_operations)
+    shape=_pool_shape, traits=Trait.REDUCTION, operations=_pool_operations, rows=first_rows)
 def max_pool(x, *, kernel, stride, pad, dilation, ceil_mode):
     """The largest element of each window; padding never wins, NaN does (ONNX MaxPool, torch max_pool1d to 3d)."""
     values = widen(x)
@@ -74,7 +74,8 @@ def max_pool_indices(x, *, kernel, stride, pad, dilation, ceil_mode):
 
 
 @op("avg_pool(x: T; kernel: ints, stride: ints, pad: ints, dilation: ints, count_include_pad: bool, ceil_mode: bool = false, "
-    "divisor: int? = none) -> T", T="float", shape=_pool_shape, traits=Trait.REDUCTION, operations=_pool_operations)
+    "divisor: int? = none) -> T", T="float", shape=_pool_shape, traits=Trait.REDUCTION, operations=_pool_operations,
+    rows=first_rows)
 def avg_pool(x, *, kernel, stride, pad, dilation, count_include_pad, ceil_mode, divisor):
     """The sum of each window over its count: the elements inside the input, or with `count_include_pad` inside
     the declared padding as well (never what ceil_mode reaches beyond), or `divisor` where given. A window
@@ -120,7 +121,7 @@ def _each_cell(x: np.ndarray, output: tuple[int, ...], fill: Callable[[np.ndarra
 
 
 @op("adaptive_avg_pool(x: T; output: ints) -> T", T="float", shape=_adaptive_shape, traits=Trait.REDUCTION,
-    operations=lambda o, results: o.x.size)
+    operations=lambda o, results: o.x.size, rows=first_rows)
 def adaptive_avg_pool(x, *, output):
     """The mean of each of `output` cells per spatial axis, cell i from floor(i*in/out) to ceil((i+1)*in/out) (torch)."""
     lead = x.ndim - len(output)
@@ -134,7 +135,7 @@ def adaptive_avg_pool(x, *, output):
 
 
 @op("adaptive_max_pool(x: T; output: ints) -> (values: T, indices: i64)", T="number", shape=_adaptive_shape,
-    traits=Trait.REDUCTION, operations=lambda o, results: o.x.size)
+    traits=Trait.REDUCTION, operations=lambda o, results: o.x.size, rows=first_rows)
 def adaptive_max_pool(x, *, output):
     """The maximum of each cell (as in `adaptive_avg_pool`) and its flat index within the channel's plane; first of equals."""
     lead = x.ndim - len(output)

@@ -10,7 +10,7 @@ import numpy as np
 from graphopt.ir.dims import Shape
 from graphopt.ir.graph import Builder, Op, Value
 from graphopt.ir.ops.numeric import accumulator, highest, lowest, narrow, widen
-from graphopt.ir.table import Operands, Trait, decomposition, op, same_shape
+from graphopt.ir.table import Operands, Trait, decomposition, op, rows_beside, same_shape
 
 
 def _reduced(o: Operands) -> Shape:
@@ -27,7 +27,8 @@ def _reduction(name: str, dtypes: str, doc: str, f: Callable[..., np.ndarray], t
         return narrow(f(x, axis=axes, keepdims=keepdims), x.dtype)
 
     run.__doc__ = doc + " Over no axes it is `x` itself."
-    op(f"reduce_{name}(x: T; axes: ints, keepdims: bool = false) -> T", T=dtypes, shape=_reduced, traits=trait)(run)
+    op(f"reduce_{name}(x: T; axes: ints, keepdims: bool = false) -> T", T=dtypes, shape=_reduced, traits=trait,
+       rows=rows_beside)(run)
 
 
 def _sum(x: np.ndarray, **how: Any) -> np.ndarray:
@@ -106,14 +107,14 @@ def _arg(f: Callable[..., np.ndarray], x: np.ndarray, axis: int, keepdims: bool,
 
 
 @op("argmax(x: T; axis: int, keepdims: bool = false, select_last: bool = false) -> i64", T="number",
-    shape=_arg_shape, traits=Trait.REDUCTION)
+    shape=_arg_shape, traits=Trait.REDUCTION, rows=rows_beside)
 def argmax(x, *, axis, keepdims, select_last):
     """Index of the greatest along `axis`, the first of equals (or the last); NaN counts as the greatest."""
     return _arg(np.argmax, x, axis, keepdims, select_last)
 
 
 @op("argmin(x: T; axis: int, keepdims: bool = false, select_last: bool = false) -> i64", T="number",
-    shape=_arg_shape, traits=Trait.REDUCTION)
+    shape=_arg_shape, traits=Trait.REDUCTION, rows=rows_beside)
 def argmin(x, *, axis, keepdims, select_last):
     """Index of the least along `axis`, the first of equals (or the last); NaN counts as the least."""
     return _arg(np.argmin, x, axis, keepdims, select_last)

@@ -236,7 +236,8 @@ def _det_shape(o: Operands) -> Shape:
 
 
 @op("det(x: T) -> T", T="f16|bf16|f32|f64", shape=_det_shape, traits=Trait.REDUCTION,
-    operations=lambda o, results: results[0].size * o.x.shape[-1] * o.x.shape[-1] * o.x.shape[-1])
+    operations=lambda o, results: results[0].size * o.x.shape[-1] * o.x.shape[-1] * o.x.shape[-1],
+    rows=lambda o: (0,) if o.x.rank > 2 else ())
 def det(x):
     """The determinant of each matrix [..., M, M]; 1 for M = 0. Computed in f64."""
     return np.asarray(np.linalg.det(x.astype(np.float64))).astype(x.dtype)
