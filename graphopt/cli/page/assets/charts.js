@@ -20,6 +20,22 @@ function chart(host, toolbar, draw, legend, height) {
   return again;
 }
 
+/** The line above a drawing: its name, what it says in words, and what else is to stand there. */
+function toolbar(title, words, ...more) {
+  return el("div", {class: "toolbar"}, el("strong", {}, title), el("span", {class: "muted"}, words), ...more);
+}
+
+/** The empty svg of a drawing; `label` is for those who do not see it. */
+function drawingOf(width, height, name, label, attributes) {
+  return svg("svg", {width, height, class: name, role: "img", "aria-label": label, ...attributes});
+}
+
+/** A label cut to the letters that `width` pixels hold; empty where that are fewer than `least`. */
+function cut(label, width, least) {
+  const fits = Math.floor((width - 8) / 6.6);
+  return fits < least ? "" : label.length > fits ? label.slice(0, Math.max(fits - 1, 1)) + "…" : label;
+}
+
 /** Round steps for an axis from 0 to `most`, about `wanted` of them. */
 function ticks(most, wanted, base = 10) {
   if (!(most > 0)) return [0];
@@ -29,14 +45,18 @@ function ticks(most, wanted, base = 10) {
   return Array.from({length: Math.floor(most / step + 1e-9) + 1}, (_, k) => k * step);
 }
 
-/** A line of what the colours mean, for the kinds that occur. */
-function legend(kinds) {
+/** A line of what the colours mean, for the kinds that occur, and more entries behind them. */
+function legend(kinds, ...more) {
   return el(
     "div",
     {class: "legend"},
-    [...new Set(kinds)].sort().map((k) => el("span", {}, el("i", {class: "dot k-" + k}), k)),
+    [...new Set(kinds)].sort().map((k) => entry("dot k-" + k, k)),
+    ...more,
   );
 }
+
+/** An entry of a legend: a mark, and what it means. */
+const entry = (mark, words) => el("span", {}, el("i", {class: mark}), words);
 
 const opOfStep = (step) => model.view(model.passes[model.last].snapshot).byNumber.get(model.data.steps[step].op);
 const kindOfStep = (step) => {

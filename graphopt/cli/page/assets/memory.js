@@ -7,21 +7,13 @@ const memoryPlan = {
     const words = m.size
       ? `arena ${bytes(m.size)}, ${spare < 0.0005 ? "as small as any plan can be" : `${percent(spare)} above what lives at once`}; weights ${bytes(m.weights)}`
       : `no arena is needed; weights ${bytes(m.weights)}`;
-    const bar = el("div", {class: "toolbar"}, el("strong", {}, "Memory"), el("span", {class: "muted"}, words));
     this.again = chart(
       host,
-      bar,
+      toolbar("Memory", words),
       (w, h) => this.draw(w, h),
-      el(
-        "div",
-        {class: "legend"},
-        legend(m.blocks.map((b) => kindOfStep(Math.min(b[0], m.steps - 1)))).childNodes.length
-          ? [
-              ...legend(m.blocks.filter((b) => b[5] !== null).map((b) => kindOfStep(b[0]))).childNodes,
-              el("span", {}, el("i", {class: "dot k-scratch"}), "scratch of a kernel"),
-              el("span", {}, el("i", {class: "rule"}), "live at once"),
-            ]
-          : "",
+      legend(
+        m.blocks.filter((b) => b[5] !== null).map((b) => kindOfStep(b[0])),
+        m.blocks.length > 0 && [entry("dot k-scratch", "scratch of a kernel"), entry("rule", "live at once")],
       ),
     );
   },
@@ -38,13 +30,7 @@ const memoryPlan = {
       n = Math.max(m.steps, 1);
     const x = (step) => left + (w * step) / n,
       y = (offset) => top + h * (1 - offset / most);
-    const drawing = svg("svg", {
-      width,
-      height,
-      class: "memory",
-      role: "img",
-      "aria-label": "Lifetimes of tensors against their offsets in the arena",
-    });
+    const drawing = drawingOf(width, height, "memory", "Lifetimes of tensors against their offsets in the arena");
     for (const t of ticks(most, 6, 2)) {
       drawing.append(
         svg("line", {x1: left, x2: width - right, y1: y(t), y2: y(t), class: "grid"}),
@@ -82,9 +68,8 @@ const memoryPlan = {
           rx: Math.min(2, (lo - hi) / 3),
         }),
       );
-      const fits = Math.floor((b - a - 8) / 6.6);
-      if (name && fits > 3 && lo - hi > 13)
-        box.append(svg("text", {x: a + 4, y: (hi + lo) / 2 + 4}, name.length > fits ? name.slice(0, fits - 1) + "…" : name));
+      const label = name && lo - hi > 13 && cut(name, b - a, 4);
+      if (label) box.append(svg("text", {x: a + 4, y: (hi + lo) / 2 + 4}, label));
       drawing.append(box);
     }
     let line = "";

@@ -10,15 +10,12 @@ const roofline = {
     const words = p.peaks
       ? `kernels could take ${seconds(least)} by this machine's peaks, and take ${seconds(model.total)}: ${percent(least / model.total)} of the roofline`
       : "this machine's peaks are not known";
-    const bar = el("div", {class: "toolbar"}, el("strong", {}, "Roofline"), el("span", {class: "muted"}, words));
     this.again = chart(
       host,
-      bar,
+      toolbar("Roofline", words),
       (w, h) => this.draw(w, h),
-      el(
-        "div",
-        {class: "legend"},
-        ...legend(this.points.map((q) => kindOfStep(q.step))).childNodes,
+      legend(
+        this.points.map((q) => kindOfStep(q.step)),
         el("span", {class: "muted"}, "a dot's area is its share of the call"),
         p.peaks &&
           this.points.some((q) => q.y > 1.02 * p.peaks.rates.fma) &&
@@ -63,13 +60,7 @@ const roofline = {
       least = Math.min(Math.log10(Math.max(Math.min(...ys, 1e9), 1e6)), most - 2) - 0.15;
     const x = (v) => left + (w * (Math.log10(v) - low)) / (high - low),
       y = (v) => top + h * (1 - (Math.log10(v) - least) / (most - least));
-    const drawing = svg("svg", {
-      width,
-      height,
-      class: "roofline",
-      role: "img",
-      "aria-label": "Roofline of the kernels; the Kernels table has the numbers",
-    });
+    const drawing = drawingOf(width, height, "roofline", "Roofline of the kernels; the Kernels table has the numbers");
     for (let e = Math.ceil(low); e <= high; e++)
       drawing.append(
         svg("line", {x1: x(10 ** e), x2: x(10 ** e), y1: top, y2: top + h, class: "grid"}),

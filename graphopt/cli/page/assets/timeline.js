@@ -25,11 +25,9 @@ const timeline = {
       },
       "whole call",
     );
-    const bar = el(
-      "div",
-      {class: "toolbar"},
-      el("strong", {}, "One call"),
-      el("span", {class: "muted"}, callWords() + ", laid end to end"),
+    const bar = toolbar(
+      "One call",
+      callWords() + ", laid end to end",
       el("span", {class: "spacer"}),
       el(
         "span",
@@ -60,12 +58,9 @@ const timeline = {
       el(
         "div",
         {},
-        el(
-          "div",
-          {class: "legend"},
-          ...legend(rows.map((_, k) => kindOfStep(k))).childNodes,
-          floors &&
-            el("span", {}, el("i", {class: "halves"}), "full colour: the floor, by this machine's peaks; faint: above it"),
+        legend(
+          rows.map((_, k) => kindOfStep(k)),
+          floors && entry("halves", "full colour: the floor, by this machine's peaks; faint: above it"),
         ),
         below,
       ),
@@ -156,12 +151,7 @@ const timeline = {
     const levels = this.groups.length,
       tall = 26;
     const x = (t) => left + (w * (t / this.total - this.from)) / (this.to - this.from);
-    const drawing = svg("svg", {
-      width,
-      height,
-      class: "timeline",
-      role: "img",
-      "aria-label": "Timeline of one call; the Kernels table has the numbers",
+    const drawing = drawingOf(width, height, "timeline", "Timeline of one call; the Kernels table has the numbers", {
       onwheel: (e) => {
         if (!e.ctrlKey && Math.abs(e.deltaX) < Math.abs(e.deltaY) && !e.shiftKey) {
           e.preventDefault();
@@ -187,16 +177,8 @@ const timeline = {
         attributes,
         svg("rect", {x: a, y: top + row * (tall + 3), width: Math.max(b - a - 0.6, 0.6), height: size, rx: 2}),
       );
-      const fits = Math.floor((b - a - 8) / 6.6);
-      if (label && fits >= Math.min(label.length, 6)) {
-        g.append(
-          svg(
-            "text",
-            {x: a + 5, y: top + row * (tall + 3) + Math.min(size, tall) / 2 + 4},
-            label.length > fits ? label.slice(0, Math.max(fits - 1, 1)) + "…" : label,
-          ),
-        );
-      }
+      const words = label && cut(label, b - a, Math.min(label.length, 6));
+      if (words) g.append(svg("text", {x: a + 5, y: top + row * (tall + 3) + Math.min(size, tall) / 2 + 4}, words));
       return g;
     };
     this.groups.forEach((runs, row) =>
