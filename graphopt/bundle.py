@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,12 @@ from graphopt.runtime.executable import OutputSpec
 from graphopt.runtime.model import Spec
 from graphopt.static import Compiled, compile_static, decisions, statistics
 
-Shapes = Mapping[str, tuple[int, ...]]
+
+class Case(NamedTuple):
+    """What a program is made for: the shapes of all inputs, and the values of those that shape the program."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Bundle:
@@ -39,9 +45,9 @@ class Bundle:
         """Where the weights of further programs for this target belong."""
         return self._blocks.setdefault(target.cpu, WeightBlock())
 
-    def add(self, d: Compiled, target: Any) -> dict[str, Any]:
-        """Add a program, which was planned in the block of its target, or is the target's first; what the manifest says of
-        it. ArtifactError where it cannot stand alone."""
+    def add(self, d: Compiled, target: Any, values: Mapping[str, np.ndarray] = MappingProxyType({})) -> dict[str, Any]:
+        """Add a program, which was planned in the block of its target, or is the target's first, and is for these values of
+        control inputs; what the manifest says of it. ArtifactError where it cannot stand alone."""
         why = why_no_artifact(d)
         if why is not None:
             raise ArtifactError(f"the program cannot be saved: {why}")
@@ -60,6 +66,8 @@ class Bundle:
                 "inputs": [list(v.static_shape) for v in d.graph.inputs], "outputs": [saved.output_json(o) for o in outputs],
                 "stats": statistics(d), "decisions": decisions(d, target),
                 "tuning": {"mode": d.tune, "records": state(d.records, _record_keys(d, target))}}
+        if values:
+            said["values"] = {name: np.ascontiguousarray(x).tobytes().hex() for name, x in values.items()}
         self.programs.append(said)
         return said
 
@@ -84,14 +92,14 @@ class Bundle:
             raise ArtifactError(f"cannot be written: {e.strerror}", where=str(path)) from e
 
 
-def build(graph: Graph, inputs: Sequence[Spec], bundle: Bundle, target: Any, shapes: Sequence[Shapes], *,
+def build(graph: Graph, inputs: Sequence[Spec], bundle: Bundle, target: Any, cases: Sequence[Case], *,
           validate: bool = False, tune: str | None = None, records: Records | None = None,
           done: Callable[[Mapping[str, Any]], None] = lambda said: None) -> None:
-    """Compile a captured model for a target and each of the shapes, and add the programs. `done` hears of each."""
-    for given in shapes:
-        static_graph, block = specialise_checked(graph, inputs, given, {}), bundle.block(target)
+    """Compile a captured model for a target and each of the cases, and add the programs. `done` hears of each."""
+    for shapes, values in cases:
+        static_graph, block = specialise_checked(graph, inputs, shapes, values), bundle.block(target)
         compiled = compile_static(static_graph, target, validate, tune, records, block)
-        done(bundle.add(compiled, target))
+        done(bundle.add(compiled, target, values))
 
 
 def why_no_artifact(d: Compiled) -> str | None:
@@ -132,4 +140,4 @@ def _record_keys(d: Compiled, target: Any) -> list[str]:
     return [record_key(target.name, target.threads, key) for key, picks in d.program.picks.values() if picks.open]
 
 
-__all__ = ["Bundle", "Shapes", "build", "made_by", "why_no_artifact"]
+__all__ = ["Bundle", "Case", "build", "made_by", "why_no_artifact"]

@@ -225,7 +225,7 @@ class CompiledModel(Model):
                           lambda: self._compile(shapes, values), compiled)
         if key and not self._missing and self._storable() and bundle.why_no_artifact(compiled) is None:
             made = bundle.Bundle(self._interface())
-            made.add(compiled, self.target)
+            made.add(compiled, self.target, values)
             stored = programs.keep(key, made.manifest(), made.files(), self._external())
             if stored:  # from here on as if it had come from there: the weights are held once, by the file
                 details._compiled = None
@@ -262,6 +262,10 @@ class CompiledModel(Model):
 
     def _interface(self) -> dict[str, Any]:
         return model_interface(self.inputs, self.outputs, self._control, self._ranges, self._structure)
+
+    def _values(self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+        """What the keys of programs hold, as arrays."""
+        return {s.name: np.frombuffer(values[s.name], s.numpy).reshape(shapes[s.name]) for s in self.inputs if s.name in values}
 
     def _external(self) -> list[Any]:
         return list(self._recipe.graph.metadata.get("external", ()))
@@ -345,26 +349,25 @@ class CompiledModel(Model):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model as a folder that `graphopt.load` runs without the compiler; one that is there is replaced.
 
-        Of a model with symbolic dims it holds the programs for the shapes that it was called with (the latest
-        `max_specialisations` of them), their weights once. Raises ArtifactError where a program cannot stand alone or the
-        folder cannot be written.
+        Of a model with symbolic dims, or with inputs whose values shape the program, it holds the programs for the shapes and
+        values that it was called with (the latest `max_specialisations` of them), their weights once. Raises ArtifactError
+        where a program cannot stand alone or the folder cannot be written.
         """
         from graphopt import bundle
 
         where, made = str(path), bundle.Bundle(self._interface())
-        if self._control:
-            raise ArtifactError(f"the values of {', '.join(self._control)} shape the program, which a saved one is not made for",
-                                where=where, hint="Make them constants of the model")
         try:
             if self._only is not None:
                 made.add(self._details(), self.target)
             else:
-                shapes = self._programs.shapes()
-                if not shapes:
-                    raise ArtifactError("the model has symbolic dims, and no program yet", where=where,
-                                        hint="Call it with inputs of every shape that is wanted, or use graphopt-build")
+                cases = [bundle.Case(shapes, self._values(shapes, values)) for shapes, values in self._programs.cases()]
+                if not cases:
+                    why, what = ("symbolic dims", "shape") if not self._control else (
+                        f"inputs whose values shape the program ({', '.join(self._control)})", "shape and value")
+                    raise ArtifactError(f"the model has {why}, and no program yet", where=where,
+                                        hint=f"Call it with inputs of every {what} that is wanted, or use graphopt-build")
                 recipe = self._recipe
-                bundle.build(recipe.graph, self.inputs, made, self.target, shapes, validate=recipe.validate, tune=recipe.tune,
+                bundle.build(recipe.graph, self.inputs, made, self.target, cases, validate=recipe.validate, tune=recipe.tune,
                              records=recipe.records)
         except ArtifactError as e:
             raise e if e.where else ArtifactError(e.what, where=where, hint=e.hint) from e

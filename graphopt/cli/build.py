@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 from graphopt.cli.completion import add_completion
 from graphopt.cli.entries import HELP, parse
-from graphopt.cli.models import FORMS, UsageError
+from graphopt.cli.models import FORMS, UsageError, parse_value
 from graphopt.cli.running import CODES, run
 from graphopt.errors import ArtifactError, TargetError
 from graphopt.records import MODES
@@ -22,6 +23,7 @@ EXAMPLES = """examples:
   graphopt-build net.onnx --target x86:haswell --target x86:skylake-avx512 --target x86:znver4
   graphopt-build net.onnx --shape images=1x3x224x224 --shape images=8x3x224x224 -o net.gopt
   graphopt-build text.onnx --shape ids=1x16..128:16 --threads 4
+  graphopt-build speech.onnx --shape x=1x576 --value rate=16000
   graphopt-build mypackage.nets:small --tune fast --json
 """
 
@@ -39,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
                              "several times, each machine takes the code that uses most of it")
     parser.add_argument("--shape", action="append", default=[], metavar="INPUT=DxDx...",
                         help="a shape, or range of them, to make programs for (see below)")
+    parser.add_argument("--value", action="append", default=[], metavar="INPUT=N,...",
+                        help="a value to make programs for, of an input whose value shapes them (see below)")
     parser.add_argument("--threads", type=int, metavar="N", help="of a call (default: the cores that this process may use)")
     parser.add_argument("--tune", choices=MODES, help="measure candidates for the parameters of kernels on this machine first")
     parser.add_argument("--tuning", metavar="FILE", help="the records of what was measured, in place of $GRAPHOPT_TUNING")
@@ -63,6 +67,10 @@ def _main(args: argparse.Namespace) -> None:
 def _build(args: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     shapes = [s for text in args.shape for s in parse(text)]
+    try:
+        values = [parse_value(text) for text in args.value]
+    except ValueError as e:
+        raise UsageError(f"--value {e}: write INPUT=3 or INPUT=3,4") from None
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads}: at least 1")
     output = args.output or Path(f"{Path(args.model.partition(':')[2] or args.model).stem}.gopt")
@@ -70,7 +78,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     targets = _targets(args)
 
     from graphopt.bundle import Bundle, build
-    from graphopt.cli.entries import entries
+    from graphopt.cli.entries import cases
     from graphopt.cli.models import capture_model
     from graphopt.pipeline import specs
     from graphopt.records import Records
@@ -79,11 +87,9 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     records = Records.load(args.tuning, to_write=args.tune is not None)
     graph = capture_model(args.model, {})
     inputs, outputs = specs(graph)
-    if control := graph.metadata.get("control_inputs"):
-        raise ArtifactError(f"the values of {', '.join(control)} shape the program, which an artifact is not made for",
-                            where=args.model, hint="Make them constants of the model")
-    wanted = entries(graph, inputs, shapes)
-    bundle = Bundle(model_interface(inputs, outputs, (), graph.metadata.get("dim_ranges", {}), graph.metadata.get("call")))
+    wanted = cases(graph, inputs, shapes, values)
+    control = graph.metadata.get("control_inputs", ())
+    bundle = Bundle(model_interface(inputs, outputs, control, graph.metadata.get("dim_ranges", {}), graph.metadata.get("call")))
 
     from tqdm import tqdm
 
@@ -92,7 +98,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
             bar.set_description(target.name)
             build(graph, inputs, bundle, target, wanted, tune=args.tune, records=records, done=lambda said: bar.update())
     bundle.save(output)
-    return _summary(output, bundle, [s.name for s in inputs], time.perf_counter() - start)
+    return _summary(output, bundle, wanted, time.perf_counter() - start)
 
 
 def _check_output(path: Path) -> None:
@@ -122,14 +128,16 @@ def _targets(args: argparse.Namespace) -> list[Any]:
     return list(found.values())
 
 
-def _summary(path: Path, bundle: Any, names: Sequence[str], seconds: float) -> dict[str, Any]:
+def _summary(path: Path, bundle: Any, cases: Sequence[Any], seconds: float) -> dict[str, Any]:
     from graphopt.runtime.artifact import MANIFEST
 
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     sizes = {name: f["bytes"] for name, f in manifest["files"].items()}
-    programs = [{"target": p["target"], "inputs": dict(zip(names, p["inputs"])), "threads": p["threads"], "code": p["code"],
-                 "code_bytes": sizes[p["code"]], "weights": p["weights"], **{k: p["stats"][k] for k in (
-                     "kernels", "calls", "operations", "arena_bytes", "from_cache", "seconds")}} for p in bundle.programs]
+    programs = [{"target": p["target"], "inputs": {name: list(shape) for name, shape in case.shapes.items()},
+                 **({"values": {name: x.tolist() for name, x in case.values.items()}} if case.values else {}),
+                 "threads": p["threads"], "code": p["code"], "code_bytes": sizes[p["code"]], "weights": p["weights"],
+                 **{k: p["stats"][k] for k in ("kernels", "calls", "operations", "arena_bytes", "from_cache", "seconds")}}
+                for p, case in zip(bundle.programs, itertools.cycle(cases))]  # the same cases for every target
     return {"path": str(path), "format": manifest["format"], "bytes": sum(sizes.values()), "files": sizes, "programs": programs,
             "seconds": seconds}
 
@@ -138,13 +146,21 @@ def _text(summary: Mapping[str, Any]) -> str:
     """The summary for people."""
     programs, sizes = summary["programs"], summary["files"]
     weights = sum(sizes[name] for name in {p["weights"] for p in programs})
-    rows = [(p["target"], ",".join(f"{n}={'x'.join(map(str, s))}" for n, s in p["inputs"].items()), f"{p['kernels']} kernels",
+    rows = [(p["target"], _case(p), f"{p['kernels']} kernels",
              f"arena {_size(p['arena_bytes'])}", f"code {_size(p['code_bytes'])}", f"{sum(p['seconds'].values()):.1f} s")
             for p in programs]
     widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
     lines = [f"{summary['path']}: {len(programs)} program{'s' * (len(programs) > 1)}, {_size(summary['bytes'])} "
              f"(weights {_size(weights)}), {summary['seconds']:.1f} s"]
     return "\n".join([*lines, *("  " + "  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows)])
+
+
+def _case(program: Mapping[str, Any]) -> str:
+    """As --shape and --value take it."""
+    values = program.get("values", {})
+    shapes = ",".join(f"{n}={'x'.join(map(str, s))}" for n, s in program["inputs"].items() if n not in values)
+    numbers = {n: ",".join(map(str, x if isinstance(x, list) else [x])) for n, x in values.items()}
+    return " ".join([shapes, *(f"{n}={text}" for n, text in numbers.items())]).lstrip()
 
 
 def _size(n: int) -> str:

@@ -1,15 +1,16 @@
-"""What graphopt-build's --shape means: `ids=1x16..128:16,mask=1x16..128:16` as one set of shapes for every size."""
+"""What graphopt-build's --shape means: `ids=1x16..128:16,mask=1x16..128:16` as one set of shapes for every size; and --value."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from graphopt.cli.models import UsageError
+from graphopt.cli.models import UsageError, value_array
 
 if TYPE_CHECKING:
+    from graphopt.bundle import Case
     from graphopt.ir import Graph
     from graphopt.runtime.model import Spec
 
@@ -22,7 +23,12 @@ HELP = """--shape INPUT=SIZExSIZEx...[,INPUT=...]   one program for each size; m
   ids=1x16..128:16                       eight, for 16, 32, 48, ... 128 tokens
   ids=1x16..128:16,mask=1x16..128:16     eight: equal ranges of one --shape go together
   a=1..2x8,b=16x1..4                     eight: other ranges are combined
-Inputs whose free dims follow from those given need not be named."""
+Inputs whose free dims follow from those given need not be named.
+
+--value INPUT=NUMBER[,NUMBER...]   of an input whose value shapes the program (a sampling rate, axes, sizes)
+  rate=16000                             programs for that value, which calls must then give
+  rate=8000 and, again, rate=16000       programs for both, with every shape; other inputs' values are combined
+  axes=0,                                a list of one number"""
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)(?::(\d+))?")
 
@@ -77,6 +83,27 @@ def entries(graph: Graph, inputs: Sequence[Spec], given: Sequence[Shapes]) -> li
     return list(made.values())
 
 
+def cases(graph: Graph, inputs: Sequence[Spec], shapes: Sequence[Shapes],
+          values: Sequence[tuple[str, float | list[float]]]) -> list[Case]:
+    """The same with the values of inputs that shape programs: every set of values with every set of shapes."""
+    from graphopt.bundle import Case
+
+    given: dict[str, dict[bytes, Any]] = {}
+    for name, value in values:
+        array = value_array(graph, name, value)
+        given.setdefault(name, {})[array.tobytes() + bytes(array.shape)] = array
+    if lacking := [name for name in graph.metadata.get("control_inputs", ()) if name not in given]:
+        raise UsageError(f"the value of {', '.join(lacking)} shapes the program: give --value {lacking[0]}=...")
+    made = []
+    for chosen in itertools.product(*(arrays.values() for arrays in given.values())):
+        bound = dict(zip(given, chosen))
+        sizes = {name: array.shape for name, array in bound.items()}
+        made += [Case(found, bound) for found in entries(graph, inputs, [s | sizes for s in shapes or [{}]])]
+    if len(made) > LIMIT:
+        raise _too_many(len(made), "--shape and --value")
+    return made
+
+
 def _complete(graph: Graph, inputs: Sequence[Spec], shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
     from graphopt.ir.dims import Dim, substitute
     from graphopt.ir.types import TensorType
@@ -116,4 +143,4 @@ def _like(s: Spec) -> str:
     return "x".join("1" if isinstance(d, str) else str(d) for d in s.shape) if s.shape is not None else "..."
 
 
-__all__ = ["HELP", "LIMIT", "Shapes", "entries", "parse"]
+__all__ = ["HELP", "LIMIT", "Shapes", "cases", "entries", "parse"]

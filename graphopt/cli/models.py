@@ -142,18 +142,35 @@ def bind_values(graph: Graph, shapes: Mapping[str, tuple[int, ...]], values: Map
     """The graph with those input values known that shape the program."""
     if not values:
         return graph
+    return graph.metadata["recapture"](shapes, {name: value_array(graph, name, value) for name, value in values.items()})
+
+
+def value_array(graph: Graph, name: str, value: float | list[float]) -> Any:
+    """The value that an input is given on the command line, as an array. UsageError where the input takes no such value."""
     import numpy as np
 
     from graphopt.ir.types import TensorType
 
     shaping = graph.metadata.get("control_inputs", ())
-    arrays = {}
-    for name, value in values.items():
-        if name not in shaping:
-            raise UsageError(f"--value {name}: {'only ' + ', '.join(shaping) if shaping else 'no input'} shapes this program")
-        t = graph.inputs[input_names(graph).index(name)].type
-        arrays[name] = np.asarray(value, t.dtype.numpy if isinstance(t, TensorType) else None)
-    return graph.metadata["recapture"](shapes, arrays)
+    if name not in shaping:
+        raise UsageError(f"--value {name}: {'only ' + ', '.join(shaping) if shaping else 'no input'} shapes this program")
+    t = graph.inputs[input_names(graph).index(name)].type
+    assert isinstance(t, TensorType)  # nothing else shapes a program
+    given = np.asarray(value)
+    text = f"--value {name}={','.join(map(str, given.ravel().tolist()))}"
+    known = t.shape
+    if known is not None and (len(known) != given.ndim or any(isinstance(d, int) and d != n for d, n in zip(known, given.shape))):
+        raise UsageError(f"{text}: the input is {t}; write one number for a scalar, and with commas for a list ({name}=3, is one "
+                         "of one)")
+    try:
+        with np.errstate(all="ignore"):
+            made = given.astype(t.dtype.numpy)
+        fits = np.array_equal(made.astype(given.dtype), given) or t.dtype.is_float
+    except (OverflowError, ValueError, TypeError):
+        fits = False
+    if not fits:
+        raise UsageError(f"{text}: the input is {t}, which has no such number")
+    return made
 
 
 def input_names(graph: Graph) -> list[str]:
@@ -184,4 +201,4 @@ def read_inputs(path: str, graph: Graph) -> list[Any]:
 
 
 __all__ = ["FORMS", "NothingFound", "UsageError", "bind_values", "capture_model", "input_names", "is_crash", "parse_shape",
-           "parse_value", "read_inputs"]
+           "parse_value", "read_inputs", "value_array"]

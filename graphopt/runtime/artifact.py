@@ -11,13 +11,15 @@ the folder, and the digest (`graphopt.store.digest`) of all that this machine wo
 the weights for other CPUs. No Python runs from it. `graphopt.runtime.saving` writes it.
 
 The format's number is that of the oldest reader that reads it: a reader takes its own major number and minor ones up to its
-own, and refuses others by name. 1.0 had a single program, with its files beside the manifest.
+own, and refuses others by name. 1.0 had a single program, with its files beside the manifest; 1.1 had none for certain values
+of inputs, and is still what is written without them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -29,13 +31,18 @@ from graphopt import store
 from graphopt.errors import ArtifactError
 from graphopt.runtime.machine import missing
 
-FORMAT = (1, 1)
+FORMAT = (1, 2)
 MANIFEST, MANIFEST_DIGEST, RUNTIME = "manifest.json", "manifest.sha256", "libgraphopt.so"
 # Bytes of an element by numpy's and ml_dtypes' names.
 ITEMSIZES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
              "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16, "int4": 1, "uint4": 1,
              "int2": 1, "uint2": 1, "float4_e2m1fn": 1, "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1,
              "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1}
+
+# The formats of structs and memoryviews by dtype; others (f16, bf16, 8-bit floats, complex) have none.
+ITEM_FORMATS = {"bool": "?", "int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I", "int64": "q",
+                "uint64": "Q", "float32": "f", "float64": "d"}
+VALUES_SHOWN = 8
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -52,6 +59,7 @@ class Program(NamedTuple):
     arena: int
     inputs: Shapes
     outputs: tuple[tuple[tuple[int, ...], str], ...]  # shape, and numpy's or ml_dtypes' name of the dtype
+    values: Mapping[str, bytes]  # of the inputs whose values shape it: the elements, row-major and little-endian
     said: Mapping[str, Any]  # of it in the manifest: stats, decisions, tuning
 
 
@@ -70,8 +78,6 @@ def load(path: str | os.PathLike[str], *, numpy: bool = True) -> Any:
     imports the compiler or a framework. Raises ArtifactError where the folder is damaged, too new, or made for other machines.
     """
     found = read(Path(path))
-    if control := found.manifest.get("control_inputs"):
-        raise ArtifactError(f"its programs are for certain values of {', '.join(control)}", where=str(path))
     if not numpy:
         from graphopt.runtime.buffers import BufferModel
 
@@ -97,6 +103,25 @@ def just_written(path: Path) -> Artifact:
     """The folder that this process has made a moment ago for this machine, unchecked."""
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     return Artifact(path, manifest, [_program(p) for p in manifest["programs"]])
+
+
+def format_of(manifest: Mapping[str, Any]) -> tuple[int, int]:
+    """The number of the oldest reader that reads an artifact which is written now."""
+    return FORMAT if manifest.get("control_inputs") else (1, 1)
+
+
+def values_text(values: Mapping[str, bytes], dtypes: Mapping[str, str]) -> str:
+    """The first elements as graphopt-build's --value takes them: `rate=16000 axes=0,1`. Those of dtypes that memoryviews do not
+    know are hexadecimal."""
+    return " ".join(f"{name}={_elements(data, dtypes[name])}" for name, data in values.items())
+
+
+def _elements(data: bytes, dtype: str) -> str:
+    kind = ITEM_FORMATS.get(dtype)
+    if kind is None:
+        return data[:VALUES_SHOWN].hex() + ("..." if len(data) > VALUES_SHOWN else "")
+    elements = memoryview(data).cast(kind)  # type: ignore[call-overload]
+    return ",".join(map(str, elements[:VALUES_SHOWN].tolist())) + (",..." if len(elements) > VALUES_SHOWN else "")
 
 
 def _check_manifest(digest: Path, text: bytes, where: str) -> None:
@@ -163,6 +188,9 @@ def _check_form(manifest: Mapping[str, Any], programs: Sequence[Program]) -> Non
         raise ValueError("it has no program")
     if not isinstance(manifest["runtime"], str):
         raise ValueError("runtime")
+    control = set(manifest.get("control_inputs", ()))
+    if lost := control - {s["name"] for s in inputs}:
+        raise ValueError(f"control inputs {sorted(lost)}")
     for p in programs:
         if len(p.inputs) != len(inputs) or len(p.outputs) != len(outputs):
             raise ValueError(f"program {p.code} has {len(p.inputs)} inputs and {len(p.outputs)} outputs")
@@ -170,6 +198,10 @@ def _check_form(manifest: Mapping[str, Any], programs: Sequence[Program]) -> Non
             dims = shape if s["shape"] is None else s["shape"]
             if len(dims) != len(shape) or any(isinstance(d, int) and d != n for d, n in zip(dims, shape)):
                 raise ValueError(f"program {p.code} does not take input {s['name']}")
+            if s["name"] in control and len(p.values.get(s["name"], b"")) != math.prod(shape) * ITEMSIZES[s["numpy"]]:
+                raise ValueError(f"program {p.code} does not say for which value of {s['name']} it is")
+        if p.values.keys() - control:
+            raise ValueError(f"program {p.code} is for values of {sorted(p.values.keys() - control)}")
 
 
 def _for_this_machine(programs: Sequence[Program], where: str) -> list[Program]:
@@ -217,7 +249,8 @@ def _program(p: Mapping[str, Any]) -> Program:
         raise ValueError(f"program {texts}")
     threads, arena = _count(p["threads"]), _count(p["arena"])
     return Program(p["target"], tuple(p["features"]), p["code"], p["weights"], p["entry"], max(threads, 1), arena,
-                   tuple(_shape(s) for s in p["inputs"]), outputs, p)
+                   tuple(_shape(s) for s in p["inputs"]), outputs,
+                   {name: bytes.fromhex(data) for name, data in p.get("values", {}).items()}, p)
 
 
 def _dtype(name: Any) -> str:
@@ -245,4 +278,5 @@ def _from_1_0(m: Mapping[str, Any]) -> dict[str, Any]:
     return {**m, "programs": [program]}
 
 
-__all__ = ["ITEMSIZES", "MANIFEST", "RUNTIME", "Artifact", "Program", "just_written", "load", "read"]
+__all__ = ["ITEMSIZES", "ITEM_FORMATS", "MANIFEST", "RUNTIME", "Artifact", "Program", "format_of", "just_written", "load", "read",
+           "values_text"]

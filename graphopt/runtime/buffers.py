@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphopt.errors import ArtifactError, InputError
-from graphopt.runtime.artifact import ITEMSIZES, RUNTIME, Artifact, Program
+from graphopt.runtime.artifact import ITEM_FORMATS, ITEMSIZES, RUNTIME, Artifact, Program, values_text
 from graphopt.runtime.library import FAILED, Entry, Pointer, runtime
 
-# The format characters of memoryviews by dtype; others (f16, bf16, 8-bit floats, complex) are seen as the bits of a number.
-_FORMATS = {"bool": "?", "int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I", "int64": "q",
-            "uint64": "Q", "float32": "f", "float64": "d"}
-_BITS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_BITS = {1: "B", 2: "H", 4: "I", 8: "Q"}  # elements that memoryviews have no format for are seen as numbers of their width
 _SAME = {"l": "q", "L": "Q", "n": "q", "N": "Q"}  # on x86-64
 
 
@@ -40,9 +37,10 @@ class _Ready(NamedTuple):
 class BufferModel:
     """A loaded model without numpy. Calls may overlap.
 
-    An input is anything with the buffer protocol, in C order: of its dtype and shape, or plain bytes, which are taken for
-    the one program that has inputs of such sizes. Outputs are memoryviews of their dtype and shape; where memoryviews do not
-    know the dtype, of unsigned integers of its width (complex128: pairs of them). InputError where an input does not fit.
+    An input is anything with the buffer protocol, in C order: of its dtype and shape (a scalar may be an array of one), or
+    plain bytes, which are taken for the one program that has inputs of such sizes. Outputs are memoryviews of their dtype and
+    shape; where memoryviews do not know the dtype, of unsigned integers of its width (complex128: pairs of them). InputError
+    where an input does not fit.
     """
 
     def __init__(self, found: Artifact) -> None:
@@ -61,6 +59,11 @@ class BufferModel:
         except (OSError, AttributeError) as e:
             hint = "Is it on a file system that is mounted noexec?" if "not permitted" in str(e) else None
             raise ArtifactError(f"its code cannot be loaded: {e}", where=str(found.path), hint=hint) from e
+
+    @property
+    def values(self) -> list[dict[str, bytes]]:
+        """Of the same programs, the values of inputs that each is for; nothing where shapes alone decide."""
+        return [dict(r.program.values) for r in self._programs]
 
     @property
     def shapes(self) -> list[dict[str, tuple[int, ...]]]:
@@ -108,15 +111,25 @@ class BufferModel:
     def _fitting(self, views: list[memoryview]) -> _Ready:
         """The program for these inputs. InputError where there is none, or more than one."""
         fits = [r for r in self._programs
-                if all(x.nbytes == math.prod(shape) * ITEMSIZES[t.dtype] and (_plain(x, t) or x.shape == shape)
+                if all(x.nbytes == math.prod(shape) * ITEMSIZES[t.dtype]
+                       and (_plain(x, t) or x.shape == shape or (x.shape, shape) == ((1,), ()))
+                       and (t.name not in r.program.values or x.tobytes() == r.program.values[t.name])
                        for t, x, shape in zip(self.inputs, views, r.program.inputs))]
         if len(fits) == 1:
             return fits[0]
+        deciding, dtypes = self._programs[0].program.values, {t.name: t.dtype for t in self.inputs}
         got = ", ".join(f"{t.name} of {f'{x.nbytes} bytes' if _plain(x, t) else 'x'.join(map(str, x.shape or ()))}"
-                        for t, x in zip(self.inputs, views))
-        there = "; ".join(",".join(f"{n}={'x'.join(map(str, s))}" for n, s in shapes.items()) for shapes in self.shapes[:12])
+                        for t, x in zip(self.inputs, views) if t.name not in deciding)
+        got += _valued({t.name: x.tobytes() for t, x in zip(self.inputs, views)
+                        if t.name in deciding and x.nbytes % ITEMSIZES[t.dtype] == 0}, dtypes)
+        there = "; ".join(",".join(f"{n}={'x'.join(map(str, s))}" for n, s in shapes.items() if n not in deciding)
+                          + _valued(values, dtypes) for shapes, values in zip(self.shapes[:12], self.values))
         raise InputError(f"{self._path} has {'several programs' if fits else 'no program'} for {got}; it has those for {there}",
                          hint="Give memoryviews with shapes: memoryview(x).cast('f', shape)" if fits else None)
+
+
+def _valued(values: Mapping[str, bytes], dtypes: Mapping[str, str]) -> str:
+    return f" with {values_text(values, dtypes)}" if values else ""
 
 
 def _tensors(given: list[Mapping[str, Any]]) -> list[Tensor]:
@@ -132,7 +145,7 @@ def _view(t: Tensor, x: Any) -> memoryview:
     if not view.c_contiguous:
         raise InputError("its elements are not in C order, one after the other", where=f"input {t.name}")
     kind = view.format.lstrip("@=<")
-    wanted = _FORMATS.get(t.dtype)
+    wanted = ITEM_FORMATS.get(t.dtype)
     if not _plain(view, t) and _SAME.get(kind, kind) != wanted and (wanted or view.itemsize != ITEMSIZES[t.dtype]):
         raise InputError(f"expected {t.dtype}, or plain bytes, got elements of format {view.format!r}", where=f"input {t.name}")
     return view
@@ -161,7 +174,7 @@ def _shaped(block: bytearray, shape: tuple[int, ...], dtype: str) -> memoryview:
     count = math.prod(shape)
     if size == 16:
         shape, size = (*shape, 2), 8
-    bare, kind = memoryview(block)[:count * ITEMSIZES[dtype]], _FORMATS.get(dtype) or _BITS[size]
+    bare, kind = memoryview(block)[:count * ITEMSIZES[dtype]], ITEM_FORMATS.get(dtype) or _BITS[size]
     return bare.cast(kind, shape) if count else bare.cast(kind)  # type: ignore[call-overload]
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphopt.runtime.artifact import values_text
+
 NATIVE = Path(__file__).parent / "native"
 
 
 def companions(manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files by name; `manifest` is the artifact's (format 1.0 or 1.1). OSError where the package lacks one."""
+    """The files by name; `manifest` is the artifact's (format 1.0 to 1.2). OSError where the package lacks one."""
     header = (NATIVE / "model.h").read_text(encoding="utf-8")
     number = re.search(r"^#define GRAPHOPT_MODEL_ABI (\d+)$", header, re.MULTILINE)
     assert number is not None
@@ -36,11 +38,17 @@ def _programs(manifest: Mapping[str, Any]) -> str:
     programs: Sequence[Mapping[str, Any]] = manifest.get("programs") or [
         {"target": manifest["target"], "inputs": [t["shape"] for t in manifest["inputs"]]}]
     targets = dict.fromkeys(_shown(p["target"]) for p in programs)
-    cases = dict.fromkeys(", ".join(_shape(s) for s in p["inputs"]) for p in programs)
+    dtypes = {t["name"]: t["numpy"] for t in manifest["inputs"]}
+    cases = dict.fromkeys(", ".join(_shape(s) for s in p["inputs"]) + _values(p.get("values", {}), dtypes) for p in programs)
     lines = [f"Compiled for {', '.join(targets)}"]
-    if len(cases) == 1:
+    if len(cases) == 1 and not manifest.get("control_inputs"):
         return f"{lines[0]}."
-    return "\n".join([f"{lines[0]}, for inputs of these shapes:", "", *(f"- {c}" for c in cases)])
+    what = "shapes and values" if manifest.get("control_inputs") else "shapes"
+    return "\n".join([f"{lines[0]}, for inputs of these {what}:", "", *(f"- {c}" for c in cases)])
+
+
+def _values(values: Mapping[str, str], dtypes: Mapping[str, str]) -> str:
+    return f" with {_shown(values_text({n: bytes.fromhex(data) for n, data in values.items()}, dtypes))}" if values else ""
 
 
 def _shape(dims: Sequence[int | str] | None) -> str:

@@ -76,10 +76,10 @@ class Specialisations:
     def __len__(self) -> int:
         return len(self._ready)
 
-    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
-        """Those of the programs that are kept, by the names of inputs."""
+    def cases(self) -> list[tuple[dict[str, tuple[int, ...]], dict[str, bytes]]]:
+        """The shapes, and the values that decide, of the programs that are kept, by the names of inputs."""
         with self._lock:
-            return [dict(key[0]) for key in self._ready]
+            return [(dict(shapes), {name: data for name, _, data in values}) for shapes, values in self._ready]
 
     @property
     def latest(self) -> Specialisation | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import ArtifactError, InputError
-from graphopt.runtime.artifact import RUNTIME, Artifact
+from graphopt.runtime.artifact import RUNTIME, Artifact, values_text
 from graphopt.runtime.executable import Executable, OutputSpec
 from graphopt.runtime.library import runtime
 from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
@@ -52,24 +52,35 @@ class SavedModel(Model):
     def __init__(self, found: Artifact) -> None:
         m = found.manifest
         super().__init__(read_specs(m["inputs"]), read_specs(m["outputs"]), Specialisations(self._refuse, 1),
-                         structure=_structure(m), ranges={n: (low, high) for n, (low, high) in m.get("ranges", {}).items()})
+                         structure=_structure(m), control_inputs=m.get("control_inputs", ()),
+                         ranges={n: (low, high) for n, (low, high) in m.get("ranges", {}).items()})
         self._path = found.path
         self._dtypes = [s.numpy for s in self.inputs]
-        self._by_shapes = {p.inputs: Specialisation(e, p) for p, e in zip(found.programs, executables(found))}
+        self._found = found.programs
+        self._deciding = [k for k, name in enumerate(self._names) if name in self._control]  # whose values choose the program
+        # By the shapes of inputs, and behind them the values that decide.
+        self._programs_by_key = {(*p.inputs, *(p.values[self._names[k]] for k in self._deciding)): Specialisation(e, p)
+                                 for p, e in zip(found.programs, executables(found))}
         if self._static:
-            self._only = next(iter(self._by_shapes.values()))
+            self._only = next(iter(self._programs_by_key.values()))
 
     @property
     def shapes(self) -> list[dict[str, tuple[int, ...]]]:
         """The shapes of inputs that there are programs for."""
-        return [dict(zip(self._names, shapes)) for shapes in self._by_shapes]
+        return [dict(zip(self._names, p.inputs)) for p in self._found]
+
+    @property
+    def values(self) -> list[dict[str, np.ndarray]]:
+        """Of the same programs, the values of inputs that each is for; nothing where shapes alone decide."""
+        return [{self._names[k]: np.frombuffer(p.values[self._names[k]], self._dtypes[k]).reshape(p.inputs[k])
+                 for k in self._deciding} for p in self._found]
 
     def __repr__(self) -> str:
         return f"SavedModel({', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}; {self._path})"
 
     def program(self, arrays: Sequence[Any]) -> Specialisation:
-        """The program for checked inputs. InputError lists what there is where none has their shapes."""
-        found = self._by_shapes.get(tuple([a.shape for a in arrays]))
+        """The program for checked inputs. InputError lists what there is where none has their shapes and values."""
+        found = self._programs_by_key.get(self._key(arrays))
         return found if found is not None else super().program(arrays)  # which checks the dims first
 
     def _fitting(self, given: Sequence[Any]) -> list[Any] | None:
@@ -80,19 +91,28 @@ class SavedModel(Model):
         for kind, x in zip(self._dtypes, given):
             if type(x) is not np.ndarray or x.dtype is not kind or not x.flags.c_contiguous:
                 return None
-        found = self._by_shapes.get(tuple([x.shape for x in given]))
+        found = self._programs_by_key.get(self._key(given))
         return None if found is None else found.executable.run(given)
 
-    def _refuse(self, shapes: Mapping[str, tuple[int, ...]], values: Any) -> Specialisation:
-        there = [_shapes_text(s) for s in self.shapes]
+    def _key(self, arrays: Sequence[np.ndarray]) -> tuple[Any, ...]:
+        key = tuple([a.shape for a in arrays])
+        return (*key, *(arrays[k].tobytes() for k in self._deciding)) if self._deciding else key
+
+    def _refuse(self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> Specialisation:
+        there = [self._case_text(s, p.values) for s, p in zip(self.shapes, self._found)]
         more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
-        raise InputError(f"{self._path} has no program for {_shapes_text(shapes)}; it has those for "
-                         f"{'; '.join(there[:SHOWN])}{more}", hint="Give one of these shapes, or build it with the shape wanted")
+        wanted = self._case_text(shapes, {name: x.tobytes() for name, x in values.items()})
+        one, new = ("shapes and values", "those") if self._deciding else ("shapes", "the shape")
+        raise InputError(f"{self._path} has no program for {wanted}; it has those for {'; '.join(there[:SHOWN])}{more}",
+                         hint=f"Give one of these {one}, or build it with {new} wanted")
 
-
-def _shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """As graphopt-build's --shape takes it."""
-    return ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
+    def _case_text(self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, bytes]) -> str:
+        """As graphopt-build's --shape and --value take it."""
+        sizes = ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items() if name not in self._control)
+        if not values:
+            return sizes
+        kinds = {s.name: s.numpy.name for s in self.inputs if s.numpy is not None}
+        return f"{sizes} with {values_text(values, kinds)}" if sizes else values_text(values, kinds)
 
 
 def _structure(manifest: Mapping[str, Any]) -> Call | None:

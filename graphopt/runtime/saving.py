@@ -16,7 +16,7 @@ import numpy as np
 
 from graphopt import store
 from graphopt.errors import ArtifactError
-from graphopt.runtime.artifact import FORMAT, MANIFEST, MANIFEST_DIGEST
+from graphopt.runtime.artifact import MANIFEST, MANIFEST_DIGEST, format_of
 
 Contents = bytes | Path | Iterable[np.ndarray]  # of a file: its bytes, another file, or pieces
 
@@ -42,7 +42,7 @@ def write(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Contents]
                     for piece in [contents] if isinstance(contents, bytes) else contents:
                         f.write(piece)  # type: ignore[arg-type]
             listed[name] = {"bytes": where.stat().st_size, "sha256": store.digest(where)}
-        text = json.dumps({"format": list(FORMAT), **manifest, "files": listed}, indent=1, allow_nan=False)
+        text = json.dumps({"format": format_of(manifest), **manifest, "files": listed}, indent=1, allow_nan=False)
         (beside / MANIFEST).write_bytes(text.encode())
         (beside / MANIFEST_DIGEST).write_text(f"{hashlib.sha256(text.encode()).hexdigest()}  {MANIFEST}\n")  # as sha256sum
         os.chmod(beside, 0o777 & ~_umask())

@@ -59,6 +59,7 @@ def library(folder: Path) -> Any:
             *((f"graphopt_model_{n}", c.POINTER(Tensor), [c.c_void_p, c.c_size_t]) for n in ("input", "output")),
             *((f"graphopt_model_program_{n}", c.POINTER(Shape), [c.c_void_p, c.c_size_t, c.c_size_t])
               for n in ("input", "output")),
+            ("graphopt_model_program_value", c.c_void_p, [c.c_void_p, c.c_size_t, c.c_size_t]),
             ("graphopt_model_find", c.c_int32, [c.c_void_p, c.c_void_p, c.c_size_t, c.c_void_p]),
             ("graphopt_model_run", c.c_int32, [c.c_void_p, c.c_void_p, c.c_size_t, c.c_void_p, c.c_size_t]),
             ("graphopt_pool_create", c.c_void_p, [c.c_int]),
@@ -92,6 +93,14 @@ class CModel:
     def shape(self, kind: str, program: int, k: int) -> tuple[int, ...]:
         s = getattr(self.c, f"graphopt_model_program_{kind}")(self.handle, program, k)[0]
         return tuple(s.dims[i] for i in range(s.rank))
+
+    def value(self, program: int, k: int) -> np.ndarray | None:
+        """The elements that input `k` must have for a program."""
+        found = self.c.graphopt_model_program_value(self.handle, program, k)
+        if found is None:
+            return None
+        s = self.c.graphopt_model_program_input(self.handle, program, k)[0]
+        return np.frombuffer(c.string_at(found, s.bytes), self.declared("input")[k][1]).reshape(self.shape("input", program, k))
 
     def declared(self, kind: str) -> list[tuple[str, str, tuple[int | str, ...]]]:
         """Name, dtype and dims of every input or output."""

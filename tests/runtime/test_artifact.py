@@ -155,7 +155,7 @@ def bundled(path: Path, targets: list[str], sizes: list[int]) -> Path:
     known = specs(graph)
     made = bundle.Bundle(reading.model_interface(*known, (), {}))
     for target in targets:
-        bundle.build(graph, known[0], made, parse_target(target, 2), [{"x": (n, 6)} for n in sizes])
+        bundle.build(graph, known[0], made, parse_target(target, 2), [bundle.Case({"x": (n, 6)}) for n in sizes])
     made.save(path)
     return path
 
@@ -167,7 +167,7 @@ def test_programs_share_their_weights(tmp_path: Path) -> None:
     for n in sizes:
         x = RNG.standard_normal((n, 6)).astype(np.float32)
         np.testing.assert_allclose(loaded(x), reference(x), rtol=1e-4, atol=1e-5)
-    assert len({id(s.executable.weights) for s in loaded._by_shapes.values()}) == 1
+    assert len({id(s.executable.weights) for s in loaded._programs_by_key.values()}) == 1
     weights = {p["weights"] for p in manifest(four)["programs"]}
     size = lambda folder: sum(f.stat().st_size for f in folder.rglob("weights.bin"))
     assert len(weights) == 1 and size(one) <= size(four) < 4 * size(one), "packings that differ are there beside each other"

@@ -115,7 +115,7 @@ def test_bytes_that_fit_two_programs_need_shapes(tmp_path: Path) -> None:
     graph.outputs = [Builder(graph).reduce_sum(x, axes=[0])]
     known = specs(graph)
     made = bundle.Bundle(model_interface(*known, (), {}))
-    bundle.build(graph, known[0], made, parse_target("x86", 1), [{"x": (2, 3)}, {"x": (3, 2)}])
+    bundle.build(graph, known[0], made, parse_target("x86", 1), [bundle.Case({"x": (2, 3)}), bundle.Case({"x": (3, 2)})])
     made.save(tmp_path / "m")
     loaded = graphopt.load(tmp_path / "m", numpy=False)
     given = RNG.standard_normal((3, 2)).astype(np.float32)

@@ -63,22 +63,100 @@ static int only_one_shape(const description *d, size_t input) {
     return 1;
 }
 
+/* A buffer is of the tensor's type and size, and where its elements can be. `kind` is "input" or "output". */
+static graphopt_status check_buffer(const char *kind, const graphopt_tensor *t, const graphopt_shape *s, const void *data,
+                                    size_t bytes, graphopt_dtype dtype) {
+    if (dtype != t->dtype)
+        return wrong("%s %.200s: expected dtype %d (%s), got %d. Convert the data, or correct its dtype", kind,
+                     t->name, (int)t->dtype, t->dtype_name, (int)dtype);
+    if (bytes != s->bytes || (data == NULL && bytes > 0)) {
+        phrase type = {"", 0};
+        say(&type, "%s", t->dtype_name);
+        say_dims(&type, s->dims, s->rank);
+        if (bytes != s->bytes)
+            return wrong("%s %.200s: %s takes %zu bytes, got %zu. Give a dense buffer of that size", kind, t->name, type.text,
+                         s->bytes, bytes);
+        return wrong("%s %.200s: its data is NULL. Give %zu bytes for %s", kind, t->name, bytes, type.text);
+    }
+    if ((uintptr_t)data % t->element != 0)
+        return wrong("%s %.200s: its data at %p is not aligned to the %zu bytes of its elements. Copy it", kind,
+                     t->name, data, t->element);
+    return GRAPHOPT_OK;
+}
+
+/* " = 16000", " = 0, 1": the first elements, as bytes in hexadecimal where C has no such type. */
+static void say_elements(phrase *p, const graphopt_tensor *t, const void *data, size_t elements) {
+    const unsigned char *at = data;
+    say(p, " =");
+    for (size_t k = 0; k < elements && k < 8; k++, at += t->element) {
+        int64_t n = 0;
+        double real;
+        float single;
+        say(p, k ? ", " : " ");
+        switch (t->dtype) {
+        case GRAPHOPT_FLOAT64:
+            memcpy(&real, at, sizeof real);
+            say(p, "%g", real);
+            break;
+        case GRAPHOPT_FLOAT32:
+            memcpy(&single, at, sizeof single);
+            say(p, "%g", (double)single);
+            break;
+        case GRAPHOPT_INT8:
+        case GRAPHOPT_INT16:
+        case GRAPHOPT_INT32:
+        case GRAPHOPT_INT64:
+            n = at[t->element - 1] & 0x80 ? -1 : 0; /* the sign, above the bytes that there are */
+            memcpy(&n, at, t->element);
+            say(p, "%lld", (long long)n);
+            break;
+        case GRAPHOPT_BOOL:
+        case GRAPHOPT_UINT8:
+        case GRAPHOPT_UINT16:
+        case GRAPHOPT_UINT32:
+        case GRAPHOPT_UINT64:
+            memcpy(&n, at, t->element);
+            say(p, "%llu", (unsigned long long)n);
+            break;
+        default:
+            for (size_t b = 0; b < t->element; b++)
+                say(p, "%02x", at[b]);
+        }
+    }
+    if (elements > 8)
+        say(p, ", ...");
+}
+
+/* Whether all inputs that decide by their values have those that the program is for. */
+static int same_values(const description *d, const program *p, const graphopt_input *inputs) {
+    for (size_t k = 0; k < d->inputs; k++)
+        if (d->decides[k] && p->inputs[k].bytes > 0 && memcmp(inputs[k].data, p->values[k], p->inputs[k].bytes) != 0)
+            return 0;
+    return 1;
+}
+
 static graphopt_status no_program(const description *d, const graphopt_input *inputs) {
     phrase wanted = {"", 0}, known = {"", 0};
+    int deciding = 0;
     for (size_t k = 0; k < d->inputs; k++) {
+        deciding |= d->decides[k];
         const graphopt_shape *only = inputs[k].dims == NULL ? &d->program[0].inputs[k] : NULL;
         say(&wanted, "%s%.64s ", k ? ", " : "", d->input[k].name);
         say_dims(&wanted, only ? only->dims : inputs[k].dims, only ? only->rank : inputs[k].rank);
+        if (d->decides[k] && inputs[k].data != NULL && inputs[k].dtype == d->input[k].dtype)
+            say_elements(&wanted, &d->input[k], inputs[k].data, inputs[k].bytes / d->input[k].element);
     }
     for (size_t p = 0; p < d->programs && p < 8; p++) {
         say(&known, "%s", p ? "; " : "");
         for (size_t k = 0; k < d->inputs; k++) {
             say(&known, "%s%.64s ", k ? ", " : "", d->input[k].name);
             say_dims(&known, d->program[p].inputs[k].dims, d->program[p].inputs[k].rank);
+            if (d->decides[k])
+                say_elements(&known, &d->input[k], d->program[p].values[k], d->program[p].inputs[k].elements);
         }
     }
-    return fail(GRAPHOPT_NO_PROGRAM, "the model was not compiled for %s. It was for %s%s. Compile it for these shapes too",
-                wanted.text, known.text, d->programs > 8 ? "; and more" : "");
+    return fail(GRAPHOPT_NO_PROGRAM, "the model was not compiled for %s. It was for %s%s. Compile it for these %s too",
+                wanted.text, known.text, d->programs > 8 ? "; and more" : "", deciding ? "shapes and values" : "shapes");
 }
 
 static graphopt_status find(const graphopt_model *model, const graphopt_input *inputs, size_t count, size_t *program) {
@@ -100,33 +178,21 @@ static graphopt_status find(const graphopt_model *model, const graphopt_input *i
         size_t k = 0;
         while (k < count && (inputs[k].dims == NULL || same_dims(&d->program[p].inputs[k], inputs[k].dims, inputs[k].rank)))
             k++;
-        if (k == count) {
+        if (k < count)
+            continue;
+        graphopt_status status = GRAPHOPT_OK;
+        for (k = 0; status == GRAPHOPT_OK && k < count; k++) /* before their values are read */
+            if (d->decides[k])
+                status = check_buffer("input", &d->input[k], &d->program[p].inputs[k], inputs[k].data, inputs[k].bytes,
+                                      inputs[k].dtype);
+        if (status != GRAPHOPT_OK)
+            return status;
+        if (same_values(d, &d->program[p], inputs)) {
             *program = p;
             return GRAPHOPT_OK;
         }
     }
     return no_program(d, inputs);
-}
-
-/* A buffer is of the tensor's type and size, and where its elements can be. `kind` is "input" or "output". */
-static graphopt_status check_buffer(const char *kind, const graphopt_tensor *t, const graphopt_shape *s, const void *data,
-                                    size_t bytes, graphopt_dtype dtype) {
-    if (dtype != t->dtype)
-        return wrong("%s %.200s: expected dtype %d (%s), got %d. Convert the data, or correct its dtype", kind,
-                     t->name, (int)t->dtype, t->dtype_name, (int)dtype);
-    if (bytes != s->bytes || (data == NULL && bytes > 0)) {
-        phrase type = {"", 0};
-        say(&type, "%s", t->dtype_name);
-        say_dims(&type, s->dims, s->rank);
-        if (bytes != s->bytes)
-            return wrong("%s %.200s: %s takes %zu bytes, got %zu. Give a dense buffer of that size", kind, t->name, type.text,
-                         s->bytes, bytes);
-        return wrong("%s %.200s: its data is NULL. Give %zu bytes for %s", kind, t->name, bytes, type.text);
-    }
-    if ((uintptr_t)data % t->element != 0)
-        return wrong("%s %.200s: its data at %p is not aligned to the %zu bytes of its elements. Copy it", kind,
-                     t->name, data, t->element);
-    return GRAPHOPT_OK;
 }
 
 static int overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {

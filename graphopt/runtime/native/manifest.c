@@ -8,7 +8,7 @@
 #define MOST_BYTES ((int64_t)1 << 46) /* of anything: what an address can reach */
 #define MOST_DIMS 64
 #define FORMAT_MAJOR 1
-#define FORMAT_MINOR 1
+#define FORMAT_MINOR 2
 
 static const struct {
     const char *name;
@@ -181,6 +181,57 @@ static const json_value *member(const json_value *root, const json_value *v, con
     return found == NULL && json_member(root, "program") == v ? json_member(root, name) : found;
 }
 
+static int hex_digit(char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* The bytes of the values that a program is for, which stand in hexadecimal under the names of inputs. */
+static graphopt_status read_values(const reading *r, const json_value *values, program *p) {
+    const description *d = r->d;
+    p->values = memory_get(r->m, d->inputs, sizeof *p->values);
+    if (p->values == NULL)
+        return fail_memory();
+    for (size_t k = 0; k < d->inputs; k++) {
+        if (!d->decides[k])
+            continue;
+        const char *text = json_text(json_member(values, d->input[k].name));
+        size_t bytes = p->inputs[k].bytes;
+        if (text == NULL || strlen(text) != 2 * bytes)
+            return damaged(r, "a program does not say for which value of an input it is");
+        unsigned char *to = p->values[k] = memory_get(r->m, bytes + 1, 1); /* not NULL where there are none */
+        if (to == NULL)
+            return fail_memory();
+        for (size_t i = 0; i < bytes; i++) {
+            int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
+            if (high < 0 || low < 0)
+                return damaged(r, "the value of an input is not hexadecimal");
+            to[i] = (unsigned char)(high << 4 | low);
+        }
+    }
+    return GRAPHOPT_OK;
+}
+
+/* Which inputs decide by their values. */
+static graphopt_status read_control(const reading *r, const json_value *control) {
+    description *d = r->d;
+    d->decides = memory_get(r->m, d->inputs, 1);
+    if (d->decides == NULL)
+        return fail_memory();
+    if (control == NULL)
+        return GRAPHOPT_OK;
+    if (control->kind != JSON_ARRAY)
+        return damaged(r, "control_inputs are no list");
+    for (const json_value *v = control->first; v != NULL; v = v->next) {
+        size_t k = 0;
+        while (k < d->inputs && (json_text(v) == NULL || strcmp(d->input[k].name, v->text) != 0))
+            k++;
+        if (k == d->inputs)
+            return damaged(r, "control_inputs name what is no input");
+        d->decides[k] = 1;
+    }
+    return GRAPHOPT_OK;
+}
+
 static graphopt_status read_program(const reading *r, const json_value *root, const json_value *v, program *p) {
     const description *d = r->d;
     int only = json_member(root, "program") == v; /* format 1.0 */
@@ -222,7 +273,7 @@ static graphopt_status read_program(const reading *r, const json_value *root, co
         if (type == NULL || strcmp(type, d->output[k].dtype_name) != 0)
             return damaged(r, "a program has other outputs than the model");
     }
-    return GRAPHOPT_OK;
+    return read_values(r, json_member(v, "values"), p);
 }
 
 /* How many features a program's code needs, and those of them that are not here, in words. -1: not a list of names. */
@@ -286,7 +337,7 @@ static graphopt_status read_programs(const reading *r, const json_value *root) {
 }
 
 static graphopt_status read_root(reading *r, const json_value *root) {
-    const json_value *format = json_member(root, "format"), *control = json_member(root, "control_inputs");
+    const json_value *format = json_member(root, "format");
     int64_t major, minor;
     if (format == NULL || format->kind != JSON_ARRAY || format->count != 2 || !json_count(format->first, 1 << 30, &major) ||
         !json_count(format->first->next, 1 << 30, &minor))
@@ -295,15 +346,13 @@ static graphopt_status read_root(reading *r, const json_value *root) {
         return fail(GRAPHOPT_NEWER, "%.500s: has format %lld.%lld, and this libgraphopt.so reads %d.0 to %d.%d. Use the one in "
                                     "the folder", r->where, (long long)major, (long long)minor, FORMAT_MAJOR, FORMAT_MAJOR,
                     FORMAT_MINOR);
-    if (control != NULL && control->kind == JSON_ARRAY && control->count > 0)
-        return fail(GRAPHOPT_NO_PROGRAM, "%.500s: the values of the input %.200s, and not its shape alone, decide which program "
-                                         "runs, which the C interface does not do. Make them constants of the model", r->where,
-                    json_text(control->first) ? control->first->text : "?");
     graphopt_status status = read_files(r, json_member(root, "files"));
     if (status == GRAPHOPT_OK)
         status = read_tensors(r, json_member(root, "inputs"), &r->d->input, &r->d->inputs);
     if (status == GRAPHOPT_OK)
         status = read_tensors(r, json_member(root, "outputs"), &r->d->output, &r->d->outputs);
+    if (status == GRAPHOPT_OK)
+        status = read_control(r, json_member(root, "control_inputs"));
     return status == GRAPHOPT_OK ? read_programs(r, root) : status;
 }
 

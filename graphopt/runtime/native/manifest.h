@@ -20,11 +20,13 @@ typedef struct {
     int32_t threads;
     size_t arena;
     graphopt_shape *inputs, *outputs; /* as many as the model has */
+    void **values;                    /* of the inputs whose values it is for, NULL for the others */
 } program;
 
 typedef struct {
     size_t inputs, outputs, programs;
     graphopt_tensor *input, *output;
+    unsigned char *decides; /* of each input, whether its value and not its shape alone says which program runs */
     program *program;
 } description;
 

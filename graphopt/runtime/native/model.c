@@ -279,6 +279,10 @@ const graphopt_shape *graphopt_model_program_input(const graphopt_model *model, 
     return program < graphopt_model_programs(model) && input < model->d.inputs ? &model->d.program[program].inputs[input] : NULL;
 }
 
+const void *graphopt_model_program_value(const graphopt_model *model, size_t program, size_t input) {
+    return program < graphopt_model_programs(model) && input < model->d.inputs ? model->d.program[program].values[input] : NULL;
+}
+
 const graphopt_shape *graphopt_model_program_output(const graphopt_model *model, size_t program, size_t output) {
     return program < graphopt_model_programs(model) && output < model->d.outputs ? &model->d.program[program].outputs[output] : NULL;
 }

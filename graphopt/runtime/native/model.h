@@ -40,7 +40,7 @@ typedef int32_t graphopt_status;
 enum {
     GRAPHOPT_OK = 0,
     GRAPHOPT_BAD_ARGUMENT = 1, /* a call's argument: a wrong count, dtype, shape, size or pointer */
-    GRAPHOPT_NO_PROGRAM = 2,   /* the model was not compiled for these shapes */
+    GRAPHOPT_NO_PROGRAM = 2,   /* the model was not compiled for these shapes, or these values */
     GRAPHOPT_NO_FILE = 3,      /* a file of the folder cannot be read */
     GRAPHOPT_DAMAGED = 4,      /* a file is not as it was written, or the manifest makes no sense */
     GRAPHOPT_NEWER = 5,        /* the folder has a format that this library does not know */
@@ -152,16 +152,22 @@ GRAPHOPT_API size_t graphopt_model_outputs(const graphopt_model *model);
 GRAPHOPT_API const graphopt_tensor *graphopt_model_input(const graphopt_model *model, size_t input);
 GRAPHOPT_API const graphopt_tensor *graphopt_model_output(const graphopt_model *model, size_t output);
 
-/* The programs: a model is compiled for each set of input shapes that it can be run with. */
+/* The programs: a model is compiled for each set of input shapes that it can be run with, and for each set of values of the inputs
+ * that shape it. */
 GRAPHOPT_API size_t graphopt_model_programs(const graphopt_model *model);
 GRAPHOPT_API const graphopt_shape *graphopt_model_program_input(const graphopt_model *model, size_t program, size_t input);
 GRAPHOPT_API const graphopt_shape *graphopt_model_program_output(const graphopt_model *model, size_t program, size_t output);
 
-/* The program for inputs of these shapes, and with it the shapes of the outputs. `rank` and `dims` of each are read. */
+/* The elements that an input must have for a program where they shape it (a sampling rate, axes, sizes), as many bytes as its
+ * shape says; NULL where any will do. */
+GRAPHOPT_API const void *graphopt_model_program_value(const graphopt_model *model, size_t program, size_t input);
+
+/* The program for inputs of these shapes, and with it the shapes of the outputs. `rank` and `dims` of each are read; where values
+ * choose the program, their `data`, `bytes` and `dtype` too. */
 GRAPHOPT_API graphopt_status graphopt_model_find(const graphopt_model *model, const graphopt_input *inputs, size_t input_count,
                                                  size_t *program);
 
-/* Run the program for the inputs' shapes. All buffers are checked first; nothing is written where one is wrong. Allocates only
+/* Run the program for the inputs' shapes, and values where they choose it. All buffers are checked first; nothing is written where one is wrong. Allocates only
  * where more calls overlap than ever before (at most 32 workspaces are kept between calls). */
 GRAPHOPT_API graphopt_status graphopt_model_run(graphopt_model *model, const graphopt_input *inputs, size_t input_count,
                                                 const graphopt_output *outputs, size_t output_count);

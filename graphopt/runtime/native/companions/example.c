@@ -19,9 +19,10 @@ static const char USAGE[] =
     "Runs the model saved in FOLDER (default: the current one).\n"
     "\n"
     "  INPUT        a file of an input's raw elements, row by row; without files, inputs are made up:\n"
-    "               0, 1/256, 2/256, ... up to 1, and again, for floating point; 0 and 1 by turns for others\n"
+    "               0, 1/256, 2/256, ... up to 1, and again, for floating point; 0 and 1 by turns for others;\n"
+    "               values that the program is for\n"
     "  -t THREADS   threads of a call (default: as the model was compiled, at most the processors there are)\n"
-    "  -p PROGRAM   run with the input shapes of this program, from 0 (default: 0)\n"
+    "  -p PROGRAM   run with the input shapes, and values, of this program, from 0 (default: 0)\n"
     "  -n RUNS      calls that are timed (default: 20)\n"
     "  -o PREFIX    write every output's raw elements to the file PREFIX and its number, from 0\n";
 
@@ -195,6 +196,8 @@ int main(int argc, char **argv) {
         void *data = buffer(s->bytes);
         if (file_count != 0)
             read_file(files[i], t, data, s->bytes);
+        else if (graphopt_model_program_value(model, program, i) != NULL)
+            memcpy(data, graphopt_model_program_value(model, program, i), s->bytes);
         else
             make_up(t, data, s->elements);
         print_tensor("input", t, s, data);
