@@ -122,17 +122,20 @@ def _zsh(parser: argparse.ArgumentParser) -> str:
         said = re.sub(r"([\[\]:\\'])", r"\\\1", _help(action)).replace("'", "''").replace("\\''", "'\\''")
         value = _zsh_answer(_kind(action), _words(action), parser.prog)
         repeated = "*" if isinstance(action, argparse._AppendAction) else ""
-        names = action.option_strings
+        # with a value, a long option also takes it behind "="
+        names = [f"{o}=" if value and o.startswith("--") else o for o in action.option_strings]
         if len(names) == 1:
             lines.append(f"    '{repeated}{names[0]}[{said}]{value}'")
         else:
-            head = f"'({' '.join(names)})'" if not repeated else "'*'"
+            head = f"'({' '.join(action.option_strings)})'" if not repeated else "'*'"
             lines.append(f"    {head}{{{','.join(names)}}}'[{said}]{value}'")
     positional = _zsh_answer(_positional(parser), [], parser.prog)
     if positional:
         lines.append(f"    '1{positional}'")
     return "\n".join([f"#compdef {parser.prog}", f"{function}() {{", "  _arguments -s -S \\",
-                      " \\\n".join(lines), "}", f"compdef {function} {parser.prog}", ""])
+                      " \\\n".join(lines), "}",
+                      "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }",
+                      f"compdef {function} {parser.prog}", ""])
 
 
 def _zsh_answer(kind: str, words: Sequence[str], prog: str) -> str:
@@ -149,15 +152,19 @@ def _zsh_answer(kind: str, words: Sequence[str], prog: str) -> str:
 def _fish(parser: argparse.ArgumentParser) -> str:
     lines = [f"# completion of {parser.prog} in fish", f"complete -c {parser.prog} -f"]
     if _positional(parser) == "model":
-        lines += [f"complete -c {parser.prog} -a '(__fish_complete_suffix .{ending})'" for ending in MODELS]
+        for ending in MODELS:  # of some versions of fish, __fish_complete_suffix only puts such files first; folders end in /
+            wanted = rf"string match -er \'(?:/|\\.{ending})(?:\\t.*)?$\'"
+            lines.append(f"complete -c {parser.prog} -a '(__fish_complete_suffix .{ending} | {wanted})'")
     elif _positional(parser) in ("file", "folder"):
         lines.append(f"complete -c {parser.prog} -F")
     for action in _options(parser):
         names = [f"-l {o[2:]}" if o.startswith("--") else f"-s {o[1:]}" for o in action.option_strings]
         said = _help(action).replace("\\", "\\\\").replace("'", "\\'")
-        answer = {"none": "", "words": f" -x -a '{' '.join(_words(action))}'", "text": " -x", "file": " -r -F",
-                  "model": " -r -F", "folder": " -x -a '(__fish_complete_directories)'",
-                  "pass": f" -x -a '({parser.prog} --completion {PASSES})'"}[_kind(action)]
+        bare = r"\t"  # behind a value's tab stands what it means; where nothing does, fish would say what the option does
+        values = {"words": " ".join(word + bare for word in _words(action)), "folder": "(__fish_complete_directories)",
+                  "pass": f"({parser.prog} --completion {PASSES}){bare}"}
+        kind = _kind(action)
+        answer = f" -x -a '{values[kind]}'" if kind in values else {"none": "", "text": " -x"}.get(kind, " -r -F")
         lines.append(f"complete -c {parser.prog} {' '.join(names)}{answer} -d '{said}'")
     return "\n".join([*lines, ""])
 

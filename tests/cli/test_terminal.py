@@ -1,11 +1,13 @@
 """Colours, the pager and completion, with real shells and terminals."""
 
+import contextlib
 import os
 import pty
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -89,22 +91,31 @@ def test_what_is_longer_than_the_screen_is_paged():
 
 # Completion -------------------------------------------------------------------------------------
 @pytest.fixture
-def complete(tmp_path):
-    """Completions that a real bash gives for a command line whose last word is being written."""
+def shell(tmp_path):
+    """Runs a shell in a folder with models and other files, where both commands are found."""
     (tmp_path / "bin").mkdir()
     for name in ("dump", "build"):
         command = tmp_path / "bin" / f"graphopt-{name}"
         command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m graphopt.cli.{name} "$@"\n')
         command.chmod(0o755)
     (tmp_path / "work" / "nets").mkdir(parents=True)
-    for name in ("a.onnx", "my net.gir", "notes.txt"):
+    for name in ("a.onnx", "my net.gir", "notes.txt", "nets/b.pt2", "nets/notes.txt"):
         (tmp_path / "work" / name).touch()
 
+    def run(*command, **options):
+        known = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path), "TERM": "xterm"}
+        return subprocess.run(command, cwd=tmp_path / "work", env={**known, **options.pop("env", {})}, text=True, **options)
+
+    return run
+
+
+@pytest.fixture
+def complete(shell):
+    """Completions that a real bash gives for a command line whose last word is being written."""
     def run(*words, command="graphopt-dump"):
         script = 'eval "$($1 --completion bash)"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); "_${1/-/_}"; ' \
                  'complete -p $1 > /dev/null && printf "%s\\n" "${COMPREPLY[@]}"'
-        done = subprocess.run(["bash", "--norc", "-c", script, "bash", command, *words], capture_output=True, text=True,
-                              cwd=tmp_path / "work", env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+        done = shell("bash", "--norc", "-c", script, "bash", command, *words, capture_output=True)
         assert done.returncode == 0 and done.stderr == ""
         return {line for line in done.stdout.splitlines() if line}
 
@@ -128,6 +139,92 @@ def test_bash_completes_the_other_command_too(complete):
     assert complete("", command="graphopt-build") == {"a.onnx", "my net.gir", "nets"}
     assert complete("a.onnx", "-o", "", command="graphopt-build") == {"nets"}
     assert complete("a.onnx", "--tune", "f", command="graphopt-build") == {"fast", "full"}
+
+
+# A zsh that writes down what it adds to completions, then the line as it stands, and leaves.
+ZSHRC = r"""
+PS1='READY> '
+autoload -Uz compinit && compinit -u -D
+for name in dump build; do eval "$(graphopt-$name --completion zsh)"; done
+compadd() {
+  local -a found
+  if (( ! ${@[(I)-[OAD]]} )); then  # those ask for a list and add nothing
+    builtin compadd -O found "$@"
+    (( $#found )) && print -rl -- ${(Q)found} >> $SEEN
+  fi
+  builtin compadd "$@"
+}
+leave() { print -r -- "LINE $BUFFER" >> $SEEN; exit }
+zle -N leave
+bindkey '^T' leave
+"""
+
+
+@pytest.fixture
+def complete_zsh(shell, tmp_path):
+    """Completions that a real zsh gives where tab is pressed at the end of a line, and what becomes of the line."""
+    def run(line):
+        (tmp_path / ".zshrc").write_text(ZSHRC)
+        (tmp_path / "seen").write_text("")
+        here, there = pty.openpty()
+        reader = os.fdopen(os.dup(here), "rb", buffering=0)
+
+        def type_it():
+            shown = b""
+            while b"READY> " not in shown:
+                shown += reader.read(65536)
+            os.write(here, line.encode() + b"\t\x14")
+            with contextlib.suppress(OSError):  # the terminal is gone with the shell
+                while reader.read(65536):
+                    pass
+
+        typing = threading.Thread(target=type_it, daemon=True)
+        typing.start()
+        shell("zsh", "-d", "-i", stdin=there, stdout=there, stderr=there, start_new_session=True, timeout=120,
+              env={"ZDOTDIR": str(tmp_path), "SEEN": str(tmp_path / "seen")})
+        os.close(there)
+        typing.join()
+        reader.close()
+        os.close(here)
+        *found, last = (tmp_path / "seen").read_text().splitlines()
+        assert last.startswith("LINE ")
+        return set(found), last.removeprefix("LINE ")
+
+    return run
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="completes in zsh")
+def test_zsh_completes_options_choices_files_and_passes(complete_zsh):
+    assert complete_zsh("graphopt-dump --emi") == ({"--emit"}, "graphopt-dump --emit=")  # a space takes the place of =
+    assert complete_zsh("graphopt-dump a.onnx --emit ")[0] == {"ir", "tir", "asm", "cuda", "hls", "dot", "json", "html"}
+    assert complete_zsh("graphopt-dump --emit=as") == ({"asm"}, "graphopt-dump --emit=asm ")
+    assert complete_zsh("graphopt-dump ")[0] == {"a.onnx", "my net.gir", "nets"}
+    assert complete_zsh("graphopt-dump my")[1] == r"graphopt-dump my\ net.gir "
+    assert complete_zsh("graphopt-dump a.onnx --inputs n")[0] == {"nets", "notes.txt"}
+    assert complete_zsh("graphopt-dump a.onnx --after fol")[0] == {"fold", "fold_norm"}
+    assert complete_zsh("graphopt-dump a.onnx --repro ")[1] == "graphopt-dump a.onnx --repro nets/"
+    assert complete_zsh("graphopt-build a.onnx --tune fu")[1] == "graphopt-build a.onnx --tune full "
+    assert complete_zsh("graphopt-build a.onnx --threads ") == (set(), "graphopt-build a.onnx --threads ")
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="completes in fish")
+def test_fish_completes_options_choices_files_and_passes(shell):
+    def complete(line):
+        script = "graphopt-dump --completion fish | source; graphopt-build --completion fish | source; complete -C $argv[1]"
+        done = shell("fish", "--no-config", "-c", script, line, capture_output=True)
+        assert done.returncode == 0 and done.stderr == ""
+        return {said for said, *_ in (found.split("\t") for found in done.stdout.splitlines())}
+
+    assert complete("graphopt-dump --emi") == {"--emit"}
+    assert complete("graphopt-dump a.onnx --emit ") == {"ir", "tir", "asm", "cuda", "hls", "dot", "json", "html"}
+    assert complete("graphopt-dump --emit=as") == {"--emit=asm"}
+    assert complete("graphopt-dump ") == {"a.onnx", "my net.gir", "nets/"}
+    assert complete("graphopt-dump nets/") == {"nets/b.pt2"}
+    assert complete("graphopt-dump a.onnx --inputs n") >= {"nets/", "notes.txt"}
+    assert complete("graphopt-dump a.onnx --after fol") == {"fold", "fold_norm"}
+    assert complete("graphopt-dump a.onnx --repro ") == {"nets/"}
+    assert complete("graphopt-build a.onnx --tune ") == {"fast", "full"}
+    assert complete("graphopt-build a.onnx --threads ") == set()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
