@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.ir.fused import held
-from graphopt.ir.graph import Op
+from graphopt.ir.fused import ends, held, outsides
+from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
 from graphopt.peaks import Peaks, Work
@@ -161,12 +161,25 @@ def principal(op: Op) -> Op:
 
 
 def moved(op: Op) -> tuple[int, int]:
-    """Bytes of an op's constants, and of its other operands and its results; each once, unknown sizes left out."""
-    operands = {v for v in op.operands if v is not None}
-    sizes = {v: n for v in (*operands, *op.results) if isinstance(v.type, TensorType) and v.type.is_static
-             and isinstance(n := v.type.nbytes, int)}
-    weights = sum(n for v, n in sizes.items() if v in operands and v.constant is not None)
-    return weights, sum(sizes.values()) - weights
+    """Bytes of an op's constants, and of its other operands and its results; each once, unknown sizes left out. Where the ops
+    that read an operand touch parts of it alone (rows of a table), as many bytes as those can be at most."""
+    read: dict[Value, int] = {}
+    stands = outsides(op)
+    for o in held(op):
+        for v, n in zip(o.operands, o.definition.touched(o.view(), [r.type for r in o.results])):
+            if v in stands and isinstance(n, int):
+                read[stands[v]] = read.get(stands[v], 0) + n
+    for v in ends(op):
+        if v in stands:  # an operand that is a result too
+            read[stands[v]] = _size(stands[v])
+    read = {v: min(n, _size(v)) for v, n in read.items()}
+    weights = sum(n for v, n in read.items() if v.constant is not None)
+    return weights, sum(read.values()) - weights + sum(_size(v) for v in op.results)
+
+
+def _size(v: Value) -> int:
+    """Its bytes, 0 where they are not known."""
+    return n if isinstance(v.type, TensorType) and v.type.is_static and isinstance(n := v.type.nbytes, int) else 0
 
 
 def describe(op: Op) -> str:

@@ -28,7 +28,7 @@ import numpy as np
 
 from graphopt import store
 from graphopt.errors import IRError
-from graphopt.ir.dims import Dim, DimLike, Shape, product
+from graphopt.ir.dims import Dim, DimLike, Shape, dim_min, product
 from graphopt.ir.types import DTYPES, DType, TensorType, Type, dtype
 
 
@@ -179,6 +179,7 @@ class OpDef:
     wants: frozenset[str] = field(default_factory=frozenset)
     rows_rule: RowsRule | None = None
     view_rule: ViewRule | None = None
+    picks: str | None = None  # the operand of whose elements each element of the results is one
 
     def rows(self, o: Operands) -> Sequence[int]:
         """The operands, by position, that the op takes row by row: index i along the first axis of every result is made of
@@ -282,16 +283,26 @@ class OpDef:
 
     def cost(self, o: Operands, results: Sequence[Type]) -> tuple[DimLike, DimLike]:
         """(operations, bytes moved) of one execution; a multiply-add counts two operations."""
-        tensors = [t for t in [*o.types, *results] if isinstance(t, TensorType) and t.shape is not None]
         outs = [t for t in results if isinstance(t, TensorType) and t.shape is not None]
         ins = [t for t in o.types if isinstance(t, TensorType) and t.shape is not None]
-        nbytes: DimLike = 0 if self.has(Trait.VIEW) else sum((t.nbytes for t in tensors), 0)
+        nbytes: DimLike = 0 if self.has(Trait.VIEW) else sum([*self.touched(o, results), *(t.nbytes for t in outs)], 0)
         if self.operations is not None:
             return self.operations(o, outs), nbytes
         if self.has(Trait.MOVEMENT | Trait.VIEW):
             return 0, nbytes
         of = ins[:1] if self.has(Trait.REDUCTION) else outs
         return sum((t.size for t in of), 0), nbytes
+
+    def touched(self, o: Operands, results: Sequence[Type]) -> list[DimLike]:
+        """How many bytes of each operand are read at most; 0 where it is absent or its size unknown. Where elements are picked
+        from an operand (the rows of an embedding table), those are no more than the results have."""
+        size = sum((t.size for t in results if isinstance(t, TensorType) and t.shape is not None), 0)
+        made: list[DimLike] = []
+        for k, t in enumerate(o.types):
+            known = isinstance(t, TensorType) and t.shape is not None
+            made.append(0 if not known else t.nbytes if self.picks != self.operands[min(k, len(self.operands) - 1)].name
+                        else dim_min(t.size, size) * t.dtype.itemsize)
+        return made
 
 
 TABLE: dict[str, OpDef] = {}
@@ -300,7 +311,8 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {}
 
 def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Operands], Sequence[Type]] | None = None,
        traits: Trait = Trait.NONE, operations: Callable[..., DimLike] | None = None, rows: RowsRule | None = None,
-       view: ViewRule | None = None, **constraints: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+       view: ViewRule | None = None, picks: str | None = None,
+       **constraints: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an op to the table; the decorated numpy function is its reference semantics and its docstring the text."""
 
     def add(evaluate: Callable[..., Any]) -> Callable[..., Any]:
@@ -318,7 +330,7 @@ def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Opera
         store.extends(evaluate)
         parameters = frozenset(inspect.signature(evaluate).parameters)
         TABLE[name] = OpDef(name, operands, attrs, results, regions, bound, shape, types, evaluate, traits, operations,
-                            inspect.cleandoc(evaluate.__doc__), signature, parameters, rows, view)
+                            inspect.cleandoc(evaluate.__doc__), signature, parameters, rows, view, picks)
         return evaluate
 
     return add

@@ -48,6 +48,17 @@ def test_every_step_is_timed_with_its_operations_and_bytes(net, capsys):
     assert all(0 < s["low"] <= s["seconds"] <= s["high"] for s in data["steps"] if not s["host"])
 
 
+def test_of_a_table_the_rows_that_are_gathered_count():
+    graph = Graph("net")
+    b = Builder(graph)
+    ids, kinds = (graph.add_input(tensor("i64", 1, 6), name) for name in ("ids", "kinds"))
+    words, sorts = (RNG.standard_normal((n, 16)).astype(np.float32) for n in (5000, 2))
+    graph.outputs = [b.add(b.gather(b.const(words), ids, axis=0), b.gather(b.const(sorts), kinds, axis=0))]
+    rows = graphopt.compile(graph).profile(np.zeros((1, 6), np.int64), np.ones((1, 6), np.int64), repeats=1)
+    assert sum(r["weights"] for r in rows) == 6 * 16 * 4 + 2 * 16 * 4  # of two rows no more than both
+    assert rows[-1]["activations"] >= 6 * 16 * 4
+
+
 def test_the_table_shows_shares_sources_and_sums(net, capsys):
     code, out, _ = run(capsys, net, "--profile")
     assert code == 0 and out.startswith(" share")

@@ -193,3 +193,18 @@ def test_cost():
     assert cost(add("reduce_sum", x, axes=[1])) == ("4*N", "20*N")
     assert cost(add("reshape", x, shape=[4 * N])) == ("0", "0")
     assert cost(add("transpose", x, perm=[1, 0])) == ("0", "32*N")
+
+
+def test_what_picks_elements_reads_no_more_than_it_gives():
+    def touched(made):
+        return made.definition.touched(made.view(), [r.type for r in made.results])
+
+    table, few, many = tensor("f32", 1000, 8), tensor("i64", 2, 5), tensor("i32", 4000)
+    assert touched(add("gather", table, few, axis=0)) == [10 * 8 * 4, 10 * 8]
+    assert touched(add("gather", table, many, axis=0)) == [1000 * 8 * 4, 4000 * 4], "all of it, once"
+    assert touched(add("gather_elements", table, tensor("i64", 3, 8), axis=0)) == [3 * 8 * 4, 3 * 8 * 8]
+    assert touched(add("gather_nd", table, tensor("i64", 7, 1))) == [7 * 8 * 4, 7 * 8]
+    assert touched(add("slice", table, axes=[0], starts=[10], ends=[13], steps=[1])) == [3 * 8 * 4]
+    assert touched(add("add", table, table)) == [1000 * 8 * 4] * 2
+    made = add("gather", table, few, axis=0)
+    assert made.definition.cost(made.view(), [r.type for r in made.results]) == (0, 10 * 8 * 4 + 10 * 8 + 10 * 8 * 4)

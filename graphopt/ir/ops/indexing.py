@@ -41,7 +41,8 @@ def _gather_shape(o: Operands) -> Shape:
     return (*o.x.shape[:o.axis], *o.indices.shape, *o.x.shape[o.axis + 1:])
 
 
-@op("gather(x: T, indices: I; axis: int) -> T", T="any", I="i32|i64", shape=_gather_shape, traits=Trait.MOVEMENT)
+@op("gather(x: T, indices: I; axis: int) -> T", T="any", I="i32|i64", shape=_gather_shape, traits=Trait.MOVEMENT,
+    picks="x")
 def gather(x, indices, *, axis):
     """The slices of `x` at `indices` along `axis`, which the axes of `indices` take the place of."""
     return np.take(x, _in_range(indices, x.shape[axis]), axis)
@@ -64,7 +65,8 @@ def _element_index(indices: np.ndarray, axis: int, n: int) -> tuple[np.ndarray, 
     return tuple(places)
 
 
-@op("gather_elements(x: T, indices: I; axis: int) -> T", T="any", I="i32|i64", shape=_elements_shape, traits=Trait.MOVEMENT)
+@op("gather_elements(x: T, indices: I; axis: int) -> T", T="any", I="i32|i64", shape=_elements_shape, traits=Trait.MOVEMENT,
+    picks="x")
 def gather_elements(x, indices, *, axis):
     """x[i, indices[i, j, k], k] for axis 1 of three: each index picks along `axis` at its own place on the others."""
     return x[_element_index(indices, axis, x.shape[axis])]
@@ -93,7 +95,7 @@ def _nd_index(indices: np.ndarray, shape: tuple[int, ...], batch: int = 0) -> tu
 
 
 @op("gather_nd(x: T, indices: I; batch_dims: int = 0) -> T", T="any", I="i32|i64", shape=_gather_nd_shape,
-    traits=Trait.MOVEMENT)
+    traits=Trait.MOVEMENT, picks="x")
 def gather_nd(x, indices, *, batch_dims):
     """x[b, indices[b, i]]: the last axis of `indices` holds tuples that address the axes of `x` after the batch axes."""
     if indices.shape[-1] == 0:  # the empty tuple picks the whole of its batch element

@@ -138,7 +138,7 @@ def _slice_view(o: Operands, result: TensorType) -> int | None:
 
 
 @op("slice(x: T; axes: ints, starts: dims, ends: dims, steps: ints) -> T", T="any", shape=_slice_shape, traits=Trait.MOVEMENT,
-    rows=rows_beside, view=_slice_view)
+    rows=rows_beside, view=_slice_view, picks="x")
 def slice_(x, *, axes, starts, ends, steps):
     """x[start:end:step] along each of `axes`, as numpy clamps it.
 
