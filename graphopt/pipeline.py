@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.errors import InputError, IRError
 from graphopt.ir.dims import Dim
-from graphopt.ir.graph import Graph, Value
+from graphopt.ir.graph import Builder, Graph, Value
 from graphopt.ir.types import TensorType, Type
 from graphopt.runtime.model import Spec
 
@@ -128,6 +128,8 @@ def specialise(graph: Graph, names: Sequence[str], shapes: Mapping[str, tuple[in
     recapture: Callable[..., Graph] | None = graph.metadata.get("recapture")
     if recapture is not None:
         return recapture(shapes, values)
+    if values:
+        graph = bound(graph, names, values)
     if not graph.symbols():
         return graph
     symbols: dict[str, int] = {}
@@ -137,6 +139,17 @@ def specialise(graph: Graph, names: Sequence[str], shapes: Mapping[str, tuple[in
                 if isinstance(d, Dim) and str(d).isidentifier():
                     symbols[str(d)] = n
     return graph.specialise(symbols)
+
+
+def bound(graph: Graph, names: Sequence[str], values: Mapping[str, np.ndarray]) -> Graph:
+    """A copy in which inputs of these names are read as constants; they stay in the signature. For graphs that were saved: one
+    that has its source is captured again, which also settles what the capture left open."""
+    made = graph.clone()
+    for v, name in zip(made.inputs, names):
+        if name in values and v.uses:
+            v.replace_all_uses_with(Builder(made, before=next(iter(made.ops))).const(np.array(values[name]), name=name))
+    made.metadata["control_inputs"] = [n for n in made.metadata.get("control_inputs", ()) if n not in values]
+    return made.specialise({})  # types follow from constants
 
 
 def specialise_checked(graph: Graph, inputs: Sequence[Spec], shapes: Mapping[str, tuple[int, ...]],

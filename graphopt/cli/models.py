@@ -142,7 +142,12 @@ def bind_values(graph: Graph, shapes: Mapping[str, tuple[int, ...]], values: Map
     """The graph with those input values known that shape the program."""
     if not values:
         return graph
-    return graph.metadata["recapture"](shapes, {name: value_array(graph, name, value) for name, value in values.items()})
+    from graphopt.pipeline import bound
+
+    arrays = {name: value_array(graph, name, value) for name, value in values.items()}
+    if "recapture" in graph.metadata:
+        return graph.metadata["recapture"](shapes, arrays)
+    return bound(graph, input_names(graph), arrays)  # whose shapes are fixed
 
 
 def value_array(graph: Graph, name: str, value: float | list[float]) -> Any:

@@ -16,7 +16,10 @@ from c_interface import BAD_ARGUMENT, DAMAGED, NO_PROGRAM, CError, CModel, buffe
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.capture import capture
 from graphopt.cli.build import main
+from graphopt.cli.dump import main as dump
+from graphopt.ir import serial
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 RNG = np.random.default_rng(44)
@@ -153,6 +156,20 @@ def test_save_keeps_the_values_that_it_was_called_with(net: Path, tmp_path: Path
         with pytest.raises(graphopt.InputError, match="no program for"):
             loaded.run(given(*CASES[0]))
         model = graphopt.compile(net)
+
+
+def test_a_saved_graph_is_bound_to_values_too(net: Path, tmp_path: Path) -> None:
+    graph = capture(str(net), shapes={"x": (2, 12)}, values={"sizes": np.array([4, 6])})
+    assert graph.metadata["control_inputs"] == ["rate"]
+    serial.save(graph, tmp_path / "g.gir")
+    assert main(["g.gir", "--value", "rate=16000", "--value", "rate=8000"]) == 0
+    model, compiled = graphopt.load("g.gopt"), graphopt.compile(serial.load(tmp_path / "g.gir"))
+    for case in CASES[:2]:
+        right(model.run(given(*case))["y"], *case)
+        right(compiled.run(given(*case))["y"], *case)
+    assert compiled.host_ops == []
+    assert dump(["g.gir", "--value", "rate=16000", "-o", "bound.ir"]) == 0
+    assert "if(" not in (tmp_path / "bound.ir").read_text()
 
 
 REFUSED = [
