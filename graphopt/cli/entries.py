@@ -98,6 +98,9 @@ def cases(graph: Graph, inputs: Sequence[Spec], shapes: Sequence[Shapes],
     for chosen in itertools.product(*(arrays.values() for arrays in given.values())):
         bound = dict(zip(given, chosen))
         sizes = {name: array.shape for name, array in bound.items()}
+        for name, size in sizes.items():
+            if wrong := [s[name] for s in shapes if s.get(name, size) != size]:
+                raise UsageError(f"--shape {name}={'x'.join(map(str, wrong[0]))}: its --value has the shape {list(size)}")
         made += [Case(found, bound) for found in entries(graph, inputs, [s | sizes for s in shapes or [{}]])]
     if len(made) > LIMIT:
         raise _too_many(len(made), "--shape and --value")

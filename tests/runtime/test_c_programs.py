@@ -202,26 +202,34 @@ def sanitized(flags: str, tmp_path: Path) -> list[str]:
     return command
 
 
-def test_spoiled_manifests_do_no_harm(folder: Path, haswell: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [False, True])
+def test_spoiled_manifests_do_no_harm(folder: Path, tmp_path: Path, values: bool) -> None:
     """Cut off anywhere: refused. With any byte changed: refused or read, without a wrong step."""
     program = tmp_path / "fuzz"
     sources = [NATIVE / f"{n}.c" for n in ("manifest", "json", "memory", "error", "cpu", "files")]
     run([*sanitized("address,undefined", tmp_path), f"-I{NATIVE}", PROGRAMS / "fuzz_manifest.c", *sources, "-o", program])
-    manifest = json_without_words(folder / "manifest.json")
+    manifest = json_without_words(folder / "manifest.json", values)
     (tmp_path / "manifest.json").write_text(manifest)
     said = run([program, tmp_path / "manifest.json"])
     cut, refused, read = map(int, re.findall(r"\d+", said))
     assert cut == len(manifest) and refused > 10 * cut and read > 0
 
 
-def json_without_words(path: Path) -> str:
-    """A manifest without the long texts that nothing reads: the faster to spoil."""
+def json_without_words(path: Path, values: bool) -> str:
+    """A manifest without the long texts that nothing reads: the faster to spoil. With `values`, its first input is two bytes
+    whose values decide."""
     import json
 
     manifest = json.loads(path.read_text())
     for p in (manifest, *manifest.get("programs", [])):
         for name in ("decisions", "stats", "tuning"):
             p.pop(name, None)
+    if values:
+        first = manifest["inputs"][0]
+        manifest |= {"format": [1, 2], "control_inputs": [first["name"]]}
+        first.update(shape=[2], numpy="uint8")
+        for p in manifest["programs"]:
+            p["inputs"][0], p["values"] = [2], {first["name"]: "0aff"}
     return json.dumps(manifest)
 
 

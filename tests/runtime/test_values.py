@@ -181,6 +181,7 @@ REFUSED = [
     (["--value", "rate=fast"], "--value rate=fast: write INPUT=3 or INPUT=3,4"),
     (["--value", "rate=1.5"], "--value rate=1.5: the input is i64[], which has no such number"),
     (["--value", "rate=1e30"], "which has no such number"), (["--value", "rate=1,2"], "write one number for a scalar"),
+    (["--value", "rate=1", "--value", "sizes=4,6", "--shape", "x=2x12,sizes=3"], "sizes=3: its --value has the shape [2]"),
     (["--value", "sizes=24"], "the input is i64[2]; write one number"),
     (["--value", "rate=1", *(a for n in range(65) for a in ("--value", f"sizes={n},2"))], "that is 65 programs"),
 ]
