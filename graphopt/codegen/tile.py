@@ -39,6 +39,8 @@ from graphopt.ir.types import DType, TensorType
 
 SEPARATE = 8192 + 64  # bytes between what two threads write: two pages to fetch ahead, a line against aliasing
 HEAVY = 6  # scalar operations of an epilogue above which it is not unrolled with the block
+SUMS = 8  # accumulators that multiply-adds must go to in turns: two start a cycle, and one takes four
+STREAM = 24  # loads of one stretch of memory in an iteration of a loop, see `steps`
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,16 @@ def result_tiles(m: int, n: int, lanes: int, registers: int) -> Iterator[tuple[f
             loads = tile.rows + vectors
             # multiply-adds bound the tile from below, and so do loads, of which two start a cycle
             yield tiles * (max(tile.rows * vectors, loads / 2, 4) + 0.02 * loads), tile
+
+
+def steps(tile: Tile) -> tuple[int, int]:
+    """Steps of k in an iteration of a tile, and the sets of accumulators that they go to in turns.
+
+    A tile of one row does nothing but read the right operand, as fast as it comes. What fetches ahead from L2 (Zen 5) follows
+    loads that advance by less than 2 KiB an iteration: at 32 vectors of 64 bytes half of the bandwidth is left, at 24 all
+    of it. Such a body is also too long for LLVM to unroll it further.
+    """
+    return (STREAM // tile.vectors, -(-SUMS // tile.vectors)) if tile.rows == 1 and tile.vectors <= STREAM // 2 else (1, 1)
 
 
 @dataclass(frozen=True)
@@ -197,7 +209,8 @@ class Blocked:
         or through memory (`drain`, given the block as rows of vectors of lanes)."""
         width = tile.lanes
         size = tile.rows * tile.vectors * width
-        acc = Buffer("acc", self.dtype, (size,), "local")
+        at_once, sets = steps(tile) if len(depths) == 1 and isinstance(depths[0], int) and hint is None else (1, 1)
+        acc = Buffer("acc", self.dtype, (size * sets,), "local")
 
         def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
             kind = "vector" if count == width else "serial"
@@ -208,17 +221,33 @@ class Blocked:
                     parts += [For(lane, const(count, INDEX), s, kind) for s in f(i, v, lane)]
             return seq(*parts)
 
-        at = lambda i, v, l: (i * tile.vectors + v) * width + l
+        at = lambda i, v, l, s=0: ((s * tile.rows + i) * tile.vectors + v) * width + l
         zero = const(0, self.dtype)
         first = each(lambda i, v, l: [store(acc, at(i, v, l), start(i, v, l) if start else zero)])
         if pending is not None:
             resume = each(lambda i, v, l: [store(acc, at(i, v, l), pending.sums[pending.base + at(i, v, l)])])
             first = If(pending.first, first, resume)
-        def multiply(*k: Expr) -> Stmt:
-            add = each(lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + a(i, k) * b(v, k, l))])
+
+        def multiply(*k: Expr, s: int = 0) -> Stmt:
+            add = each(lambda i, v, l: [store(acc, at(i, v, l, s), acc[at(i, v, l, s)] + a(i, k) * b(v, k, l))])
             return add if hint is None else seq(hint(k), add)
 
-        step = nest(depths, multiply, ("k", "kh", "kw"))
+        if at_once > 1:
+            depth = depths[0]
+            assert isinstance(depth, int)
+            some = lambda k, n: seq(*(multiply(k + s, s=s % sets) for s in range(n)))
+
+            def clear(s: int) -> Stmt:
+                return each(lambda i, v, l: [store(acc, at(i, v, l, s), zero)])
+
+            def join(s: int) -> Stmt:
+                return each(lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + acc[at(i, v, l, s)])])
+
+            whole = depth // at_once
+            step = seq(*map(clear, range(1, sets)), loop(whole, lambda k: some(k * at_once, at_once), name="k"),
+                       some(const(whole * at_once, INDEX), depth - whole * at_once), *map(join, range(1, sets)))
+        else:
+            step = nest(depths, multiply, ("k", "kh", "kw"))
         if drain is None:
             assert write is not None
             end = each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)

@@ -91,6 +91,23 @@ def test_matmul_at_the_borders_of_tiles(target: str) -> None:
     batch.check(target=target)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_matmul_of_one_row_by_every_number_of_vectors(target: str) -> None:
+    """Their loops take several steps at once, in sums of their own: depths around those, and infinities that meet none."""
+    batch = Batch()
+    for n in (5, 16, 40, 72, 100, 127, 129):
+        for k in (1, 2, 3, 4, 11, 12, 13, 23, 24, 25, 47, 49, 130):
+            matmul(batch, of(1, k), of(k, n), True)
+    wide = of(1, 50)
+    wide[0, ::7] = [np.inf, 1, -1, np.nan, 2, 3, -np.inf, 4]
+    for n in (9, 33, 128):
+        b = of(50, n)
+        b[0, : n // 2] = 0
+        with np.errstate(invalid="ignore"):
+            matmul(batch, wide[:, ::-1].copy(), b, True)
+    batch.check(target=target, threads=1)
+
+
 def test_matmul_broadcasts_batches() -> None:
     batch = Batch()
     for a, b in [((3, 4, 5, 9), (9, 20)), ((5, 9), (3, 9, 20)), ((3, 1, 5, 9), (4, 9, 17)), ((1, 5, 9), (3, 9, 33)),
