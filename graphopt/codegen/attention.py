@@ -89,7 +89,7 @@ class Attention(Blocked):
         self.strides = per_worker
         self.scratch += self.memory.values()
         effort = 2 * self.batch * self.heads * self.queries * self.keys * (self.size + self.width) // 16
-        return self.finish(self.shared(self.tasks, effort, self.task))
+        return self.finish(self.spread(self.tasks, effort, self.task))
 
     def sizes(self) -> None:
         """Which rows make a task, and how they and the keys are cut."""

@@ -227,7 +227,7 @@ class ChannelsLast(Blocked):
         far = 1 < block <= FAR_TILES and panels * depth * tile.columns * self.dtype.itemsize > self.machine.l2 // 4
         units = self.batch * self.groups * panels * count
 
-        def unit(u: Expr) -> Stmt:
+        def unit(worker: Expr, u: Expr) -> Stmt:
             return cut.at(u % (panels * count), lambda *place: at(u // (panels * count), *place))
 
         def at(image: Expr, t: Expr, panel: Expr, passed: Expr) -> Stmt:
@@ -344,18 +344,6 @@ class ChannelsLast(Blocked):
         whole = weights + (panels * x * count if x * count > l2 // 2 else x * count)
         parts = x * count + blocks * weights
         return 1 if whole <= parts else blocks
-
-    def spread(self, units: int, effort: int, body: Callable[[Expr], Stmt]) -> Stmt:
-        """All units, in contiguous ranges that differ by at most one, over the threads where there is enough to do."""
-        workers = min(self.style.threads, units) if effort >= self.style.parallel_work else 1
-        unit = Var("u", INDEX, 0, units - 1)
-        if workers == 1:
-            return For(unit, const(units, INDEX), body(unit), "serial")
-        worker = Var("w", INDEX, 0, workers - 1)
-        first = worker * units // workers
-        step = Var("u", INDEX, 0, -(-units // workers) - 1)
-        inside = For(step, (worker + 1) * units // workers - first, body(minimum(first + step, units - 1)), "serial")
-        return For(worker, const(workers, INDEX), inside, "parallel")
 
 
 def first_channels(panel: int, outs: int, tile: Tile) -> list[int]:

@@ -161,7 +161,7 @@ class Convolution(Blocked):
 
         tasks = self.batch * self.groups * panels * row_tiles
         effort = 2 * self.batch * self.groups * self.outs * self.pixels * depth // 16
-        return self.finish(seq(pad, self.shared(tasks, effort, task)))
+        return self.finish(seq(pad, self.spread(tasks, effort, task)))
 
     def blocked(self, x: Value, w: Value, packed: bool) -> Lowered | None:
         tile = self.style.pick("tile", result_tiles(self.outs, self.pixels, self.lanes, self.registers))
@@ -277,7 +277,7 @@ class Convolution(Blocked):
                              loop(images * panels, lambda t: panel_task(worker, t, some), "serial", "task"), "parallel")
         else:
             every = lambda f: loop(row_tiles, f, "serial", "m")
-            body = self.shared(images * panels, effort, lambda worker, t: panel_task(worker, t, every))
+            body = self.spread(images * panels, effort, lambda worker, t: panel_task(worker, t, every))
         return self.finish(seq(pad, body))
 
     def pixel_of(self, panel: Expr, lane: Expr, tile: Tile) -> Expr:

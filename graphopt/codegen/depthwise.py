@@ -161,7 +161,7 @@ class Depthwise(ChannelsLast):
         down, across, panels = -(-height // high), -(-width // wide), -(-channels // columns)
         weights = self.pack(w, self.packing(w), self.dtype)
 
-        def unit(u: Expr) -> Stmt:
+        def unit(worker: Expr, u: Expr) -> Stmt:
             c0 = minimum(u % panels * columns, channels - columns)
             x0 = minimum(u // panels % across * wide, width - wide)
             y0 = minimum(u // (panels * across) % down * high, height - high)

@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable
 
 from graphopt.codegen.channels_last import ChannelsLast, Cut, covers
-from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, const, minimum
+from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, minimum
 from graphopt.codegen.index import split_index
 from graphopt.codegen.loops import For, Let, Stmt, loop, seq
 from graphopt.codegen.schedule import Output, Style, schedule
+from graphopt.codegen.shares import shares
 from graphopt.codegen.tile import apart
 from graphopt.ir.dims import ceil_div
 from graphopt.ir.fused import held, kind, only, outside
@@ -91,7 +92,7 @@ class Prologue(ChannelsLast):
         self.cut = Cut(count, blocks, panels)
         return blocks
 
-    def spread(self, units: int, effort: int, body: Callable[[Expr], Stmt]) -> Stmt:
+    def spread(self, units: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
         """Blocks in contiguous ranges over the threads; in each, pack, then all panels, then all tiles."""
         pixels, lane_pitch = math.prod(self.pixels_shape), 64 // self.dtype.itemsize
         cut = self.cut
@@ -99,17 +100,13 @@ class Prologue(ChannelsLast):
         total = self.batch * blocks
         rows = min(cut.most * self.box.pixels, pixels)
         pitch = (-(-self.channels // lane_pitch) | 1) * lane_pitch  # an odd number of cache lines
-        workers = min(self.style.threads, total) if effort >= self.style.parallel_work else 1
-        own = apart(rows * pitch, self.dtype)
-        packed = Buffer("packed", self.dtype, (workers * own,))
+        own, room = shares(total, effort, self.style), apart(rows * pitch, self.dtype)
+        packed = Buffer("packed", self.dtype, (own.workers * room,))
         self.scratch.append(packed)
-        worker = Var("w", INDEX, 0, workers - 1)
-        at: Expr = worker if workers > 1 else const(0, INDEX)
-        first = at * total // workers
 
-        def block(step: Expr) -> Stmt:
+        def block(which: Expr, _: Expr) -> Stmt:
             g, start = Var("g", INDEX, 0, total - 1), Var("start", INDEX, 0, pixels - rows)
-            base = at * own
+            base = own.worker * room
             self.packed = lambda pixel, c: packed[base + (pixel - start) * pitch + c]
             r, c = Var("r", INDEX, 0, rows - 1), Var("c", INDEX, 0, self.channels - 1)
             value = self.access(g // blocks, c, *split_index(start + r, self.pixels_shape))
@@ -118,13 +115,11 @@ class Prologue(ChannelsLast):
             size = cut.first(g % blocks + 1) - tile
             t = Var("t", INDEX, 0, cut.most - 1)
             before = g // blocks * (cut.panels * cut.count) + tile * cut.panels
-            tiles = loop(cut.panels, lambda p: For(t, size, body(before + p * size + t), "serial"), name="panel")
+            tiles = loop(cut.panels, lambda p: For(t, size, body(own.worker, before + p * size + t), "serial"), name="panel")
             inside: Stmt = Let(start, minimum(tile * self.box.pixels, pixels - rows), seq(fill, tiles))
-            return Let(g, minimum(first + step, total - 1), inside)
+            return Let(g, which, inside)
 
-        step = Var("s", INDEX, 0, -(-total // workers) - 1)
-        share = For(step, (at + 1) * total // workers - first, block(step), "serial")
-        return For(worker, const(workers, INDEX), share, "parallel") if workers > 1 else share
+        return own.spread(own.each(block))
 
 
 __all__ = ["Prologue", "absorbs", "is_pointwise"]

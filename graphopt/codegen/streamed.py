@@ -22,6 +22,7 @@ from graphopt.codegen.kernels import Lowered, Sources
 from graphopt.codegen.loops import For, If, Let, Stmt, Store, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner
 from graphopt.codegen.schedule import Style, work
+from graphopt.codegen.shares import shares
 from graphopt.codegen.tile import HEAVY, Tile, apart
 from graphopt.codegen.tuning import best_of
 from graphopt.ir.fused import held, only, outside
@@ -243,13 +244,10 @@ class Streamed(Depthwise):
         steps = -(-out_height // plan.rows)
         units = self.batch * first.panels * steps
         effort = 2 * self.batch * math.prod(first.pixels_shape) * first.outs * first.depth // 16
-        workers = min(self.style.threads, units) if effort >= self.style.parallel_work else 1
-        share = apart(slots * pitch, self.dtype)
-        held = Buffer("rows", self.dtype, (workers * share,))
+        own, room = shares(units, effort, self.style), apart(slots * pitch, self.dtype)
+        held = Buffer("rows", self.dtype, (own.workers * room,))
         self.scratch.append(held)
-        worker: Expr = Var("w", INDEX, 0, workers - 1) if workers > 1 else const(0, INDEX)
-        base = worker * share
-        begin = worker * units // workers
+        base = own.worker * room
         nothing = const(0, self.dtype)
 
         def copy(target: Expr, size: int, value: object) -> Stmt:
@@ -285,11 +283,7 @@ class Streamed(Depthwise):
         margins = [] if wide == width else [nest((slots,), lambda s: seq(
             copy(base + s * pitch, left * columns, lambda i: nothing),
             copy(base + s * pitch + (left + width) * columns, (wide - left - width) * columns, lambda i: nothing)), ("s",))]
-        longest = -(-units // workers)
-        u = Var("u", INDEX, 0, longest - 1)
-        count = (worker + 1) * units // workers - begin
-        body = seq(*margins, For(u, count, unit(minimum(begin + u, units - 1), u.eq(0)), "serial"))
-        return For(worker, const(workers, INDEX), body, "parallel") if isinstance(worker, Var) else body
+        return own.spread(seq(*margins, own.each(lambda u, before: unit(u, before.eq(0)))))
 
     def consume(self, plan: Plan, taps: Window, held: Buffer, b: Expr, panel: Expr, base: Expr, y0: Expr, r: Expr,
                 pitch: int, slots: int) -> Stmt:

@@ -33,6 +33,7 @@ from graphopt.codegen.kernels import Lowered, Packing, Sources, position
 from graphopt.codegen.loops import Alloc, For, If, Kernel, Stmt, Store, loop, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.schedule import Style, work
+from graphopt.codegen.shares import shares
 from graphopt.ir.fused import ends, held, kind, outsides, reads
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType
@@ -260,18 +261,10 @@ class Blocked:
             end = If(pending.last, end, keep)
         return Alloc(acc, seq(first, step, end))
 
-    def shared(self, tasks: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
-        """`body(worker, task)` for all tasks, in contiguous ranges over the threads where there is enough to do."""
-        workers = min(self.style.threads, tasks) if effort >= self.style.parallel_work else 1
-        if workers == 1:
-            return loop(tasks, lambda t: body(const(0, INDEX), t), "serial", "task")
-        per = -(-tasks // workers)
-        worker = Var("w", INDEX, 0, workers - 1)
-        task = Var("task", INDEX, 0, per - 1)
-        # A range that runs over the end repeats the last task's work rather than branching.
-        index = minimum(worker * per, tasks - per) + task if tasks % workers else worker * per + task
-        one = body(worker, bounded(index, tasks))
-        return For(worker, const(workers, INDEX), For(task, const(per, INDEX), one, "serial"), "parallel")
+    def spread(self, units: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
+        """`body(worker, unit)` for all units, shared out over the threads where there is enough to do."""
+        own = shares(units, effort, self.style)
+        return own.spread(own.each(lambda unit, _: body(own.worker, unit)))
 
 
 def _moved(op: Op, index: list[Expr]) -> list[Expr]:
