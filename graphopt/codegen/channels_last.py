@@ -15,18 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.codegen import math as vector_math
 from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, maximum, minimum, select
 from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing, Sources, position, zero_around
-from graphopt.codegen.loops import For, Let, Prefetch, Stmt, Store, nest, seq, store
-from graphopt.codegen.schedule import Output, Style, iteration, schedule, work
-from graphopt.codegen.tile import HEAVY, Blocked, Tile
+from graphopt.codegen.loops import Let, Prefetch, Stmt, seq, store
+from graphopt.codegen.schedule import Output, Style, iteration, schedule
+from graphopt.codegen.tile import Blocked, Tile
 from graphopt.codegen.tuning import best_of
 from graphopt.ir.dims import ceil_div
 from graphopt.ir.fused import outside
 from graphopt.ir.graph import Op, Value
-from graphopt.ir.types import DType, TensorType, channels_last
+from graphopt.ir.types import DType, TensorType, channels_last, lies_channels_last
 from graphopt.targets.x86 import X86
 
 LOAD = 0.15  # cycles that a load costs beside the multiply-adds that hide it
@@ -210,7 +209,7 @@ class ChannelsLast(Blocked):
         if not self.direct:
             return True
         t = self.x_type
-        return t.layout is not None and t.layout.order.endswith("C") and t.storage[-1] == self.channels
+        return lies_channels_last(t) and t.storage[-1] == self.channels
 
     def tiles(self, w: Value) -> Stmt:
         box, lanes = self.box, self.lanes
@@ -280,20 +279,7 @@ class ChannelsLast(Blocked):
                 next_panel = here + depth * tile.columns
                 return seq(*soon, Prefetch(right, next_panel + (passed * depth + step) * share, 2))
 
-            sample = write(0, 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
-            effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
-            if effort <= HEAVY:
-                return self.block(tile, depths, source, weight, start, write, lanes, hint=ahead)
-
-            def drain(memory: Buffer) -> Stmt:
-                def one(i: Expr, v: Expr) -> Stmt:
-                    lane = Var("l", INDEX, 0, lanes - 1)
-                    return seq(*(For(lane, const(lanes, INDEX), s, "vector")
-                                 for s in write(i, v, lane, memory[(i * tile.vectors + v) * lanes + lane])))
-
-                return nest((tile.rows, tile.vectors), one, ("i", "v"), "few")
-
-            return self.block(tile, depths, source, weight, start, drain=drain, hint=ahead)
+            return self.stored(tile, depths, source, weight, start, write, hint=ahead)
 
         return self.spread(units, 2 * self.batch * self.groups * self.outs * math.prod(self.pixels_shape) * depth // 16, unit)
 

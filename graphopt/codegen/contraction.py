@@ -17,6 +17,7 @@ from graphopt.codegen.winograd import Winograd
 from graphopt.ir.fused import ends, held, kind, makes
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
+from graphopt.ir.types import lies_channels_last
 from graphopt.targets.x86 import X86
 
 SHARED = 16  # rows that make use of a right operand's element from which it may be computed while it is packed
@@ -52,8 +53,7 @@ def template(machine: X86) -> Template:
 
 
 def _is_channels_last(op: Op) -> bool:
-    layout = getattr(op.results[0].type, "layout", None)
-    return layout is not None and layout.order.endswith("C")
+    return lies_channels_last(op.results[0].type)
 
 
 def _contraction_of(op: Op) -> tuple[Op, Sources] | None:

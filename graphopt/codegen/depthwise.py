@@ -14,14 +14,11 @@ from functools import partial
 
 import numpy as np
 
-from graphopt.codegen import math as vector_math
 from graphopt.codegen.channels_last import ChannelsLast
 from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, minimum
 from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Packing
-from graphopt.codegen.loops import Alloc, For, Stmt, Store, nest, seq, store
-from graphopt.codegen.schedule import work
-from graphopt.codegen.tile import HEAVY
+from graphopt.codegen.loops import Alloc, For, Stmt, nest, seq, store
 from graphopt.codegen.tuning import best_of
 from graphopt.ir.fused import outside
 from graphopt.ir.graph import Op, Value
@@ -257,8 +254,7 @@ class Depthwise(ChannelsLast):
 
         init = [vector(lambda l, y, x, v: [store(acc, place(y, x, v, l), start(v, l))], y, x, v) for y, x, v in each]
         sums = Alloc(held, nest(outside, rows, ("k0", "kd")))
-        sample = write((0, 0), 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
-        if sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store)) <= HEAVY:
+        if not self.is_long(lanes, lambda lane, value: write((0, 0), 0, lane, value)):
             out = [vector(lambda l, y, x, v: write((y, x), v, l, acc[place(y, x, v, l)]), y, x, v) for y, x, v in each]
             return Alloc(acc, seq(*init, sums, *out))
         # A long epilogue is written once, as a loop; the strip goes through memory, since registers have no index.

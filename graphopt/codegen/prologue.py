@@ -20,7 +20,7 @@ from graphopt.ir.dims import ceil_div
 from graphopt.ir.fused import held, kind, only, outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
-from graphopt.ir.types import TensorType
+from graphopt.ir.types import TensorType, lies_channels_last
 
 
 def absorbs(first: Op, second: Op) -> str | None:
@@ -43,7 +43,7 @@ def absorbs(first: Op, second: Op) -> str | None:
     assert image is not None
     if outside(second, image) is not first.result or len(image.uses) != 1:
         return None
-    if not all(_last(v) for v in (first.result, *second.results)) or not is_pointwise(conv):
+    if not all(lies_channels_last(v.type) for v in (first.result, *second.results)) or not is_pointwise(conv):
         return None
     return "each of its pixels is computed once, for all output channels"
 
@@ -61,10 +61,6 @@ def is_pointwise(conv: Op) -> bool:
     w = conv.operands[1]
     return w is not None and math.prod(w.static_shape[2:]) == 1 and conv.attrs["groups"] == 1 \
         and all(s == 1 for s in conv.attrs["stride"]) and not any(conv.attrs["pad"]) and 0 not in conv.result.static_shape
-
-
-def _last(v: Value) -> bool:
-    return isinstance(v.type, TensorType) and v.type.layout is not None and v.type.layout.order.endswith("C")
 
 
 class Prologue(ChannelsLast):

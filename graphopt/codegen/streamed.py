@@ -13,21 +13,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graphopt.codegen import depthwise
-from graphopt.codegen import math as vector_math
 from graphopt.codegen.channels_last import LOAD, ChannelsLast, choose_box, covers, first_channels, pack_panels
 from graphopt.codegen.depthwise import Depthwise, Window, by_channel, choose_strip, is_depthwise, window_of
 from graphopt.codegen.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, minimum, select
 from graphopt.codegen.index import flat_index
 from graphopt.codegen.kernels import Lowered, Sources
-from graphopt.codegen.loops import For, If, Let, Stmt, Store, nest, seq, store
+from graphopt.codegen.loops import For, If, Let, Stmt, nest, seq, store
 from graphopt.codegen.lower.registry import Inliner
-from graphopt.codegen.schedule import Style, work
+from graphopt.codegen.schedule import Style
 from graphopt.codegen.shares import shares
-from graphopt.codegen.tile import HEAVY, Tile, apart
+from graphopt.codegen.tile import Tile, apart
 from graphopt.codegen.tuning import best_of
 from graphopt.ir.fused import held, only, outside
 from graphopt.ir.graph import Op, Value
-from graphopt.ir.types import TensorType
+from graphopt.ir.types import lies_channels_last
 from graphopt.targets.x86 import X86
 
 OUTER = 0.4  # cycles a byte that one kernel writes and another reads, where it does not stay in L2
@@ -119,7 +118,7 @@ def pays(first: Op, second: Op, machine: X86) -> str | None:
         return None
     a, b = found
     types = [op.result.type for op in (first, second)]
-    if any(not isinstance(t, TensorType) or t.layout is None or not t.layout.order.endswith("C") for t in types):
+    if not all(map(lies_channels_last, types)):
         return None
     w, outs = a.operands[1], a.result.static_shape[1]
     # A window on the way in would be read once for every panel of channels: measured slower than storing the image.
@@ -191,19 +190,7 @@ class Producer(ChannelsLast):
                 done = self.finished([b, c0 + as_expr(v) * lanes + lane, y, x], value)
                 return [store(target, place + x * tile.columns + as_expr(v) * lanes + lane, done)]
 
-            sample = write(0, 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
-            if sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store)) <= HEAVY:
-                return self.block(tile, self.depths, source, weight, start, write, lanes)
-
-            def drain(memory: Buffer) -> Stmt:
-                def one(i: Expr, v: Expr) -> Stmt:
-                    lane = Var("l", INDEX, 0, lanes - 1)
-                    value = memory[(i * tile.vectors + v) * lanes + lane]
-                    return seq(*(For(lane, const(lanes, INDEX), s, "vector") for s in write(i, v, lane, value)))
-
-                return nest((tile.rows, tile.vectors), one, ("i", "v"), "few")
-
-            return self.block(tile, self.depths, source, weight, start, drain=drain)
+            return self.stored(tile, self.depths, source, weight, start, write)
 
         return nest((-(-width // tile.rows),), box, ("x",))
 

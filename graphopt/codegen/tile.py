@@ -181,12 +181,22 @@ class Blocked:
         """The register block. `a(row, k)` is a scalar, `b(vector, k, lane)` a lane; `write(row, vector, lane, value)`
         stores one; `start` gives what to add to (default zero). `partial`: valid lanes of a single vector. `hint`: what
         to prefetch at each k. `pending`: where `depth` is a part of the sum only."""
-        sample = write(0, 0, Var("l", INDEX, 0, tile.lanes - 1), Var("x", self.dtype))
-        effort = sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store))
+        return self.stored(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, write, partial,
+                           hint, pending)
+
+    def is_long(self, lanes: int, write: Callable[[Expr, Expr], Sequence[Stmt]]) -> bool:
+        """Is an epilogue, what `write(lane, value)` does with an element, too long to be unrolled with its block?"""
+        sample = write(Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
+        return sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store)) > HEAVY
+
+    def stored(self, tile: Tile, depths: Sequence[ExprLike], a: Callable[[int, Sequence[Expr]], Expr],
+               b: Callable[[int, Sequence[Expr], Expr], Expr], start: Callable[[int, int, Expr], Expr] | None,
+               write: Callable[[ExprLike, ExprLike, Expr, Expr], list[Stmt]], partial: int | None = None,
+               hint: Callable[[Sequence[Expr]], Stmt] | None = None, pending: Pending | None = None) -> Stmt:
+        """`block`, its results stored by `write(row, vector, lane, value)`, `partial` lanes of a single vector."""
         count = tile.lanes if partial is None else partial
-        if tile.rows * tile.vectors == 1 or effort <= HEAVY:
-            return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, write, count,
-                              hint=hint, pending=pending)
+        if tile.rows * tile.vectors == 1 or not self.is_long(tile.lanes, lambda lane, value: write(0, 0, lane, value)):
+            return self.block(tile, depths, a, b, start, write, count, hint=hint, pending=pending)
 
         # A long epilogue is written once, as a loop; the block goes through memory, since registers have no index.
         def drain(block: Buffer) -> Stmt:
@@ -198,8 +208,7 @@ class Blocked:
 
             return nest((tile.rows, tile.vectors), one, ("i", "v"), "few")
 
-        return self.block(tile, (depth,), lambda i, k: a(i, k[0]), lambda v, k, l: b(v, k[0], l), start, drain=drain,
-                          hint=hint, pending=pending)
+        return self.block(tile, depths, a, b, start, drain=drain, hint=hint, pending=pending)
 
     def block(self, tile: Tile, depths: Sequence[ExprLike], a: Callable[[int, Sequence[Expr]], Expr],
               b: Callable[[int, Sequence[Expr], Expr], Expr], start: Callable[[int, int, Expr], Expr] | None = None,

@@ -21,13 +21,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from graphopt.codegen import math as vector_math
 from graphopt.codegen.channels_last import STEPS_AHEAD, ChannelsLast, first_channels
 from graphopt.codegen.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, const, minimum
 from graphopt.codegen.kernels import Lowered, Packing
-from graphopt.codegen.loops import Alloc, For, If, Let, Prefetch, Stmt, Store, loop, seq, store
-from graphopt.codegen.schedule import work
-from graphopt.codegen.tile import HEAVY, Tile
+from graphopt.codegen.loops import Alloc, For, If, Let, Prefetch, Stmt, loop, seq, store
+from graphopt.codegen.tile import Tile
 from graphopt.codegen.winograd_plan import Plan, Transform, algorithms
 from graphopt.targets.base import LINE
 
@@ -252,8 +250,7 @@ class Winograd(ChannelsLast):
 
         rest = loop(m - skip_y, lambda i: loop(m - skip_x, lambda j: one(i, j), name="j"), name="i")
         part = Alloc(memory, seq(*map(spill, range(m * m)), rest))
-        sample = write(0, 0, Var("l", INDEX, 0, lanes - 1), Var("x", self.dtype))
-        if sum(work(vector_math.expand(s.value)) for s in sample if isinstance(s, Store)) > HEAVY:
+        if self.is_long(lanes, lambda lane, value: write(0, 0, lane, value)):
             return part
         whole = seq(*map(straight, range(m * m)))
         skip = skip_y + skip_x

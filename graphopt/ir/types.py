@@ -224,6 +224,11 @@ class OptionalType:
 Type = TensorType | SequenceType | OptionalType
 
 
+def lies_channels_last(t: Type) -> bool:
+    """Is that a tensor whose innermost axis in memory is the channels, as its layout says?"""
+    return isinstance(t, TensorType) and t.layout is not None and t.layout.order.endswith("C")
+
+
 def logical(t: Type) -> Type:
     """The type without its layout."""
     return replace(t, layout=None) if isinstance(t, TensorType) and t.layout is not None else t
