@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.ops.movement import slice_offset
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
+from graphopt.rewrite.body import Body
 from graphopt.rewrite.common import static_shape
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import GraphPass
-from graphopt.rewrite.pattern import merge_locs
 
 MAX_OPERANDS = 24
 MAX_OPS = 64
@@ -422,33 +421,14 @@ def _row_values(order: list[Op], kernel: set[Op]) -> dict[Value, tuple[tuple[int
 def _build(group: Group, context: Context) -> None:
     """Replace the group's ops by one `fused` op at the root's place."""
     members = list(reversed(group.ops))
-    body = Graph("body")
-    inside: dict[Value, Value] = {}
-    operands: list[Value] = []
-
-    def operand(v: Value | None) -> Value | None:
-        if v is None or v in inside:
-            return None if v is None else inside[v]
-        if is_scalar_constant(v):
-            assert v.op is not None
-            inside[v] = body.constant(v.op.attrs["value"], loc=v.op.loc)
-        else:
-            operands.append(v)
-            inside[v] = body.add_input(v.type, v.name)
-        inside[v].name = v.name
-        return inside[v]
-
+    body = Body()
     for op in members:
-        copy = body.add(op.name, [operand(v) for v in op.operands], op.attrs, loc=op.loc, types=[r.type for r in op.results])
-        for old, new in zip(op.results, copy.results):
-            inside[old] = new
-            new.name = old.name
-    root = group.root
-    body.outputs = [inside[r] for r in root.results]
-    graph: Any = root.graph
-    fused = graph.add("fused", operands, {"kind": group.kind}, regions=[body], loc=merge_locs(members), before=root)
-    context.because(root, _reason(group, members))
-    root.replace_with(fused.results)
+        for v in op.operands:
+            if v is not None and v.op is not None and v not in body.inside and is_scalar_constant(v):
+                body.hold(v.op)
+        body.copy(op)
+    context.because(group.root, _reason(group, members))
+    body.finish(group.root, group.kind, members)
     for op in group.ops[1:]:
         op.erase()
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from graphopt.ir.graph import Graph, Op, Value
+from graphopt.rewrite.body import Body
 from graphopt.rewrite.common import static_shape
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import GraphPass
-from graphopt.rewrite.pattern import merge_locs
 
 BEFORE = frozenset(("transpose", "reshape", "slice", "expand", "split"))
 AFTER = frozenset(("transpose", "reshape"))
@@ -33,7 +31,7 @@ class Heads(GraphPass):
                 continue
             if not context.take("take the heads' movement into attention", op):
                 break
-            _build(graph, op, before, after, context)
+            _build(op, before, after, context)
             changed = True
         return changed
 
@@ -65,35 +63,14 @@ def _after(op: Op, graph: Graph) -> list[Op]:
     return chain
 
 
-def _build(graph: Graph, op: Op, before: dict[Value, list[Op]], after: list[Op], context: Context) -> None:
-    body = Graph("body")
-    inside: dict[Value, Value] = {}
-    operands: list[Value] = []
-
-    def read(v: Value) -> Value:
-        if v not in inside:
-            operands.append(v)
-            inside[v] = body.add_input(v.type, v.name)
-        return inside[v]
-
-    def copy(o: Op) -> None:
-        new = body.add(o.name, [None if v is None else read(v) for v in o.operands], o.attrs, loc=o.loc,
-                       types=[r.type for r in o.results])
-        for r, n in zip(o.results, new.results):
-            inside[r] = n
-            n.name = r.name
-
-    for chain in before.values():
-        for o in chain:
-            if o.results[0] not in inside:
-                copy(o)
-    for o in (op, *after):
-        copy(o)
+def _build(op: Op, before: dict[Value, list[Op]], after: list[Op], context: Context) -> None:
+    body = Body()
+    for o in (*(o for chain in before.values() for o in chain), op, *after):
+        if o.results[0] not in body.inside:
+            body.copy(o)
     last = after[-1] if after else op
-    body.outputs = [inside[last.result]]
-    members: list[Any] = [*(o for chain in before.values() for o in chain), op, *after]
-    fused = graph.add("fused", operands, {"kind": "attention"}, regions=[body], loc=merge_locs(members), before=last)
+    members = [*(o for chain in before.values() for o in chain), op, *after]
     context.because(last, f"fused ({', '.join(o.name for o in members)}): the kernel reads and writes heads where they lie")
-    last.replace_with(fused.results)
+    body.finish(last, "attention", members)
     for o in reversed((op, *after[:-1]) if after else ()):
         o.erase()

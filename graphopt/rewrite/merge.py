@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from graphopt.ir.fused import ends, held, only, outside, outsides
-from graphopt.ir.graph import Graph, Op, Value
-from graphopt.ir.types import logical
+from graphopt.ir.fused import only, outside
+from graphopt.ir.graph import Graph, Op
+from graphopt.rewrite.body import Body
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import Pass
-from graphopt.rewrite.pattern import merge_locs
 
 
 class Merge(Pass):
@@ -34,7 +33,7 @@ class Merge(Pass):
             if not context.take(self.step, second):
                 return changed
             context.because(second, f"{self.done} ({first.name}, {second.name}): {reason}")
-            merge(graph, first, second, self.kind)
+            merge(first, second, self.kind)
             changed = True
         return changed
 
@@ -45,38 +44,12 @@ def image_of(op: Op) -> Op | None:
     return None if conv is None or conv.operands[0] is None else outside(op, conv.operands[0]).op
 
 
-def merge(graph: Graph, first: Op, second: Op, kind: str) -> None:
+def merge(first: Op, second: Op, kind: str) -> None:
     """Make two ops, each alone or fused, one fused op of that kind; only the second reads what the first makes."""
-    body = Graph("body")
-    given: dict[Value, Value] = {}
-    operands: list[Value] = []
-
-    def taken(v: Value) -> Value:
-        if v not in given:
-            operands.append(v)
-            given[v] = body.add_input(logical(v.type), v.name)
-        return given[v]
-
-    def splice(op: Op) -> list[Value]:
-        """The op, or what it holds, into the body; its results there."""
-        inside = {v: taken(o) for v, o in outsides(op).items()}
-        for o in held(op):
-            if o.name == "const":
-                inside[o.result] = body.constant(o.attrs["value"], loc=o.loc)
-                continue
-            values = [None if v is None else inside[v] for v in o.operands]
-            copy = body.add(o.name, values, o.attrs, loc=o.loc, types=[logical(r.type) for r in o.results])
-            for old, new in zip(o.results, copy.results):
-                inside[old] = new
-                new.name = old.name
-        return [inside[v] for v in ends(op)]
-
-    (middle,) = splice(first)
-    given[first.result] = middle
-    body.outputs = splice(second)
-    fused = graph.add("fused", operands, {"kind": kind}, regions=[body], loc=merge_locs([first, second]), before=second,
-                      types=[r.type for r in second.results])
-    second.replace_with(fused.results)
+    body = Body()
+    body.splice(first)
+    body.splice(second)
+    body.finish(second, kind, [first, second])
     first.erase()
 
 
