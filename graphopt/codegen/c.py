@@ -200,24 +200,22 @@ class Printer:
             temporaries = self.share([s.value])
             value = self.value(s.value)
             self.memo = {}
-            self.line("{")
-            self.depth += 1
-            self.line(f"const {self.type_of(s.var.dtype)} {self.name(s.var)} = {value};")
-            self.stmt(s.body)
-            self.forget(s.var)
-            self.depth -= 1
-            self.line("}")
+            self.scope(s.var, f"const {self.type_of(s.var.dtype)} {self.name(s.var)} = {value};", s.body)
             self.close(temporaries)
         elif isinstance(s, Alloc):
-            self.line("{")
-            self.depth += 1
-            self.line(f"{self.stored_type(s.buffer)} {self.name(s.buffer)}[{max(s.buffer.size, 1)}];")
-            self.stmt(s.body)
-            self.forget(s.buffer)
-            self.depth -= 1
-            self.line("}")
+            self.scope(s.buffer, f"{self.stored_type(s.buffer)} {self.name(s.buffer)}[{max(s.buffer.size, 1)}];", s.body)
         else:
             raise CodegenError(f"no C++ for {type(s).__name__}", where=self.kernel.name)
+
+    def scope(self, named: Var | Buffer, declaration: str, body: Stmt) -> None:
+        """Braces in which something is declared for a statement."""
+        self.line("{")
+        self.depth += 1
+        self.line(declaration)
+        self.stmt(body)
+        self.forget(named)
+        self.depth -= 1
+        self.line("}")
 
     def block(self, head: str, body: Stmt, first: Sequence[str] = ()) -> None:
         self.line(f"{head} {{")

@@ -443,23 +443,24 @@ def _from(high: float, low: float, x: Expr) -> Expr:
     return high - (x - low)
 
 
+def _inner_sine(x: Expr, y: Expr) -> tuple[Expr, Expr]:
+    """Whether y = |x| is above a half, and the arc sine of x where it is not, else of sqrt((1 - y) / 2)."""
+    big = y > 0.5
+    z = select(big, (1.0 - y) * 0.5, x * x)
+    s = select(big, _sqrt(z), x)
+    return big, s + s * z * _poly(z, ASIN)
+
+
 def asin(x: Expr) -> Expr:
     """Arc sine; at most 2.5 ulp. NaN beyond one."""
     y = _abs(x)
-    big = y > 0.5
-    z = select(big, (1.0 - y) * 0.5, y * y)
-    s = select(big, _sqrt(z), y)
-    p = s + s * z * _poly(z, ASIN)
+    big, p = _inner_sine(y, y)
     return _with_sign_of(x, select(big, _from(PI_HIGH / 2, PI_LOW / 2, p + p), p))
 
 
 def acos(x: Expr) -> Expr:
     """Arc cosine; at most 1.2 ulp. NaN beyond one."""
-    y = _abs(x)
-    big = y > 0.5
-    z = select(big, (1.0 - y) * 0.5, x * x)
-    s = select(big, _sqrt(z), x)
-    p = s + s * z * _poly(z, ASIN)
+    big, p = _inner_sine(x, _abs(x))
     outer = select(x < 0.0, _from(PI_HIGH, PI_LOW, p + p), p + p)
     return select(big, outer, _from(PI_HIGH / 2, PI_LOW / 2, p))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from graphopt.cli.page.modules import Modules
 from graphopt.ir import Graph, Op, Value
+from graphopt.ir.fused import held
 from graphopt.ir.graph import Tensor
 from graphopt.ir.table import Trait
 from graphopt.ir.text import value_names
@@ -148,7 +149,7 @@ def _shown(value: Any) -> str:
 def bodies(ops: Iterable[Op]) -> Iterable[Op]:
     """The ops that compute: those in the body of a fused op instead of itself."""
     for op in ops:
-        yield from (o for o in op.regions[0].ops if o.name != "const") if op.name == "fused" else (op,)
+        yield from (o for o in held(op) if o is op or o.name != "const")
 
 
 __all__ = ["Snapshots", "bodies", "kind_of"]

@@ -103,16 +103,7 @@ def compute(*names: str, cuts: Callable[[Op], tuple[int, list[int]]] | None = No
     change: each stretch gets a loop nest of its own, in which they fold away.
     """
 
-    def add(f: Callable[..., Expr]) -> Callable[..., Expr]:
-        store.extends(f)
-        for name in names:
-            _check(name, COMPUTE, LOOPS)
-            COMPUTE[name] = f
-            if cuts is not None:
-                CUTS[name] = cuts
-        return f
-
-    return add
+    return _registered(COMPUTE, names, CUTS, cuts)
 
 
 def loops(*names: str, scratch: Callable[[OpView], list[tuple[str, tuple[int, ...]]]] | None = None) -> Callable[..., Any]:
@@ -122,13 +113,17 @@ def loops(*names: str, scratch: Callable[[OpView], list[tuple[str, tuple[int, ..
     memory that the plan provides.
     """
 
-    def add(f: Callable[..., Stmt]) -> Callable[..., Stmt]:
+    return _registered(LOOPS, names, SCRATCH, scratch)
+
+
+def _registered(table: dict[str, Any], names: Sequence[str], besides: dict[str, Any], value: Any) -> Callable[..., Any]:
+    def add(f: Callable[..., Any]) -> Callable[..., Any]:
         store.extends(f)
         for name in names:
-            _check(name, LOOPS, COMPUTE)
-            LOOPS[name] = f
-            if scratch is not None:
-                SCRATCH[name] = scratch
+            _check(name, COMPUTE, LOOPS)
+            table[name] = f
+            if value is not None:
+                besides[name] = value
         return f
 
     return add
