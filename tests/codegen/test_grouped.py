@@ -68,3 +68,23 @@ def test_what_is_not_a_number_stays_in_its_group(target: str) -> None:
         want = net.double()(x.double()).numpy()
     np.testing.assert_allclose(np.asarray(model(x)), want, rtol=0, atol=2e-5)
     assert any(r.type.layout for op in model.graph.ops if op.name in ("conv", "fused") for r in op.results)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("width", [4, 8])
+def test_long_epilogues(target: str, width: int) -> None:
+    torch.manual_seed(0)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(40, 40, 3, 2, 1, groups=40 // width)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.gelu(self.conv(x)) * torch.nn.functional.silu(y)
+
+    net, x, y = Net().eval(), torch.randn(2, 40, 11, 13), torch.randn(2, 40, 6, 7)
+    with torch.inference_mode():
+        want = net.double()(x.double(), y.double()).numpy()
+    model = graphopt.compile(net.float(), (x, y), target=target, threads=2)
+    np.testing.assert_allclose(np.asarray(model(x, y)), want, rtol=0, atol=2e-5)
