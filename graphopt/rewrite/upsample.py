@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 from graphopt.ir.graph import Value
 from graphopt.rewrite.common import static_shape
@@ -12,10 +14,9 @@ from graphopt.rewrite.rules import Rule
 
 
 def _phases(m: Match) -> Value | None:
-    """With stride s, result element s*z + r takes only the kernel's elements s*t + r: all residues r are one convolution of
-    x with s times the output channels (Shi et al., arXiv:1609.07009), whose channels are then spread over the pixels.
-
-    Where the kernel is no multiple of the stride some taps would be zeros, which turn infinities into NaN: those stay.
+    """With stride s, result element s*z + r takes only the kernel's elements s*t + r: each residue r is a convolution of x
+    (Shi et al., arXiv:1609.07009), all of them one with s times the output channels where the kernel is a multiple of the
+    stride. Else some of its taps would be zeros, which turn infinities into NaN: the residues are convolutions of their own.
     """
     op = m.root
     x, w, bias = (*op.operands, None)[:3]
@@ -33,30 +34,46 @@ def _phases(m: Match) -> Value | None:
         if min(pads) < 0:
             return None
         return m.build.conv(x, _turned(m, w, groups), bias, stride=[1] * n, pad=pads, dilation=dilation, groups=groups)
-    if any(k % s for k, s in zip(window, stride)) or any(d != 1 for d in dilation) or groups != 1:
+    if any(k < s for k, s in zip(window, stride)) or any(d != 1 for d in dilation) or groups != 1 or min(pad) < 0:
         return None
-    if any(e > p for e, p in zip(a["output_padding"], pad[n:])) or min(pad) < 0:
-        return None
-    taps = [k // s for k, s in zip(window, stride)]
-    channels, outs, phases = kernel[0], kernel[1], math.prod(stride)
-    b = m.build
-    # [C, O, (t, r) of each axis] to [O, r of each axis, C, t of each axis], with t turned around
-    split = b.reshape(w, shape=[channels, outs, *(e for t, s in zip(taps, stride) for e in (t, s))])
-    order = [1, *(3 + 2 * i for i in range(n)), 0, *(2 + 2 * i for i in range(n))]
-    filters = b.reshape(b.transpose(split, perm=order), shape=[outs * phases, channels, *taps])
-    filters = b.flip(filters, axes=list(range(2, 2 + n)))
-    if bias is not None:
-        bias = b.reshape(b.expand(b.reshape(bias, shape=[outs, 1]), shape=[outs, phases]), shape=[outs * phases])
-    y = b.conv(x, filters, bias, stride=[1] * n, pad=[t - 1 for t in taps] * 2, dilation=[1] * n, groups=1)
-    sizes = [i + t - 1 for i, t in zip(shape[2:], taps)]
-    # Channels [O, r...] over pixels [z...]: each axis is z, then r.
-    y = b.reshape(y, shape=[shape[0], outs, *stride, *sizes])
-    y = b.transpose(y, perm=[0, 1, *(axis for i in range(n) for axis in (2 + n + i, 2 + i))])
+    # How many z there are: all that x reaches, and all that the result has.
+    sizes = [max(i + -(-k // s) - 1, -(-(p + o) // s)) for i, k, s, p, o in zip(shape[2:], window, stride, pad[:n], out[2:])]
+    behind = [z - i for z, i in zip(sizes, shape[2:])]
+    b, outs = m.build, kernel[1]
+    if all(k % s == 0 for k, s in zip(window, stride)):
+        filters = _joint(m, w, [k // s for k, s in zip(window, stride)], stride)
+        if bias is not None:
+            each = math.prod(stride)
+            bias = b.reshape(b.expand(b.reshape(bias, shape=[outs, 1]), shape=[outs, each]), shape=[outs * each])
+        y = b.conv(x, filters, bias, stride=[1] * n, pad=[k // s - 1 for k, s in zip(window, stride)] + behind,
+                   dilation=[1] * n, groups=1)
+        channel, phase = 1, 2  # the axes of [N, O, r..., z...]
+        y = b.reshape(y, shape=[shape[0], outs, *stride, *sizes])
+    else:
+        parts = []
+        for residue in itertools.product(*(range(s) for s in stride)):
+            own = b.slice(w, axes=list(range(2, 2 + n)), starts=list(residue), ends=list(window), steps=list(stride))
+            before = [-(-(k - r) // s) - 1 for k, r, s in zip(window, residue, stride)]
+            parts.append(b.conv(x, _turned(m, own, 1), bias, stride=[1] * n, pad=before + behind, dilation=[1] * n, groups=1))
+        channel, phase = 1 + n, 1
+        y = b.reshape(b.concat(*parts, axis=1), shape=[shape[0], *stride, outs, *sizes])
+    # Over the pixels: each axis is z, then r.
+    y = b.transpose(y, perm=[0, channel, *(axis for i in range(n) for axis in (2 + n + i, phase + i))])
     y = b.reshape(y, shape=[shape[0], outs, *(z * s for z, s in zip(sizes, stride))])
-    if all(p == 0 for p in pad):
+    if all(p == 0 for p in pad) and list(y.shape[2:]) == list(out[2:]):
         return y
     return b.slice(y, axes=list(range(2, 2 + n)), starts=list(pad[:n]), ends=[p + o for p, o in zip(pad[:n], out[2:])],
                    steps=[1] * n)
+
+
+def _joint(m: Match, w: Value, taps: list[int], stride: Sequence[int]) -> Value:
+    """[C, O, (t, r) of each axis] to [O and r of each axis, C, t of each axis], with t turned around."""
+    channels, outs = w.static_shape[:2]
+    b, n = m.build, len(taps)
+    split = b.reshape(w, shape=[channels, outs, *(e for t, s in zip(taps, stride) for e in (t, s))])
+    order = [1, *(3 + 2 * i for i in range(n)), 0, *(2 + 2 * i for i in range(n))]
+    filters = b.reshape(b.transpose(split, perm=order), shape=[outs * math.prod(stride), channels, *taps])
+    return b.flip(filters, axes=list(range(2, 2 + n)))
 
 
 def _turned(m: Match, w: Value, groups: int) -> Value:
@@ -70,7 +87,7 @@ def _turned(m: Match, w: Value, groups: int) -> Value:
 
 
 class Upsample(RulePass):
-    """Before: transposed convolutions. After: those of constant weights, with stride 1 or a window that is a multiple of the
+    """Before: transposed convolutions. After: those of constant weights, with stride 1 or a window that is no smaller than the
     stride, are convolutions; their elements are the same sums."""
 
     name = "upsample"

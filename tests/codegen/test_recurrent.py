@@ -17,11 +17,11 @@ TARGETS = ["x86", "x86:haswell", "x86:x86-64"]
 
 def layer(batch: Batch, name: str, steps: int, size: int, width: int, hidden: int, *, of: str = "f32", direction: str = "forward",
           constant: bool = True, biased: bool = True, lengths: list[int] | None = None, states: bool = True,
-          peepholes: bool = False, **attrs: Any) -> None:
+          peepholes: bool = False, scale: float = 1, **attrs: Any) -> None:
     directions, g, b = 2 if direction == "bidirectional" else 1, GATES[name], batch.b
 
     def make(*shape: int, weight: bool = False) -> Any:
-        x = random(RNG, of, *shape, low=-1, high=1)
+        x = random(RNG, of, *shape, low=-scale if weight else -1, high=scale if weight else 1)
         return b.const(x) if weight and constant else batch.input(x)
 
     def weight(*shape: int) -> Any:
@@ -95,3 +95,53 @@ def test_against_torch() -> None:
 
     got = graphopt.compile(net, (x,))(x)
     torch.testing.assert_close(got, net(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("target", ["x86", "x86:haswell"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_batches_and_chunks_of_steps(threads: int, target: str) -> None:
+    """Sequences that fill several blocks of rows, and inputs that take several chunks of steps, the last one shorter."""
+    batch = Batch()
+    lengths = [61, 60, 1, 0, 7, 30, 44, 61, 59, 2, 3, 4, 5]
+    layer(batch, "lstm", 61, 13, 9, 67, scale=0.1, lengths=lengths)
+    layer(batch, "gru", 61, 13, 9, 67, scale=0.1, direction="bidirectional", lengths=lengths)
+    layer(batch, "gru", 53, 17, 5, 70, scale=0.1, direction="reverse", linear_before_reset=True, constant=False)
+    layer(batch, "rnn", 3, 29, 300, 130, scale=0.1, direction="bidirectional")
+    layer(batch, "lstm", 2, 3, 200, 260, of="f64", direction="bidirectional")
+    batch.check(target=target, threads=threads)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_what_one_sequence_holds_stays_there(name: str) -> None:
+    """NaN and infinity in one sequence, and what lies behind a sequence's end, reach no other result."""
+    import graphopt
+    from graphopt.ir import Builder, Graph, dtype, tensor
+
+    graph, (steps, size, width, hidden) = Graph(), (4, 7, 6, 20)
+    x = graph.add_input(tensor(dtype("f32"), steps, size, width), "x")
+    lengths = graph.add_input(tensor(dtype("i32"), size), "lengths")
+    b, g = Builder(graph), GATES[name]
+    w, r = (b.const(random(RNG, "f32", 1, g * hidden, k, low=-1, high=1)) for k in (width, hidden))
+    graph.outputs = list(getattr(b, name)(x, w, r, None, lengths, hidden=hidden))
+    model = graphopt.compile(graph, threads=1)
+    data, ends = random(RNG, "f32", steps, size, width, low=-1, high=1), np.array([4, 4, 2, 4, 0, 4, 3], np.int32)
+    clean = [np.asarray(v) for v in model(data, ends)]
+    for k, end in enumerate(ends):
+        data[end:, k] = np.nan
+    for got, want in zip(model(data, ends), clean):
+        np.testing.assert_array_equal(np.asarray(got), want)
+    data[1, 3, 0], data[0, 5, 2] = np.nan, np.inf
+    others = [0, 1, 2, 4, 6]
+    for got, want in zip(model(data, ends), clean):
+        np.testing.assert_array_equal(np.asarray(got)[..., others, :], want[..., others, :])
+    assert np.isnan(np.asarray(model(data, ends)[0])[1, 0, 3]).any()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", [torch.nn.GRU, torch.nn.LSTM, torch.nn.RNN])
+def test_batches_against_torch(kind: type[torch.nn.Module], threads: int) -> None:
+    import graphopt
+
+    net = kind(33, 47, bidirectional=True).eval()  # type: ignore[call-arg]
+    x = torch.randn(9, 11, 33)
+    torch.testing.assert_close(graphopt.compile(net, (x,), threads=threads)(x), net(x), rtol=1e-4, atol=1e-5)
