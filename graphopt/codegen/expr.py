@@ -354,10 +354,12 @@ def identity_of(kind: str, d: DType) -> Const:
 
 
 def combine(kind: str, a: Expr, b: Expr) -> Expr:
-    """One step of a reduction. max and min propagate NaN."""
+    """One step of a reduction: `a` so far, and the element `b`. max and min propagate NaN."""
     name = {"sum": "add", "prod": "mul", "any": "or", "all": "and"}.get(kind, kind)
     if a.dtype is BOOL and name in ("max", "min"):
         name = {"max": "or", "min": "and"}[name]
+    elif name in ("max", "min"):
+        return binary(name, b, a)  # whether the first is NaN is asked: of the element, which waits for no other step
     return binary(name, a, b)
 
 

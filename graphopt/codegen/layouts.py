@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from graphopt.codegen import depthwise
+from graphopt.codegen import depthwise, pooling
 from graphopt.codegen.channels_last import choose_box, covers
 from graphopt.codegen.depthwise import choose_strip, is_depthwise, window_of
 from graphopt.codegen.grouped import cycles as grouped_cycles
@@ -22,6 +22,7 @@ STRIDED = 0.5  # cycles a byte that is read against the grain costs more than on
 CONVERTED = 0.25  # cycles a byte that is brought from one layout to the other
 EITHER = 0.075  # cycles a byte that is read row-major by a kernel which takes both: its pixels are broadcast from other places
 TURNED = 0.25  # cycles a byte that a transpose of its own moves, in squares
+POOLED = 0.05  # cycles a byte of a row-major pool's result, for each element of a window along a row
 COPIED = 0.1  # cycles a byte that is copied
 PLANAR = 0.6  # share of the peak that a row-major convolution reaches: its image vectors cross cache lines, or are copied
 DEPTHWISE = 0.12  # the same of depthwise convolutions: they load nearly as much as they multiply
@@ -170,7 +171,9 @@ def _computed(op: Op) -> Choice | None:
     row = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "from last") * STRIDED
     last = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "other") * STRIDED
     for o in held(op):
-        if "kernel" in o.attrs or _cuts_rows(o):
+        if o is op and pooling.covers(o):
+            row += nbytes(o.result) * POOLED * o.attrs["kernel"][-1]
+        elif "kernel" in o.attrs or _cuts_rows(o):
             row += nbytes(o.result) * STRIDED * math.prod(o.attrs.get("kernel", (1,)))
         if o is op and o.name == "slice":
             last += nbytes(o.result) * COPIED  # a slice of channels is a view of a row-major image

@@ -33,7 +33,7 @@ from graphopt.codegen.expr import (
     substitute,
 )
 from graphopt.codegen.index import flat_index
-from graphopt.codegen.loops import Alloc, For, Seq, Stmt, loop, seq, store
+from graphopt.codegen.loops import Alloc, For, Seq, Shuffle, Stmt, loop, seq, store
 from graphopt.codegen.tuning import Pick, analytic
 
 PER_LINE = 16  # elements (f32) that share a cache line
@@ -253,7 +253,7 @@ class _Nest:
         def block(start: Expr, width: int) -> Stmt:
             lane = Var("l", INDEX, 0, width - 1)
             moved = {inner: start + lane}
-            return self.vector(lane, width, [substitute(v, moved) for v in values], substitute(offset, moved))
+            return self.vector(lane, width, lanes, [substitute(v, moved) for v in values], substitute(offset, moved))
 
         parts = [loop(n // wide, lambda b: block(b * wide, wide), "serial", inner.name)]
         left = n % wide
@@ -274,21 +274,27 @@ class _Nest:
     def write(self, values: list[Expr], offset: Expr) -> Stmt:
         return seq(*(store(b, offset, v.cast(b.dtype)) for (b, _), v in zip(self.stores, values)))
 
-    def vector(self, lane: Var, width: int, values: list[Expr], offset: Expr) -> Stmt:
-        """One block of lanes; reductions that differ per lane keep `width` accumulators."""
+    def vector(self, lane: Var, width: int, lanes: int, values: list[Expr], offset: Expr) -> Stmt:
+        """One block of lanes, in vectors of `lanes`; reductions that differ per lane keep `width` accumulators."""
         replaced: dict[Expr, Expr] = {}
         parts: list[Stmt] = []
         buffers: list[Buffer] = []
+
+        def each(f: Callable[[Callable[[Expr], Expr]], Stmt]) -> Stmt:
+            """`f`, given how expressions are moved to a vector's lanes."""
+            return in_vectors(width, lanes, lambda l: f(lambda e: substitute(e, {lane: l})))
+
         for r in _outermost_reduces(values):
             acc = Buffer(f"acc{next(self.names)}", r.dtype, (width,), "local")
             buffers.append(acc)
-            init = For(lane, const(width, INDEX), store(acc, lane, identity_of(r.kind, r.dtype)), "vector")
             element = substitute(r.body, replaced)
-            step = For(lane, const(width, INDEX), store(acc, lane, combine(r.kind, acc[lane], element)), "vector")
+            init = each(lambda move, r=r, acc=acc: store(acc, move(lane), identity_of(r.kind, r.dtype)))  # type: ignore[misc]
+            step = each(lambda move, r=r, acc=acc, x=element: store(  # type: ignore[misc]
+                acc, move(lane), combine(r.kind, acc[move(lane)], move(x))))
             parts += [init, _serial(r, step)]
             replaced[r] = acc[lane]
         final = [substitute(v, replaced) for v in values]
-        parts.append(For(lane, const(width, INDEX), self.write(final, offset), "vector"))
+        parts.append(each(lambda move: self.write([move(v) for v in final], move(offset))))
         body = seq(*parts)
         for b in reversed(buffers):
             body = Alloc(b, body)
@@ -350,10 +356,12 @@ class _Nest:
         partial = Buffer(f"part{next(self.names)}", r.dtype, (width,), "local")
 
         def step(base: Expr, count: int) -> Stmt:
-            lane = Var("l", INDEX, 0, count - 1)
-            move = {last: base + lane}
-            return For(lane, const(count, INDEX), self.added(partial, lane, r.kind, substitute(body, move),
-                                                             None if place is None else substitute(place, move)), "vector")
+            def one(lane: Expr) -> Stmt:
+                move = {last: base + lane}
+                there = None if place is None else substitute(place, move)
+                return self.added(partial, lane, r.kind, substitute(body, move), there)
+
+            return in_vectors(count, lanes, one)
 
         main = loop(n // width, lambda b: step(b * width, width), "serial", last.name)
         left = n % width
@@ -368,9 +376,8 @@ class _Nest:
         inside = seq(*parts)
         for v, extent in reversed(outer):
             inside = For(v, const(extent, INDEX), inside, "serial")
-        lane = Var("l", INDEX, 0, width - 1)
-        init = For(lane, const(width, INDEX), store(partial, lane, identity_of(r.kind, r.dtype)), "vector")
-        return Alloc(partial, seq(start, init, inside, *_fold(r.kind, partial, width, acc)))
+        init = in_vectors(width, lanes, lambda lane: store(partial, lane, identity_of(r.kind, r.dtype)))
+        return Alloc(partial, seq(start, init, inside, _fold(r.kind, partial, width, lanes, acc)))
 
 
     def added(self, acc: Buffer, at: Expr, kind: str, value: Expr, place: Expr | None) -> Stmt:
@@ -418,17 +425,31 @@ def interior(values: Sequence[Expr], var: Var, n: int) -> tuple[int, int]:
     return (low, high) if high - low >= max(4, n // 2) else (0, n)
 
 
-def _fold(kind: str, partial: Buffer, width: int, acc: Buffer) -> list[Stmt]:
-    """Halve the vector of partial results until one is left, then add it to acc[0]."""
+def in_vectors(width: int, lanes: int, body: Callable[[Expr], Stmt]) -> Stmt:
+    """`body` of every lane of a block of so many, a vector at a time: what a wide one stores and a narrow one loads goes through
+    integers in LLVM."""
     parts: list[Stmt] = []
-    while width > 1:
-        half = width // 2
-        lane = Var("l", INDEX, 0, half - 1)
-        folded = combine(kind, partial[lane], partial[lane + half])
-        parts.append(For(lane, const(half, INDEX), store(partial, lane, folded), "vector"))
-        width = half
-    parts.append(store(acc, 0, combine(kind, acc[0], partial[0])))
-    return parts
+    for first in range(0, width, lanes):
+        lane = Var("l", INDEX, 0, min(lanes, width) - 1)
+        parts.append(For(lane, const(min(lanes, width), INDEX), body(lane + first), "vector"))
+    return seq(*parts)
+
+
+def _fold(kind: str, partial: Buffer, width: int, lanes: int, acc: Buffer) -> Stmt:
+    """Halve the vectors of partial results until one is left; then add its lanes to it in other orders, so that all lanes hold
+    the result (LLVM makes dozens of instructions of vectors that become narrower); then add that to acc[0]."""
+    parts: list[Stmt] = []
+    while width > lanes:
+        width //= 2
+        parts.append(in_vectors(width, lanes, lambda l, width=width: store(  # type: ignore[misc]
+            partial, l, combine(kind, partial[l], partial[l + width]))))
+    turned = Buffer(f"{partial.name}_turned", partial.dtype, (lanes,), "local")
+    lane, by = Var("l", INDEX, 0, lanes - 1), lanes // 2
+    while by:
+        parts.append(Shuffle(turned, 0, partial, 0, 0, tuple((k + by) % lanes for k in range(lanes))))
+        parts.append(For(lane, const(lanes, INDEX), store(partial, lane, combine(kind, partial[lane], turned[lane])), "vector"))
+        by //= 2
+    return Alloc(turned, seq(*parts, store(acc, 0, combine(kind, acc[0], partial[0]))))
 
 
 def _serial(r: Reduce, body: Stmt) -> Stmt:

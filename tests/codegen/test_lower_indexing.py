@@ -59,6 +59,16 @@ def test_top_k_of_many_is_sorted_by_merging(largest: bool) -> None:
     check("top_k", [random(RNG, "i8", 64, 2)], k=50, axis=0, largest=largest)
 
 
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize(("k", "n"), [(25, 100), (64, 301), (100, 400), (33, 500)])
+def test_top_k_of_long_lines_is_kept_in_a_heap(k: int, n: int, largest: bool) -> None:
+    """Few different values, so that many are equal, and NaN and infinities among them."""
+    x = np.round(random(RNG, "f32", 2, n) * 3) / 3
+    x[0, [3, n // 2, n - 1]], x[1, n // 3], x[1, n - 2] = np.nan, np.inf, -np.inf
+    check("top_k", [x.astype(np.float32)], k=k, axis=1, largest=largest)
+    check("top_k", [random(RNG, "i8", n, 2)], k=k, axis=0, largest=largest)
+
+
 @pytest.mark.parametrize("largest", [False, True])
 def test_top_k_places_nan_as_the_greatest(largest: bool) -> None:
     x = np.array([1, np.nan, -np.inf, np.inf, np.nan, 1, 2], np.float32)

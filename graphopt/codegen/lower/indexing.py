@@ -106,7 +106,9 @@ def scatter_nd(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], scratch
 
 
 # Selection ----------------------------------------------------------------------------------
-INSERTION_LIMIT = 48  # above so many results a merge sort of the whole line costs less than insertions
+INSERTION_LIMIT = 24  # above so many results a heap of the best takes less than insertions
+HEAP_SHARE = 4  # below this share of the line, 1 / HEAP_SHARE; for more a merge sort of the whole line takes less
+GLANCE = 32  # elements that are compared with the worst of the best before any of them is looked at
 
 
 def _ahead(largest: bool) -> Callable[[Expr, Expr], Expr]:
@@ -123,7 +125,7 @@ def _ahead(largest: bool) -> Callable[[Expr, Expr], Expr]:
 
 def _sort_scratch(o: OpView) -> list[tuple[str, tuple[int, ...]]]:
     n = o.shape("x")[o.axis]
-    return [("i32", (n,)), ("i32", (n,))] if o.k > INSERTION_LIMIT else []
+    return [("i32", (n,)), ("i32", (n,))] if o.k > max(INSERTION_LIMIT, n // HEAP_SHARE) else []
 
 
 @loops("top_k", scratch=_sort_scratch)
@@ -140,7 +142,7 @@ def top_k(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], scratch: Seq
 
         if scratch:
             return _by_merging(o, x, values, indices, at, scratch)
-        return _by_insertion(o, x, values, indices, at)
+        return (_by_heap if o.k > INSERTION_LIMIT else _by_insertion)(o, x, values, indices, at)
 
     # A merge sort has one scratch line for all.
     return nest(others, line) if scratch else lines(others, line, 4 * x.size)
@@ -168,14 +170,87 @@ def _by_insertion(o: OpView, x: Buffer, values: Buffer, indices: Buffer, at: At)
         return seq(write(place, [0], const(0, I32)), loop(k, count, name="t"), loop(k - 1, move, name="t"),
                    write(values, here, v), write(indices, here, cast(j, I64)))
 
-    def step(j: Expr, place: Buffer) -> Stmt:
-        def enter(v: Expr) -> Stmt:
-            wins = (j < k) | ahead(v, read(values, *at(const(k - 1, INDEX))))
-            return If(wins, insert(j, v, place))
+    def all_of_line(place: Buffer) -> Stmt:
+        first = loop(k, lambda j: let("v", read(x, *at(j)), lambda v: insert(j, v, place)), name="j")
+        return seq(first, _newcomers(x, k, n, at, lambda: read(values, *at(const(k - 1, INDEX))), ahead,
+                                     lambda j, v: insert(j, v, place)))
 
-        return let("v", read(x, *at(j)), enter)
+    return alloc("place", I32, (1,), all_of_line)
 
-    return alloc("place", I32, (1,), lambda place: loop(n, lambda j: step(j, place), name="j"))
+
+def _newcomers(x: Buffer, k: int, n: int, at: At, worst: Callable[[], Expr], ahead: Callable[[Expr, Expr], Expr],
+               enter: Callable[[Expr, Expr], Stmt]) -> Stmt:
+    """`enter(j, element)` for those behind the first k that stand before the worst of the best so far; mostly there are none
+    among many, which vectors see at once."""
+
+    def one(j: Expr) -> Stmt:
+        return let("v", read(x, *at(j)), lambda v: If(ahead(v, worst()), enter(j, v)))
+
+    def some(b: Expr) -> Stmt:
+        first = b * GLANCE + k
+
+        def glance(found: Buffer) -> Stmt:
+            look = let("w", worst(), lambda w: loop(GLANCE, lambda j: write(
+                found, [0], found[0] + cast(ahead(read(x, *at(first + j)), w), I32)), name="j"))
+            return seq(write(found, [0], const(0, I32)), look,
+                       If(found[0] > 0, loop(GLANCE, lambda j: one(first + j), name="j")))
+
+        return alloc("found", I32, (1,), glance)
+
+    whole = (n - k) // GLANCE
+    return seq(loop(whole, some, name="b"), loop(n - k - whole * GLANCE, lambda j: one(j + (k + whole * GLANCE)), name="j"))
+
+
+def _by_heap(o: OpView, x: Buffer, values: Buffer, indices: Buffer, at: At) -> Stmt:
+    """One pass that keeps the best k so far as a heap, the worst on top, in the results themselves; then they are put in order
+    (heapsort: Williams, CACM 7(6), 1964)."""
+    k, n, ahead = o.k, x.shape[o.axis], _ahead(o.largest)
+    element = lambda t: read(values, *at(t))
+    index = lambda t: read(indices, *at(t))
+
+    def behind(t: Expr, v: Expr, j: Expr) -> Expr:
+        """Whether what the heap holds at t stands behind element v of index j; of equals the higher index does."""
+        return ahead(v, element(t)) | (~ahead(element(t), v) & (j < index(t)))
+
+    def put(t: Expr, v: Expr, j: Expr) -> Stmt:
+        return seq(write(values, at(t), v), write(indices, at(t), j))
+
+    def sift(hole: Buffer, top: Expr, size: Expr, v: Expr, j: Expr) -> Stmt:
+        """Element v of index j into the heap of `size` elements whose place `top` is free: worse ones move up."""
+        def level(_: Expr) -> Stmt:
+            here = clamp(cast(hole[0], INDEX), 0, k - 1)
+            child = here * 2 + 1
+            left, right = minimum(child, k - 1), minimum(child + 1, k - 1)
+            second = (child + 1 < size) & behind(right, element(left), index(left))
+
+            def move(c: Expr) -> Stmt:
+                return If(behind(c, v, j), seq(put(here, element(c), index(c)), write(hole, [0], cast(c, I32))),
+                          write(hole, [1], const(0, I32)))
+
+            return If((hole[1] > 0) & (child < size), let("c", select(second, right, left), move))
+
+        return seq(write(hole, [0], cast(top, I32)), write(hole, [1], const(1, I32)),
+                   loop(k.bit_length() - 1, level, name="level"), put(clamp(cast(hole[0], INDEX), 0, k - 1), v, j))
+
+    def line(hole: Buffer) -> Stmt:
+        whole = const(k, INDEX)
+        fill = loop(k, lambda t: put(t, read(x, *at(t)), cast(t, I64)), name="t")
+
+        def held(t: Expr, then: Callable[[Expr, Expr], Stmt]) -> Stmt:
+            return let("v", element(t), lambda v: let("at", index(t), lambda j: then(v, j)))
+
+        build = loop(k // 2, lambda t: held(k // 2 - 1 - t, lambda v, j: sift(hole, k // 2 - 1 - t, whole, v, j)), name="t")
+        scan = _newcomers(x, k, n, at, lambda: element(const(0, INDEX)), ahead,
+                          lambda j, v: sift(hole, const(0, INDEX), whole, v, cast(j, I64)))
+
+        def last(t: Expr) -> Stmt:
+            """The worst of those left goes to their end."""
+            end, top = k - 1 - t, const(0, INDEX)
+            return held(end, lambda v, j: seq(put(end, element(top), index(top)), sift(hole, top, end, v, j)))
+
+        return seq(fill, build, scan, loop(k - 1, last, name="t"))
+
+    return alloc("hole", I32, (2,), line)
 
 
 def _by_merging(o: OpView, x: Buffer, values: Buffer, indices: Buffer, at: At, scratch: Sequence[Buffer]) -> Stmt:

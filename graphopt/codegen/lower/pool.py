@@ -66,14 +66,22 @@ def avg_pool(o: OpView, *i: Expr) -> Expr:
     spatial = len(o.kernel)
     lead, at, sizes = _split(o, i, spatial)
     total = reduce("sum", o.kernel, lambda *k: guarded(lambda *p: o.x(*lead, *p), _positions(o, at, k), sizes, 0))
+    return total / shares(o, at, sizes)
+
+
+def shares(o: OpView, at: Sequence[Expr], sizes: Sequence[int]) -> Expr:
+    """What the sum over the window at `at` is divided by: the divisor, or how many elements the window has (at least 1, so
+    that one without elements gives 0)."""
+    d = computed(o.types[0].dtype)
     if o.divisor is not None:
-        return total / const(o.divisor, total.dtype)
+        return const(o.divisor, d)
+    spatial = len(o.kernel)
     count: Expr = const(1, ZERO.dtype)
     starts = _positions(o, at, [ZERO] * spatial)
-    for start, n, k, d, begin, end in zip(starts, sizes, o.kernel, o.dilation, o.pad[:spatial], o.pad[spatial:]):
+    for start, n, k, step, begin, end in zip(starts, sizes, o.kernel, o.dilation, o.pad[:spatial], o.pad[spatial:]):
         low, high = (-begin, n + end) if o.count_include_pad else (0, n)
-        count = count * _taps(start, low, high, k, d)
-    return total / cast(binary("max", count, 1), total.dtype)  # a window without elements gives 0
+        count = count * _taps(start, low, high, k, step)
+    return cast(binary("max", count, 1), d)
 
 
 class _Cells:

@@ -227,7 +227,7 @@ class _Emitter:
             case "fma":
                 return tirx.Add(tirx.Mul(args[0], args[1]), args[2])
             case "isnan":
-                return _is_nan(args[0])
+                return _is_nan(args[0], e.args[0].dtype.bits)
             case "and":
                 return tirx.And(*args) if is_bool else tirx.bitwise_and(*args)
             case "or":
@@ -259,7 +259,8 @@ class _Emitter:
         return function(*args)
 
     def extremum(self, e: Apply) -> Any:
-        """min and max that propagate NaN; one instruction where an argument is a constant."""
+        """min and max that propagate NaN; one instruction where an argument is a constant, else three: with `x` in place of the
+        literal NaN, LLVM would join both conditions, and a comparison is no min or max any more."""
         a, b = e.args
         test = tirx.LT if e.kind == "min" else tirx.GT
         if isinstance(a, Const):
@@ -267,7 +268,7 @@ class _Emitter:
         x, y = self.value(a), self.value(b)
         if isinstance(b, Const) and not math.isnan(b.value):
             return tirx.Select(test(y, x), y, x)
-        return tirx.Select(_is_nan(x), x, tirx.Select(test(x, y), x, y))
+        return tirx.Select(_is_nan(x, e.dtype.bits), self.value(const(math.nan, e.dtype)), tirx.Select(test(x, y), x, y))
 
     def cast(self, x: Expr, d: DType) -> Any:
         value = self.value(x)
@@ -302,7 +303,7 @@ def _to_bf16(value: Any) -> Any:
     odd = tirx.bitwise_and(tirx.shift_right(bits, u(16)), u(1))
     rounded = tirx.shift_right(tirx.Add(tirx.Add(bits, u(0x7FFF)), odd), u(16))
     quiet = tirx.bitwise_or(tirx.shift_right(bits, u(16)), u(0x40))
-    return tirx.Cast("uint16", tirx.Select(_is_nan(value), quiet, rounded))
+    return tirx.Cast("uint16", tirx.Select(_is_nan(value, 32), quiet, rounded))
 
 
 def _not(x: Any) -> Any:
@@ -310,10 +311,14 @@ def _not(x: Any) -> Any:
     return tirx.EQ(tirx.Cast("uint8", x), tirx.const(0, "uint8"))
 
 
-def _is_nan(x: Any) -> Any:
-    """TVM folds `x != x` to false; its own isnan becomes one unordered comparison."""
-    return tirx.isnan(x)
+def _is_nan(x: Any, bits: int) -> Any:
+    """Whether a float of so many bits is NaN, asked in integers: TVM folds `x != x` to false, and of its isnan in a vector LLVM
+    gets single lanes, which it joins at random."""
+    whole = f"uint{bits}"
+    magnitude = tirx.bitwise_and(tirx.reinterpret(whole, x), tirx.const((1 << (bits - 1)) - 1, whole))
+    return tirx.GT(magnitude, tirx.const(INFINITY[bits], whole))
 
 
+INFINITY = {16: 0x7C00, 32: 0x7F800000, 64: 0x7FF0000000000000}  # its bits, by the width of the float
 _NODES = {"add": tirx.Add, "sub": tirx.Sub, "mul": tirx.Mul, "lt": tirx.LT, "le": tirx.LE, "div": tirx.Div,
           "floordiv": tirx.FloorDiv, "floormod": tirx.FloorMod, "min": tirx.Min, "max": tirx.Max}
