@@ -35,7 +35,7 @@ TRANSCENDENTAL = {"exp": 1, "log": 1, "log1p": 1, "expm1": 1, "sin": 1, "cos": 1
 OTHER = {"select": 3, "cast": 1, "bitcast": 1, "isnan": 1}
 KINDS = {**ARITHMETIC, **LOGIC, **COMPARISONS, **TRANSCENDENTAL, **OTHER}
 
-REDUCTIONS = ("sum", "prod", "max", "min", "any", "all")
+REDUCTIONS = ("sum", "prod", "max", "min", "any", "all", "peak")  # peak: the greatest element that is no NaN
 
 
 class Buffer:
@@ -348,13 +348,15 @@ def identity_of(kind: str, d: DType) -> Const:
     if d.kind == "bool":
         return const(kind == "min", BOOL)
     if d.is_float:
-        return const(-math.inf if kind == "max" else math.inf, d)
+        return const(-math.inf if kind in ("max", "peak") else math.inf, d)
     info = np.iinfo(d.numpy)
-    return const(info.min if kind == "max" else info.max, d)
+    return const(info.min if kind in ("max", "peak") else info.max, d)
 
 
 def combine(kind: str, a: Expr, b: Expr) -> Expr:
     """One step of a reduction: `a` so far, and the element `b`. max and min propagate NaN."""
+    if kind == "peak":
+        return select(a < b, b, a)
     name = {"sum": "add", "prod": "mul", "any": "or", "all": "and"}.get(kind, kind)
     if a.dtype is BOOL and name in ("max", "min"):
         name = {"max": "or", "min": "and"}[name]

@@ -62,8 +62,8 @@ APPLY: dict[str, Callable[..., Any]] = {
     "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "erf": _erf, "pow": np.power, "atan2": np.arctan2,
     "select": np.where, "isnan": np.isnan,
 }
-REDUCE: dict[str, np.ufunc] = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum,
-                                         "any": np.logical_or, "all": np.logical_and}
+REDUCE: dict[str, np.ufunc] = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum, "peak": np.fmax,
+                               "any": np.logical_or, "all": np.logical_and}
 
 
 class Evaluation:

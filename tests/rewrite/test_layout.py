@@ -159,8 +159,8 @@ def test_layouts_print_and_parse() -> None:
 def test_values_are_unchanged_by_layouts_of_a_real_network() -> None:
     rng = np.random.default_rng(0)
     g = Graph("g")
-    image = g.add_input(tensor("f32", 1, 3, 30, 30), "x")
-    weights = g.constant(rng.standard_normal((16, 3, 3, 3)).astype(np.float32))
+    image = g.add_input(tensor("f32", 1, 16, 30, 30), "x")
+    weights = g.constant(rng.standard_normal((64, 16, 3, 3)).astype(np.float32))
     c = g.add("conv", [image, weights, None], {"stride": [1, 1], "pad": [1] * 4, "dilation": [1, 1], "groups": 1}).result
     y = g.add("max_pool", [c], {"kernel": [3, 3], "stride": [2, 2], "pad": [1] * 4, "dilation": [1, 1]}).result
     z = g.add("concat", [y, y], {"axis": 1}).result
@@ -168,6 +168,6 @@ def test_values_are_unchanged_by_layouts_of_a_real_network() -> None:
     g.outputs = [g.add("concat", [s, z], {"axis": 1}).result]
     model = graphopt.compile(g, threads=1)
     assert any("NHWC" in str(v.type) for v in model.graph.values()), "nothing is channels last"
-    x = rng.standard_normal((1, 3, 30, 30)).astype(np.float32)
+    x = rng.standard_normal((1, 16, 30, 30)).astype(np.float32)
     (wanted,) = evaluate(g, [x])
     np.testing.assert_allclose(model(x), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())

@@ -12,12 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 from graphopt.codegen.expr import Expr
-from graphopt.codegen.lower.registry import Inliner, OpView, compute, computed
-from graphopt.ir.graph import Builder, Graph, Op
+from graphopt.codegen.lower.reduce import over_axes
+from graphopt.codegen.lower.registry import Accessor, Inliner, OpView, compute, computed
+from graphopt.ir.graph import Builder, Graph, Op, Value
 from graphopt.ir.table import DECOMPOSITIONS
 from graphopt.ir.types import F32, TensorType, Type
 
 INLINED = ("softmax", "log_softmax", "batch_norm", "layer_norm", "rms_norm", "group_norm", "lrn", "reduce_logsumexp")
+# These subtract the greatest element from all. A NaN makes their sum of exponentials NaN, whatever was subtracted from it, so
+# that the maximum need not be.
+SHIFTED = ("softmax", "log_softmax")
 LEAST_EXPONENT = -86.625  # half of e^x is a normal f32 too, so that one product with a power of two will do
 
 
@@ -52,7 +56,7 @@ def _decomposed(name: str, types: tuple[Type | None, ...], frozen: _Frozen) -> G
     result = DECOMPOSITIONS[name](Builder(graph, before=op), op)
     graph.outputs = list(result) if isinstance(result, (list, tuple)) else [result]
     op.erase()
-    if name in ("softmax", "log_softmax"):
+    if name in SHIFTED:
         _without_subnormals(graph)
     return graph
 
@@ -60,8 +64,14 @@ def _decomposed(name: str, types: tuple[Type | None, ...], frozen: _Frozen) -> G
 @compute(*INLINED)
 def inlined(o: OpView, *i: Expr) -> Expr:
     graph = decomposed(o.op)
-    accessors = [o.accessor(p.name) for p in o.op.definition.operands]
-    return Inliner(dict(zip(graph.inputs, (a for a in accessors if a is not None)))).at(graph.outputs[o.result], i)
+    accessors = (o.accessor(p.name) for p in o.op.definition.operands)
+    sources: dict[Value, Accessor] = dict(zip(graph.inputs, (a for a in accessors if a is not None)))
+    inliner = Inliner(sources)
+    for op in graph.ops:
+        if o.op.name in SHIFTED and op.name == "reduce_max":
+            view = OpView(op, [lambda *j, x=op.operands[0]: inliner.at(x, j)])
+            sources[op.result] = lambda *j, view=view: over_axes(view, "peak", j)
+    return inliner.at(graph.outputs[o.result], i)
 
 
 def _without_subnormals(graph: Graph) -> None:
