@@ -176,8 +176,6 @@ class CompiledModel(Model):
                              control_inputs=known["control_inputs"], ranges=known["ranges"])
         else:
             self._from_graph(kept)
-        if self._missing:
-            self._quick = None  # every call comes through `program`, which refuses
         if found:
             recipe.again = True
             self._only = self._from_disk(found, time.perf_counter(), {}, {})

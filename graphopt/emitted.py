@@ -53,9 +53,9 @@ class EmittedModel(Model):
     def _on_host(self, function: Callable[..., Any]) -> Model:
         """A model that runs `function`, which takes pointers to inputs, outputs, weights and arena."""
         model = Model(self.inputs, self.outputs, Specialisations(self._cannot_run, 1), structure=self._structure)
-        outputs = [OutputSpec(t.static_shape, t.dtype.numpy) for space, _, t in self._interface if space == "output"]
+        shaped = lambda wanted: [(t.static_shape, t.dtype.numpy) for space, _, t in self._interface if space == wanted]
         weights = self._plan.pack_weights(aligned)
-        run = Executable([function], outputs, weights, self._plan.arena_size, len(self.inputs))
+        run = Executable([function], [OutputSpec(*o) for o in shaped("output")], weights, self._plan.arena_size, shaped("input"))
         model._only = Specialisation(run, self)
         return model
 

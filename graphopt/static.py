@@ -121,12 +121,17 @@ def link(compiled: Compiled, threads: int, each: Any = None, marked: Any = None,
     outputs = []
     for v in compiled.graph.outputs:
         slot = program.slots.get(v)
-        static = isinstance(v.type, TensorType) and v.type.is_static
-        dynamic = not static or (slot is not None and slot.space == "host")
+        shape, dt = _known(v.type)
+        dynamic = shape is None or (slot is not None and slot.space == "host")
         host = place(slot, v) if dynamic and slot is not None else None
-        shape, dt = (v.type.static_shape, v.type.dtype.numpy) if static else (None, None)  # type: ignore[union-attr]
         outputs.append(OutputSpec(shape, dt, host))
-    return Executable(steps, outputs, _weights(compiled, program), program.arena_size + room, len(compiled.graph.inputs))
+    return Executable(steps, outputs, _weights(compiled, program), program.arena_size + room,
+                      [_known(v.type) for v in compiled.graph.inputs])
+
+
+def _known(t: Any) -> tuple[tuple[int, ...] | None, np.dtype | None]:
+    """The shape and dtype of a tensor, where they are known before a call."""
+    return (t.static_shape, t.dtype.numpy) if isinstance(t, TensorType) and t.is_static else (None, None)
 
 
 def _evaluate(op: Any, arguments: list[Any], dims: dict[str, int]) -> list[Any]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphopt.runtime.library import FAILED, Entry, Pointer
+from graphopt.runtime import pycall
+from graphopt.runtime.library import Entry, Pointer
 
 ALIGN = 64
-_Byte = ctypes.c_char
-# The buffer protocol is three times as fast as numpy's interface, where it applies: not to read-only or empty arrays, nor
-# to dtypes that it does not know.
-_byte_of, _addressof = _Byte.from_buffer, ctypes.addressof
 
 
 def aligned(nbytes: int) -> np.ndarray:
@@ -66,14 +62,6 @@ class OutputSpec(NamedTuple):
     host: Place | None = None
 
 
-class _Workspace(NamedTuple):
-    """What one call holds: an arena, and the array of pointers for compiled code with those filled in that never change."""
-
-    arena: np.ndarray
-    arena_pointer: Pointer
-    frame: Any
-
-
 Observer = Callable[[int, Callable[[Place], Any]], None]
 
 
@@ -81,29 +69,42 @@ class Executable:
     """Steps over inputs, outputs, weights and an arena. Calls may overlap: each takes its own arena."""
 
     def __init__(self, steps: Sequence[Callable[..., Any] | HostStep], outputs: Sequence[OutputSpec], weights: np.ndarray,
-                 arena_size: int, inputs: int) -> None:
+                 arena_size: int, inputs: Sequence[pycall.Tensor]) -> None:
         self.steps, self.outputs, self.weights, self.arena_size = list(steps), list(outputs), weights, arena_size
-        self._workspaces: list[_Workspace] = []
-        self._weights_pointer = Pointer(address(weights))
-        self._frame = Pointer * (inputs + len(outputs) + 2)
-        # One stretch of kernels and every shape known: nothing to interpret between the pointers and the call.
-        fixed = all(o.shape is not None and o.host is None for o in outputs)
-        only = self.steps[0] if fixed and len(self.steps) == 1 else None
+        self._inputs = list(inputs)
+        self._arenas: list[np.ndarray] = []
+        # One stretch of kernels and every shape known: nothing to interpret between the arrays and the call.
+        only = self.steps[0] if len(self.steps) == 1 and all(o.host is None for o in outputs) else None
         self._only = only if isinstance(only, Entry) else None
-        self._made = [(o.shape, o.dtype) for o in outputs]
+        self._weights_pointer = pointer(weights)
+        self._caller: pycall.Call | None = pycall.never if self._only is None else None
+        self._takes_tensors = False
+
+    def caller(self, torch: bool = False) -> pycall.Call:
+        """The short way to `run`: `call(*arrays)` gives one result or a tuple of them; None, with nothing done, for arrays that
+        are not exactly as the program takes them, and always for programs of several steps. `torch`: takes and gives torch's
+        tensors as well. See `graphopt.runtime.pycall.caller`."""
+        if self._only is not None and (self._caller is None or (torch and not self._takes_tensors)):
+            made = [(o.shape, o.dtype) for o in self.outputs]
+            self._caller = pycall.caller(self._only, self.weights, self.arena_size, self._inputs, made, torch)
+            self._takes_tensors = torch
+        assert self._caller is not None
+        return self._caller
 
     def run(self, inputs: Sequence[Any], observe: Observer | None = None) -> list[Any]:
         """Outputs for inputs that are C-contiguous arrays of the program's dtypes and shapes.
 
         `observe(k, read)` is called after step k; `read(place)` gives what lies in a place, valid until it returns.
         """
-        if self._only is not None and observe is None:
-            return self._direct(inputs, self._only)
+        if observe is None and (made := self.caller()(*inputs)) is not None:
+            return [made] if len(self.outputs) == 1 else list(made)
         outputs = [np.empty(o.shape, o.dtype) if o.shape is not None and o.host is None else None for o in self.outputs]
-        lent = self._lend()
-        arena = lent.arena
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = aligned(self.arena_size)
         pointers = [pointer(a) if isinstance(a, np.ndarray) else Pointer(None) for a in (*inputs, *outputs)]
-        pointers += [self._weights_pointer, lent.arena_pointer]
+        pointers += [self._weights_pointer, pointer(arena)]
         host: dict[int, Any] = {}
         dims: dict[str, int] = {}
         try:
@@ -115,58 +116,10 @@ class Executable:
                 if observe is not None:
                     observe(k, lambda place: self._read(place, inputs, outputs, arena, host))
         finally:
-            self._workspaces.append(lent)
+            self._arenas.append(arena)
         foreign = [x for x in inputs if isinstance(x, np.ndarray)] + [self.weights]
         return [_apart(self._read(o.host, inputs, outputs, arena, host), foreign) if o.host is not None else y
                 for o, y in zip(self.outputs, outputs)]
-
-    @property
-    def direct(self) -> bool:
-        """Is a call one stretch of kernels, which `run_at` runs?"""
-        return self._only is not None
-
-    def run_at(self, addresses: Sequence[int]) -> None:
-        """Run on memory that the caller vouches for: the addresses of all inputs, then of all outputs, C-contiguous and of the
-        program's dtypes and shapes. Only where `direct`."""
-        entry = self._only
-        assert entry is not None
-        lent = self._lend()
-        try:
-            lent.frame[:-2] = addresses
-            if entry.call(entry.pool, entry.address, lent.frame):
-                raise FAILED
-        finally:
-            self._workspaces.append(lent)
-
-    def _lend(self) -> _Workspace:
-        """A workspace for one call."""
-        try:
-            return self._workspaces.pop()
-        except IndexError:
-            arena = aligned(self.arena_size)
-            made = _Workspace(arena, Pointer(address(arena)), self._frame())
-            made.frame[-2:] = [self._weights_pointer, made.arena_pointer]
-            return made
-
-    def _direct(self, inputs: Sequence[np.ndarray], entry: Entry) -> list[Any]:
-        outputs: list[Any] = [np.empty(shape, kind) for shape, kind in self._made]
-        try:
-            lent = self._workspaces.pop()
-        except IndexError:
-            lent = self._lend()
-        frame, k = lent.frame, 0
-        try:
-            for a in (*inputs, *outputs):
-                try:
-                    frame[k] = _addressof(_byte_of(a))  # type: ignore[arg-type]
-                except (TypeError, ValueError, BufferError):
-                    frame[k] = address(a)
-                k += 1
-            if entry.call(entry.pool, entry.address, frame):
-                raise FAILED
-        finally:
-            self._workspaces.append(lent)
-        return outputs
 
     def _host(self, step: HostStep, inputs: Sequence[Any], outputs: list[Any], arena: np.ndarray, host: dict[int, Any],
               dims: dict[str, int]) -> None:

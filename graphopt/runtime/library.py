@@ -35,7 +35,7 @@ class Runtime:
         self.call = library.graphopt_call
         self.call.argtypes = [Pointer, Pointer, Pointer]
         self.call.restype = ctypes.c_int
-        self._library = library
+        self.library = library
         self._pools: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -43,7 +43,7 @@ class Runtime:
         """The process's pool of so many threads."""
         with self._lock:
             if threads not in self._pools:
-                made = self._library.graphopt_pool_create(threads)
+                made = self.library.graphopt_pool_create(threads)
                 if not made:
                     raise MemoryError("no memory for a pool of threads")
                 self._pools[threads] = made
@@ -56,7 +56,7 @@ class Runtime:
             launch = ctypes.addressof(Pointer.in_dll(library, LAUNCH))
         except ValueError:  # no parallel loop
             launch = None
-        self._library.graphopt_bind(launch)
+        self.library.graphopt_bind(launch)
         pool = self.pool(threads)
         return [Entry(self, pool, ctypes.cast(getattr(library, n), Pointer).value or 0) for n in names]
 
@@ -67,10 +67,10 @@ FAILED = GraphOptError("compiled code failed", hint="This is a bug in graphopt; 
 class Entry:
     """A stretch of kernels: `entry(*pointers)`, or `call(pool, address, frame)` with an array of pointers; not 0 is a failure."""
 
-    __slots__ = ("address", "call", "pool")
+    __slots__ = ("address", "call", "pool", "runtime")
 
     def __init__(self, runtime: Runtime, pool: int, address: int) -> None:
-        self.call, self.pool, self.address = runtime.call, Pointer(pool), Pointer(address)
+        self.runtime, self.call, self.pool, self.address = runtime, runtime.call, Pointer(pool), Pointer(address)
 
     def __call__(self, *pointers: Any) -> None:
         if self.call(self.pool, self.address, (Pointer * len(pointers))(*pointers)):

@@ -12,6 +12,7 @@ import numpy as np
 from graphopt.errors import InputError, PickleError
 from graphopt.runtime.arrays import from_numpy, kind_of, to_numpy
 from graphopt.runtime.executable import Executable
+from graphopt.runtime.pycall import never
 from graphopt.runtime.structure import Call
 
 
@@ -100,19 +101,17 @@ class Model:
         self._only: Specialisation | None = None
         self._names, self._output_names = [s.name for s in inputs], [s.name for s in outputs]
         self._named = set(self._names)
-        numeric = all(s.numpy is not None and s.numpy != np.object_ for s in inputs)
-        self._quick = [(s.shape, s.numpy) for s in inputs] if self._static and numeric and structure is None else None
+        # The latest program, called without Python where arrays are exactly as it takes them: by inputs, and by arguments.
+        self._by_inputs = self._by_arguments = never
+        self._arguments_are_inputs = structure is None or structure.plain_by_position
 
     # Calling ----------------------------------------------------------------------------------
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run as the source model runs: the same arguments, the same structure of results, arrays in kind."""
-        if not kwargs and (results := self._fitting(args)) is not None:
-            return results[0] if len(results) == 1 else tuple(results)
+        if not kwargs and (result := self._by_arguments(*args)) is not None:
+            return result
         given = self._structure.flatten(args, kwargs) if self._structure is not None else self._by_position(args, kwargs)
-        results = self._run(given)
-        kind = kind_of(given)
-        if kind != "numpy":
-            results = [from_numpy(r, kind, given) for r in results]
+        results = self._computed(given)
         if self._structure is not None:
             return self._structure.unflatten(results)
         return results[0] if len(results) == 1 else tuple(results)
@@ -126,20 +125,14 @@ class Model:
         if inputs.keys() != self._named:
             self._check_names(inputs, names)
         given = [inputs[n] for n in names]
-        if (results := self._fitting(given)) is not None:
-            return dict(zip(self._output_names, results))
-        kind = kind_of(given)
-        return {s.name: from_numpy(r, kind, given) for s, r in zip(self.outputs, self._run(given), strict=True)}
+        return dict(zip(self._output_names, self._computed(given), strict=True))
 
-    def _fitting(self, given: Sequence[Any]) -> list[Any] | None:
-        """Results for numpy arrays as the one program takes them, checked in a microsecond; None for all else."""
-        only, wanted = self._only, self._quick
-        if only is None or wanted is None or len(given) != len(wanted):
-            return None
-        for (shape, kind), x in zip(wanted, given):
-            if type(x) is not np.ndarray or x.dtype is not kind or x.shape != shape or not x.flags.c_contiguous:
-                return None
-        return only.executable.run(given)
+    def _computed(self, given: Sequence[Any]) -> list[Any]:
+        """Results for the inputs in order, arrays in kind."""
+        if (made := self._by_inputs(*given)) is not None:
+            return [made] if len(self.outputs) == 1 else list(made)
+        kind = kind_of(given)
+        return [from_numpy(r, kind, given) for r in self._run(given, kind == "torch")]
 
     def __reduce__(self) -> Any:
         raise PickleError("a compiled model cannot be pickled, nor sent to another process: it holds machine code",
@@ -172,9 +165,14 @@ class Model:
             text = "; ".join([f"missing input {n!r}" for n in missing] + [f"no input is named {n!r}" for n in extra])
             raise InputError(text, hint=f"The inputs are: {', '.join(map(str, self.inputs)) or 'none'}")
 
-    def _run(self, given: Sequence[Any]) -> list[Any]:
+    def _run(self, given: Sequence[Any], torch: bool) -> list[Any]:
         arrays = self._checked(given)
-        return self.program(arrays).executable.run(arrays)
+        program = self.program(arrays).executable
+        if not self._control:  # whose values choose the program, too
+            self._by_inputs = program.caller(torch)
+            if self._arguments_are_inputs:
+                self._by_arguments = self._by_inputs
+        return program.run(arrays)
 
     def _checked(self, given: Sequence[Any]) -> list[Any]:
         """Inputs in order as the program wants them."""

@@ -30,7 +30,8 @@ def executables(found: Artifact) -> list[Executable]:
                 weights[p.weights] = _weights(found.path / p.weights)
             entries = library.entries(found.path / p.code, [p.entry], p.threads)
             outputs = [OutputSpec(shape, numpy_dtype(name)) for shape, name in p.outputs]
-            made.append(Executable(entries, outputs, weights[p.weights], p.arena, len(p.inputs)))
+            inputs = [(shape, numpy_dtype(s["numpy"])) for shape, s in zip(p.inputs, found.manifest["inputs"])]
+            made.append(Executable(entries, outputs, weights[p.weights], p.arena, inputs))
     except (OSError, AttributeError) as e:  # the loader's reasons, or no such entry
         hint = "Is it on a file system that is mounted noexec?" if "not permitted" in str(e) else None
         raise ArtifactError(f"its code cannot be loaded: {e}", where=str(found.path), hint=hint) from e
@@ -82,17 +83,6 @@ class SavedModel(Model):
         """The program for checked inputs. InputError lists what there is where none has their shapes and values."""
         found = self._programs_by_key.get(self._key(arrays))
         return found if found is not None else super().program(arrays)  # which checks the dims first
-
-    def _fitting(self, given: Sequence[Any]) -> list[Any] | None:
-        if self._only is not None:
-            return super()._fitting(given)
-        if self._structure is not None or len(given) != len(self._dtypes):
-            return None
-        for kind, x in zip(self._dtypes, given):
-            if type(x) is not np.ndarray or x.dtype is not kind or not x.flags.c_contiguous:
-                return None
-        found = self._programs_by_key.get(self._key(given))
-        return None if found is None else found.executable.run(given)
 
     def _key(self, arrays: Sequence[np.ndarray]) -> tuple[Any, ...]:
         key = tuple([a.shape for a in arrays])

@@ -166,6 +166,12 @@ class Call:
         return result and all(node.kind == "tensor" for node in (*parts, *(node for _, node in self.arguments)))
 
     @property
+    def plain_by_position(self) -> bool:
+        """Is it plain, and are all inputs given, in their order, by as many arguments?"""
+        names = tuple(name for name, _ in self.arguments)
+        return self.plain and self.parameters[:len(names)] in (names, ())
+
+    @property
     def input_names(self) -> list[str]:
         return [n for name, node in self.arguments for n in node.names(name)]
 

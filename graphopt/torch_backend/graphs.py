@@ -24,7 +24,6 @@ from graphopt.torch_backend.settings import Settings
 
 log = logging.getLogger("graphopt")
 MAX_CHANGES = 2  # so often a program is made anew because weights changed; after that it reads them at every call
-_CPU = torch.device("cpu")
 _living: weakref.WeakSet[TracedGraph] = weakref.WeakSet()
 
 
@@ -225,8 +224,7 @@ class Program:
                  decisions: str) -> None:
         self.executable, self.statistics, self.decisions = executable, statistics, decisions
         self._inputs = lifted.inputs
-        tensors = [r for r in lifted.results if r.kind == "tensor"]
-        self._made = [(o.shape, r.dtype) for o, r in zip(executable.outputs, tensors, strict=True)]
+        self._call, self._single = executable.caller(torch=True), len(executable.outputs) == 1
         self._plain = all(r.kind == "tensor" and r.order is None for r in lifted.results)
         self._results: list[tuple[str, Any, Any]] = [(r.kind, substitute(r.of, sizes) if r.kind == "number" else r.of, r.order)
                                                      for r in lifted.results]
@@ -239,16 +237,14 @@ class Program:
 
     def __call__(self, arguments: Sequence[Any]) -> Sequence[Any]:
         given = [arguments[k] for k in self._inputs]
-        executable = self.executable
-        if not self._made:
-            outputs = []
-        elif executable.direct:
-            given = [x if x.is_contiguous() else x.contiguous() for x in given]
-            outputs = [torch.empty(shape, dtype=dtype, device=_CPU) for shape, dtype in self._made]
-            executable.run_at([x.data_ptr() for x in (*given, *outputs)])
+        made = self._call(*given)
+        if made is None:
+            given = [x.contiguous() for x in given]
+            made = self._call(*given)
+        if made is not None:
+            outputs = [made] if self._single else list(made)
         else:
-            arrays = [to_numpy(x.contiguous()) for x in given]
-            outputs = [from_numpy(y, "torch", ()) for y in executable.run(arrays)]
+            outputs = [from_numpy(y, "torch", ()) for y in self.executable.run([to_numpy(x) for x in given])]
         if self._plain:
             return outputs
         results: list[Any] = []

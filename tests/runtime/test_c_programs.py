@@ -81,7 +81,7 @@ def test_the_library_exports_its_interface_and_needs_the_c_library_alone(folder:
         pytest.skip("there are no binutils")
     exported = set(re.findall(r" T (\w+)$", run(["nm", "-D", "--defined-only", folder / "libgraphopt.so"]), re.MULTILINE))
     declared = set()
-    for header in ("model.h", "graphopt.h"):
+    for header in ("model.h", "graphopt.h", "pycall.h"):
         declared |= set(re.findall(r"GRAPHOPT_API [^;]*?(graphopt_\w+)\(", (NATIVE / header).read_text()))
     assert exported == declared
     needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", run(["readelf", "-d", folder / "libgraphopt.so"])))

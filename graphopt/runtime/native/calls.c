@@ -2,16 +2,7 @@
 #define _GNU_SOURCE
 #include "calls.h"
 
-#include <stdalign.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-
-#define ALIGN 64                          /* of an arena, in bytes */
-#define LARGE_PAGE ((size_t)2 << 20)
-#define LARGE_FROM ((size_t)4 << 20)      /* bytes from which address translation is worth large pages */
-
-static alignas(ALIGN) unsigned char nothing[ALIGN]; /* where there is nothing to point to */
 
 /* The shape as the model declares it, with the names of free dims. */
 static void say_declared(phrase *p, const graphopt_tensor *t) {
@@ -239,32 +230,6 @@ static graphopt_status check(const graphopt_model *model, const graphopt_input *
     return status;
 }
 
-/* A workspace that no other call has: the arena, and behind it room for the pointers. NULL without memory. */
-static void *borrow(graphopt_model *model, size_t arena, size_t pointers) {
-    for (int k = 0; k < IDLE; k++)
-        if (atomic_load_explicit(&model->idle[k], memory_order_relaxed) != NULL) {
-            void *found = atomic_exchange_explicit(&model->idle[k], NULL, memory_order_acquire);
-            if (found != NULL)
-                return found;
-        }
-    size_t bytes = arena + pointers * sizeof(void *), unit = bytes >= LARGE_FROM ? LARGE_PAGE : ALIGN;
-    void *made = aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
-    if (made != NULL && unit == LARGE_PAGE)
-        madvise(made, (bytes + unit - 1) / unit * unit, MADV_HUGEPAGE); /* slower without, no worse */
-    return made;
-}
-
-static void give_back(graphopt_model *model, void *workspace) {
-    for (int k = 0; k < IDLE; k++) {
-        void *none = NULL;
-        if (atomic_compare_exchange_strong(&model->idle[k], &none, workspace))
-            return;
-    }
-    free(workspace);
-}
-
-static void *pointer(const void *data) { return data == NULL ? nothing : (void *)(uintptr_t)data; }
-
 graphopt_status graphopt_model_find(const graphopt_model *model, const graphopt_input *inputs, size_t input_count,
                                     size_t *program) {
     if (model == NULL || program == NULL)
@@ -281,19 +246,18 @@ graphopt_status graphopt_model_run(graphopt_model *model, const graphopt_input *
     graphopt_status status = check(model, inputs, input_count, outputs, output_count, &k);
     if (status != GRAPHOPT_OK)
         return status;
-    size_t arena = (model->arena + ALIGN - 1) / ALIGN * ALIGN;
-    unsigned char *workspace = borrow(model, arena, input_count + output_count + 2);
+    void *workspace = workspace_borrow(&model->work);
     if (workspace == NULL)
-        return fail(GRAPHOPT_NO_MEMORY, "there is no memory left for the %zu bytes that a call takes", arena);
-    void **pointers = (void **)(void *)(workspace + arena);
+        return fail(GRAPHOPT_NO_MEMORY, "there is no memory left for the %zu bytes that a call takes", model->work.arena);
+    void **pointers = workspace_pointers(&model->work, workspace);
     for (size_t i = 0; i < input_count; i++)
-        pointers[n++] = pointer(inputs[i].data);
+        pointers[n++] = workspace_pointer(inputs[i].data);
     for (size_t i = 0; i < output_count; i++)
-        pointers[n++] = pointer(outputs[i].data);
-    pointers[n++] = pointer(model->entries[k].weights);
+        pointers[n++] = workspace_pointer(outputs[i].data);
+    pointers[n++] = workspace_pointer(model->entries[k].weights);
     pointers[n++] = workspace;
     int failed = graphopt_call(model->pool, model->entries[k].code, pointers);
-    give_back(model, workspace);
+    workspace_give_back(&model->work, workspace);
     if (failed)
         return fail(GRAPHOPT_FAILED, "compiled code failed (%d). This is a bug in graphopt; please report it", failed);
     return GRAPHOPT_OK;

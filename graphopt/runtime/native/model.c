@@ -152,8 +152,9 @@ static graphopt_status load_programs(graphopt_model *model, const opening *o) {
                         p->entry);
         memcpy(&model->entries[k].code, &symbol, sizeof symbol);
         model->entries[k].weights = weights->contents.data;
-        model->arena = p->arena > model->arena ? p->arena : model->arena;
+        model->work.arena = p->arena > model->work.arena ? p->arena : model->work.arena;
     }
+    model->work.pointers = d->inputs + d->outputs + 2;
     return GRAPHOPT_OK;
 }
 
@@ -244,8 +245,7 @@ graphopt_status graphopt_model_create(const char *folder, const graphopt_options
 void graphopt_model_destroy(graphopt_model *model) {
     if (model == NULL)
         return;
-    for (int k = 0; k < IDLE; k++)
-        free(atomic_load(&model->idle[k]));
+    workspaces_free(&model->work);
     if (model->own_pool != NULL)
         graphopt_pool_destroy(model->own_pool);
     for (size_t k = 0; k < model->loaded_count; k++) {
