@@ -167,12 +167,16 @@ class Model:
 
     def _run(self, given: Sequence[Any], torch: bool) -> list[Any]:
         arrays = self._checked(given)
-        program = self.program(arrays).executable
+        found = self.program(arrays)
+        self._next(found, torch)
+        return found.executable.run(arrays)
+
+    def _next(self, program: Specialisation, torch: bool = False) -> None:
+        """Call this program first from now on."""
         if not self._control:  # whose values choose the program, too
-            self._by_inputs = program.caller(torch)
+            self._by_inputs = program.executable.caller(torch)
             if self._arguments_are_inputs:
                 self._by_arguments = self._by_inputs
-        return program.run(arrays)
 
     def _checked(self, given: Sequence[Any]) -> list[Any]:
         """Inputs in order as the program wants them."""

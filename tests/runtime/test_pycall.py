@@ -380,6 +380,22 @@ def test_programs_for_several_shapes() -> None:
         assert short(model, rows[:0], columns, extra[:0]) is None
 
 
+def test_loaded_programs_for_several_shapes(tmp_path: Path) -> None:
+    model = symbolic()
+    cases = [[RNG.standard_normal(s).astype(np.float32) for s in ((n, 4), (4, m), (n, 1))] for n, m in ((2, 3), (5, 3), (1, 1))]
+    for case in cases:
+        model(*case)
+    model.save(tmp_path / "net.gopt")
+    loaded = graphopt.load(tmp_path / "net.gopt")
+    for k in (0, 1, 0, 2, 2, 1):
+        rows, columns, extra = cases[k]
+        np.testing.assert_allclose(loaded(rows, columns, extra), rows @ columns + extra, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(loaded(*map(torch.from_numpy, cases[k])), rows @ columns + extra, rtol=1e-5, atol=1e-5)
+        assert short(loaded, rows, columns, extra).shape == (rows @ columns).shape
+    with pytest.raises(graphopt.InputError, match="has no program for rows=7x4"):
+        loaded(np.zeros((7, 4), np.float32), columns, np.zeros((7, 1), np.float32))
+
+
 class Pair(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
