@@ -238,11 +238,12 @@ def test_nothing_is_kept(given: tuple[Any, ...], ready: Any) -> None:
     things = [*given, call, np.dtype(np.float32), np.empty, np.ndarray, torch.float32, torch.empty, torch.Tensor,
               torch.Tensor.is_neg]
     call(*given)
-    before, blocks = counts(things), sys.getallocatedblocks()
+    before, blocks, shared = counts(things), sys.getallocatedblocks(), [sys.getrefcount(None), sys.getrefcount(True)]
     for _ in range(10_000):
         call(*given)
     assert counts(things) == before
     assert abs(sys.getallocatedblocks() - blocks) < 1000
+    assert all(abs(sys.getrefcount(x) - n) < 1000 for x, n in zip((None, True), shared))  # these come and go elsewhere too
     results = call(*given)
     for y in results or ():
         assert sys.getrefcount(y) == 3  # the tuple, y, the argument
