@@ -1,4 +1,5 @@
-"""3x3 convolutions of stride 1 by Winograd's minimal filtering (Lavin and Gray, CVPR 2016), channels last.
+"""3x3 convolutions of stride 1 by Winograd's minimal filtering (Lavin and Gray, CVPR 2016), channels last, groups one after
+the other. A dilated one is as many plain ones as its dilations have phases: each on every d-th row and column.
 
 Tiles of m by m outputs are computed from n by n inputs, n = m + 2, as Y = A^T [(G g G^T) * (B^T d B)] A: summed over
 channels the middle is n*n matrix products of [tiles, channels] by [channels, outputs], with 2.25 (m = 2) or 4 (m = 4)
@@ -17,16 +18,18 @@ read it NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from graphopt.codegen.channels_last import STEPS_AHEAD, ChannelsLast, first_channels
-from graphopt.codegen.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, const, minimum
+from graphopt.codegen.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, minimum
 from graphopt.codegen.kernels import Lowered, Packing
-from graphopt.codegen.loops import Alloc, For, If, Let, Prefetch, Stmt, loop, seq, store
+from graphopt.codegen.loops import Alloc, For, If, Let, Prefetch, Stmt, loop, nest, seq, store
 from graphopt.codegen.tile import Tile
 from graphopt.codegen.winograd_plan import Plan, Transform, algorithms
+from graphopt.ir.dims import ceil_div
 from graphopt.targets.base import LINE
 
 
@@ -41,20 +44,20 @@ class Winograd(ChannelsLast):
             return None
         self.plan = plan
         self.transform = Transform(plan.m)
-        self.groups = 1
-        self.batch, self.outs, *self.pixels_shape = self.inner.result.static_shape  # type: ignore[assignment]
-        self.channels, self.window = w.static_shape[1], w.static_shape[2:]
-        self.stride, self.dilation, self.before = (1, 1), (1, 1), self.inner.attrs["pad"][:2]
+        attrs = self.inner.attrs
+        self.groups = attrs["groups"]
+        self.batch, outs, *self.pixels_shape = self.inner.result.static_shape  # type: ignore[assignment]
+        self.outs, self.channels, self.window = outs // self.groups, w.static_shape[1], w.static_shape[2:]
+        self.stride, self.dilation, self.before = (1, 1), tuple(attrs["dilation"]), attrs["pad"][:2]
         self.lanes = plan.tile.lanes
         self.read(x)
         if self.planar or (self.direct and self.x_type.layout is None):
             return None
         tile, m, n = plan.tile, plan.m, plan.m + 2
-        height, width = self.pixels_shape
-        self.down, self.across = -(-height // m), -(-width // m)
+        self.down, self.across = (ceil_div(ceil_div(size, d), m) for size, d in zip(self.pixels_shape, self.dilation))
         self.panels = -(-self.outs // tile.columns)
         starts = [first_channels(p, self.outs, tile) for p in range(self.panels)]
-        self.right = self.pack(w, _pack(self.transform, self.channels, starts, tile), self.dtype)
+        self.right = self.pack(w, _pack(self.transform, self.groups, self.outs, self.channels, starts, tile), self.dtype)
         # Scratch lies [vector of channels][n*n][image tile][lane]: what a transform touches shares few pages, and an odd
         # number of cache lines between the n*n keeps them in different sets of L1.
         line = LINE // self.dtype.itemsize
@@ -72,44 +75,63 @@ class Winograd(ChannelsLast):
         plan, n = self.plan, self.plan.m + 2
         along, across = plan.grid
         row, column = worker // across, worker % across
-        count = self.batch * self.down * self.across
+        count = self.batch * math.prod(self.dilation) * self.down * self.across
         first = column * self.panels // across
         panels = (column + 1) * self.panels // across - first
         left, sums = worker * (self.chunks * self.chunk), worker * (plan.tile.vectors * self.chunk)
 
-        def block(k: Expr) -> Stmt:
+        def block(g: Expr, k: Expr) -> Stmt:
             start = minimum((row * plan.blocks + k) * count // (along * plan.blocks), count - plan.block)
 
             def panel(p: Expr) -> Stmt:
-                products = loop(n * n, lambda xi: self.product(xi, first + p, left, sums), name="xi")
+                products = loop(n * n, lambda xi: self.product(xi, g * self.panels + first + p, left, sums), name="xi")
                 back = loop(plan.tile.vectors, lambda v: loop(plan.block, lambda t: self.at(
-                    start + t, lambda *at: self.output(at, first + p, v, sums, t)), name="t"), name="v")
+                    start + t, lambda *at: self.output(at, g, first + p, v, sums, t)), name="t"), name="v")
                 return seq(products, back)
 
             ahead = loop(self.chunks, lambda c: loop(plan.block, lambda t: self.at(
-                start + t, lambda *at: self.input(at, c, left, t)), name="t"), name="c")
+                start + t, lambda *at: self.input(at, g, c, left, t)), name="t"), name="c")
             return seq(ahead, loop(panels, panel, name="panel"))
 
-        return loop(plan.blocks, block, name="block")
+        return nest((self.groups, plan.blocks), block, ("g", "block"))
 
-    def at(self, tile: Expr, body: Callable[[Var, Var, Var, Expr, Expr], Stmt]) -> Stmt:
+    def at(self, tile: Expr, body: Callable[[Expr, Expr, Expr, Expr, Expr], Stmt]) -> Stmt:
         """`body(image, y, x, skip_y, skip_x)`: where an image tile begins, and how many of its rows and columns its
         neighbours store."""
-        m, (height, width) = self.plan.m, self.pixels_shape
-        image = Var("image", INDEX, 0, self.batch - 1)
-        y, x = Var("y", INDEX, 0, height - m), Var("x", INDEX, 0, width - m)
-        row, column = tile // self.across % self.down * m, tile % self.across * m
-        skip_y = row - y if height % m else const(0, INDEX)
-        skip_x = column - x if width % m else const(0, INDEX)
-        inside = Let(x, minimum(column, width - m), body(image, y, x, skip_y, skip_x))
-        return Let(image, tile // (self.down * self.across), Let(y, minimum(row, height - m), inside))
+        bound: list[tuple[Var, Expr]] = []
+
+        def bind(name: str, value: Expr, most: int) -> Expr:
+            if isinstance(value, Const):
+                return value
+            bound.append((Var(name, INDEX, 0, most), value))
+            return bound[-1][0]
+
+        def along(name: str, size: int, dilation: int, phase: Expr, step: Expr) -> tuple[Expr, Expr]:
+            """The tile's first pixel along an axis, and how many neighbours store: the last tile ends with its phase."""
+            m = self.plan.m
+            last = (size - 1 - phase) // dilation + 1 - m
+            begin = bind(name, minimum(step * m, last), -(-size // dilation) - m)
+            whole = size % (dilation * m) == 0
+            return begin * dilation + phase, const(0, INDEX) if whole else step * m - begin
+
+        (height, width), (down, across) = self.pixels_shape, self.dilation
+        image = bind("image", tile // (self.down * self.across * down * across), self.batch - 1)
+        index = tile // (self.down * self.across)
+        row = bind("row", index // across % down, down - 1)
+        column = bind("column", index % across, across - 1)
+        y, skip_y = along("y", height, down, row, tile // self.across % self.down)
+        x, skip_x = along("x", width, across, column, tile % self.across)
+        inside = body(image, y, x, skip_y, skip_x)
+        for var, value in reversed(bound):
+            inside = Let(var, value, inside)
+        return inside
 
     # The three steps ---------------------------------------------------------------------------------------------
-    def input(self, at: Sequence[Expr], c: Expr, left: Expr, t: Expr) -> Stmt:
-        """B^T d B of one tile and one vector of channels."""
+    def input(self, at: Sequence[Expr], g: Expr, c: Expr, left: Expr, t: Expr) -> Stmt:
+        """B^T d B of one tile and one vector of a group's channels."""
         image, y, x, *_ = at
-        n = self.transform.n
-        c0 = minimum(c * self.lanes, self.channels - self.lanes)
+        n, (down, across) = self.transform.n, self.dilation
+        c0 = g * self.channels + minimum(c * self.lanes, self.channels - self.lanes)
         to = left + c * self.chunk + t * self.lanes
         half = Registers("half", self, n * n)
 
@@ -117,7 +139,8 @@ class Winograd(ChannelsLast):
             given = Registers("d", self, n)
 
             def read(i: int) -> Stmt:
-                return given.set(i, lambda l: self.pixel(image, c0 + l, [y + i - self.before[0], x + j - self.before[1]]))
+                return given.set(i, lambda l: self.pixel(
+                    image, c0 + l, [y + i * down - self.before[0], x + j * across - self.before[1]]))
 
             return given.alive([*map(read, range(n)), *self.input_row(given, 0, half, j, n)])
 
@@ -185,7 +208,7 @@ class Winograd(ChannelsLast):
 
         return loop(count, rows, name="r")
 
-    def output(self, at: Sequence[Expr], panel: Expr, v: Expr, sums: Expr, t: Expr) -> Stmt:
+    def output(self, at: Sequence[Expr], g: Expr, panel: Expr, v: Expr, sums: Expr, t: Expr) -> Stmt:
         """A^T s A of one tile and one vector of output channels, and what follows the convolution."""
         image, y, x, skip_y, skip_x = at
         m, n, lanes, tile = self.plan.m, self.plan.m + 2, self.lanes, self.plan.tile
@@ -193,11 +216,13 @@ class Winograd(ChannelsLast):
             channel = minimum(v * lanes, self.outs - lanes)
         else:
             channel = minimum(panel * tile.columns, self.outs - tile.columns) + v * lanes
+        channel, (down, across) = g * self.outs + channel, self.dilation
 
         def write(i: ExprLike, j: ExprLike, l: Expr, value: Expr) -> list[Stmt]:
             if self.bias is not None:
                 value = self.element(self.bias, channel + l) + value
-            return [store(o, offset, e) for o, offset, e in self.epilogue([image, channel + l, y + i, x + j], value)]
+            place = [image, channel + l, y + as_expr(i) * down, x + as_expr(j) * across]
+            return [store(o, offset, e) for o, offset, e in self.epilogue(place, value)]
 
         of = sums + v * self.chunk + t * lanes
         half, pixels = Registers("half", self, m * n), Registers("pixels", self, m * m)
@@ -288,8 +313,8 @@ def _sum(terms: Sequence[tuple[float, Expr]]) -> Expr:
     return total
 
 
-def _pack(f: Transform, channels: int, starts: list[list[int]], tile: Tile) -> Packing:
-    """[panel][row, column of the transform][channel][output]. Zeros for channels that the last vector has again."""
+def _pack(f: Transform, groups: int, outs: int, channels: int, starts: list[list[int]], tile: Tile) -> Packing:
+    """[group][panel][row, column of the transform][channel][output]. Zeros for channels that the last vector has again."""
     columns = [np.concatenate([s + np.arange(tile.lanes) for s in panel]) for panel in starts]
     g = f.weights()
     depth = -(-channels // tile.lanes) * tile.lanes
@@ -297,9 +322,10 @@ def _pack(f: Transform, channels: int, starts: list[list[int]], tile: Tile) -> P
     rows[depth - tile.lanes:] += depth - channels
 
     def parts(w: np.ndarray) -> Iterator[np.ndarray]:
-        for c in columns:
-            panel = np.zeros((f.n, f.n, depth, tile.columns), np.float32)
-            panel[:, :, rows] = np.einsum("ia,ocab,jb->ijco", g, w[c].astype(np.float64), g, optimize=True)
-            yield panel
+        for group in w.reshape(groups, outs, *w.shape[1:]):
+            for c in columns:
+                panel = np.zeros((f.n, f.n, depth, tile.columns), np.float32)
+                panel[:, :, rows] = np.einsum("ia,ocab,jb->ijco", g, group[c].astype(np.float64), g, optimize=True)
+                yield panel
 
-    return Packing(f"winograd{f.m} {tile}", len(starts) * f.n * f.n * depth * tile.columns * 4, parts)
+    return Packing(f"winograd{f.m} {groups} {tile}", groups * len(starts) * f.n * f.n * depth * tile.columns * 4, parts)

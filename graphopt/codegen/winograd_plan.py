@@ -60,13 +60,32 @@ class Transform:
 
 @dataclass(frozen=True)
 class Conv:
-    """What the model knows of a convolution: result height and width, channels in and out."""
+    """What the model knows of a convolution: result height and width, channels in and out of a group.
+
+    A dilated one computes `phases` images that have nothing to do with each other: every `dilation`-th row and column.
+    """
 
     batch: int
     height: int
     width: int
     channels: int
     outs: int
+    groups: int = 1
+    dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def phases(self) -> int:
+        return math.prod(self.dilation)
+
+    @property
+    def phase(self) -> tuple[int, int]:
+        """Height and width of the largest phase."""
+        return -(-self.height // self.dilation[0]), -(-self.width // self.dilation[1])
+
+    @property
+    def least(self) -> int:
+        """The shorter side of the smallest phase."""
+        return min(self.height // self.dilation[0], self.width // self.dilation[1])
 
 
 @dataclass(frozen=True)
@@ -90,7 +109,8 @@ class Plan:
 
 def tiles_of(c: Conv, m: int) -> int:
     """Image tiles of the whole batch."""
-    return c.batch * -(-c.height // m) * -(-c.width // m)
+    height, width = c.phase
+    return c.batch * c.phases * -(-height // m) * -(-width // m)
 
 
 @cache
@@ -105,7 +125,7 @@ def plans(c: Conv, lanes: int, machine: X86, threads: int) -> Sequence[tuple[flo
     """All plans with their cycles."""
     found = []
     for m in POINTS:
-        if min(c.height, c.width) < m:
+        if c.least < m:
             continue
         for gm in range(1, min(threads, tiles_of(c, m)) + 1):
             for plan in _plans(c, m, (gm, threads // gm), lanes, machine):
@@ -135,7 +155,7 @@ BYTES_FROM_MEMORY = 3.6
 
 
 def cost(c: Conv, plan: Plan, machine: X86) -> float:
-    """Cycles of the thread that has most to do."""
+    """Cycles of the thread that has most to do. All threads take the groups one after the other."""
     tile, squares = plan.tile, (plan.m + 2) ** 2
     panels = math.ceil(math.ceil(c.outs / tile.columns) / plan.grid[1])
     rows = plan.blocks * plan.block
@@ -150,7 +170,7 @@ def cost(c: Conv, plan: Plan, machine: X86) -> float:
     again = panels * squares * c.channels * tile.columns * 4  # of a thread, for each block where they do not stay
     resident = again + 4 * squares * plan.block * (c.channels + tile.columns) <= machine.l2 * 3 // 4
     again = 0 if resident else (plan.blocks - 1) * again
-    return _beside(multiply, weights / BYTES_FROM_MEMORY + again / BYTES_FROM_L3) + transforms
+    return c.groups * (_beside(multiply, weights / BYTES_FROM_MEMORY + again / BYTES_FROM_L3) + transforms)
 
 
 def _beside(compute: float, stream: float) -> float:
@@ -161,7 +181,9 @@ def _beside(compute: float, stream: float) -> float:
 def direct_cost(c: Conv, lanes: int, machine: X86, threads: int) -> float:
     """The same of direct convolution."""
     cycles, _ = choose_box(c.height, c.width, c.outs, lanes, machine)
-    return _beside(c.batch * cycles * 9 * c.channels / threads, 9 * c.channels * c.outs * 4 / BYTES_FROM_MEMORY)
+    rows = 1 + 2 * max(c.height - c.dilation[0], 0) / c.height  # of a window, on the average, that lie inside of the image
+    multiply = c.batch * cycles * 3 * rows * c.channels / threads
+    return c.groups * _beside(multiply, 9 * c.channels * c.outs * 4 / BYTES_FROM_MEMORY)
 
 
 def plan_for(op: Op, conv: Op, machine: X86) -> tuple[float, Plan] | None:
@@ -191,12 +213,12 @@ def _problem(op: Op, conv: Op, machine: X86) -> tuple[Conv, int] | None:
     if not machine.winograd or x.dtype is not F32 or w.static_shape[2:] != (3, 3) or not covers(op, conv):
         return None
     a = conv.attrs
-    if a["groups"] != 1 or {*a["stride"], *a["dilation"]} != {1} or not {*a["pad"]} <= {0, 1}:
+    if {*a["stride"]} != {1} or any(p > d for p, d in zip(a["pad"], (*a["dilation"], *a["dilation"]))):
         return None
     batch, outs, height, width = conv.result.static_shape
-    c = Conv(batch, height, width, w.static_shape[1], outs)
+    c = Conv(batch, height, width, w.static_shape[1], outs // a["groups"], a["groups"], tuple(a["dilation"]))
     lanes = machine.lanes
-    while lanes > min(outs, c.channels):
+    while lanes > min(c.outs, c.channels):
         lanes //= 2
     if lanes < 4 or 0 in (batch, height, width):
         return None

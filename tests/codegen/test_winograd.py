@@ -44,7 +44,7 @@ def only(m: int) -> Callable[[Conv, int], Plan | None]:
 
     def plan(c: Conv, lanes: int) -> Plan | None:
         count = tiles_of(c, m)
-        if min(c.height, c.width) < m:
+        if c.least < m:
             return None
         vectors = 2 if c.outs >= 2 * lanes else 1
         return Plan(m, Tile(min(3, -(-count // 2)), vectors, lanes), (1, 1), 2, -(-count // 2))
@@ -60,6 +60,18 @@ def network(x: np.ndarray, w: np.ndarray, pad: list[int], bias: np.ndarray | Non
     y = b.conv(image, b.const(w), None if bias is None else b.const(bias), stride=[1, 1], pad=pad, dilation=[1, 1], groups=1)
     graph.outputs = [b.relu(y) if after is None else after(b, y)]
     return graph
+
+
+def of_groups(x: np.ndarray, w: np.ndarray, pad: list[int], dilation: list[int], groups: int, bias: np.ndarray | None = None
+              ) -> tuple[Graph, np.ndarray]:
+    """A dilated convolution of groups, and its results in f64; `pad` is the same at both ends."""
+    graph = Graph()
+    b = Builder(graph)
+    y = b.conv(b.relu(graph.add_input(tensor("f32", *x.shape), "x")), b.const(w), None if bias is None else b.const(bias),
+               stride=[1, 1], pad=[*pad, *pad], dilation=dilation, groups=groups)
+    graph.outputs = [b.relu(y)]
+    tensors = [None if t is None else torch.from_numpy(t).double() for t in (np.maximum(x, 0), w, bias)]
+    return graph, torch.relu(torch.conv2d(*tensors, padding=pad, dilation=dilation, groups=groups)).numpy()
 
 
 def reference(x: np.ndarray, w: np.ndarray, pad: list[int], bias: np.ndarray | None = None) -> np.ndarray:
@@ -205,6 +217,39 @@ def test_a_nan_spreads_over_its_tiles_and_no_further(monkeypatch: pytest.MonkeyP
     assert bad[:, 5:8, 5:8].all() and not bad[:, 8:].any() and not bad[:, :, 8:].any() and not bad[:, :4].any()
 
 
+# Groups and dilation
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("m", sorted(POINTS))
+@pytest.mark.parametrize(("channels", "outs", "groups", "size", "pad", "dilation"), [
+    (24, 24, 1, (16, 16), [2, 2], [2, 2]), (20, 33, 1, (17, 14), [2, 2], [2, 2]), (16, 16, 1, (19, 22), [3, 2], [3, 2]),
+    (16, 16, 1, (14, 13), [0, 1], [2, 1]), (8, 16, 1, (21, 23), [4, 0], [4, 3]), (48, 48, 2, (9, 14), [1, 1], [1, 1]),
+    (72, 51, 3, (8, 7), [1, 1], [1, 1]), (40, 60, 2, (15, 12), [2, 2], [2, 2])])
+def test_groups_and_dilations(monkeypatch: pytest.MonkeyPatch, target: str, m: int, channels: int, outs: int, groups: int,
+                              size: tuple[int, int], pad: list[int], dilation: list[int]) -> None:
+    """Also phases of unlike size: the last tiles of the smaller ones are their neighbours' altogether."""
+    force(monkeypatch, only(m))
+    x, w, bias = of(2, channels, *size), of(outs, channels // groups, 3, 3), of(outs)
+    graph, want = of_groups(x, w, pad, dilation, groups, bias)
+    model = graphopt.compile(graph, target=target)
+    assert uses_winograd(model)
+    assert np.abs(model(x) - want).max() <= 4e-6 * want.max()
+
+
+@pytest.mark.parametrize("grid", [(1, 3), (3, 1)])
+def test_threads_share_groups_and_phases(monkeypatch: pytest.MonkeyPatch, grid: tuple[int, int]) -> None:
+    def plan(c: Conv, lanes: int) -> Plan:
+        return Plan(2, Tile(3, 1, lanes), grid, 2, -(-tiles_of(c, 2) // (2 * grid[0])))
+
+    force(monkeypatch, plan)
+    x, w = of(1, 96, 15, 14), of(96, 48, 3, 3)
+    graph, want = of_groups(x, w, [2, 2], [2, 2], 2)
+    model = graphopt.compile(graph, threads=3)
+    assert uses_winograd(model)
+    first = model(x)
+    assert np.abs(first - want).max() <= 4e-6 * want.max()
+    assert all((model(x) == first).all() for _ in range(20))
+
+
 # The choice
 def test_it_can_be_forbidden() -> None:
     x, w = of(1, 64, 28, 28), of(64, 64, 3, 3)
@@ -215,7 +260,8 @@ def test_it_can_be_forbidden() -> None:
 
 
 @pytest.mark.parametrize("conv", [
-    {"stride": [2, 2]}, {"dilation": [2, 2]}, {"groups": 2}, {"pad": [2, 2, 2, 2]}, {"kernel": 5}, {"dtype": "f64"}])
+    {"stride": [2, 2]}, {"groups": 16}, {"pad": [2, 2, 2, 2]}, {"pad": [3] * 4, "dilation": [2, 2]}, {"dilation": [7, 7]},
+    {"kernel": 5}, {"dtype": "f64"}])
 def test_others_are_computed_directly(monkeypatch: pytest.MonkeyPatch, conv: dict) -> None:
     force(monkeypatch)
     kernel, d = conv.pop("kernel", 3), conv.pop("dtype", "f32")
@@ -234,7 +280,9 @@ def test_others_are_computed_directly(monkeypatch: pytest.MonkeyPatch, conv: dic
 
 def test_plans_cover_all_tiles() -> None:
     machine = parse_target("x86:znver4", 8)
-    for c in (Conv(1, 56, 56, 64, 64), Conv(1, 14, 14, 256, 256), Conv(3, 7, 9, 30, 50), Conv(1, 5, 3, 8, 8)):
+    cases = (Conv(1, 56, 56, 64, 64), Conv(1, 14, 14, 256, 256), Conv(3, 7, 9, 30, 50), Conv(1, 5, 3, 8, 8),
+             Conv(1, 28, 28, 48, 48, 4), Conv(1, 29, 30, 64, 64, 1, (2, 4)))
+    for c in cases:
         found = choose(c, 16 if c.channels >= 16 else 8, machine, 8)  # type: ignore[arg-type]
         assert found is not None
         plan = found[1]
