@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from graphopt.codegen.blocking import BYTES_FROM_L3, EXPOSED, LINE_FROM_L2, TILE_START, step, tiles
+from graphopt.codegen.blocking import BYTES_FROM_L2, BYTES_FROM_L3, EXPOSED, LINE_FROM_L2, TILE_START, step, tiles
 from graphopt.codegen.channels_last import choose_box, covers
 from graphopt.codegen.tile import Tile
 from graphopt.codegen.tuning import best_of
@@ -161,8 +161,10 @@ def cost(c: Conv, plan: Plan, machine: X86) -> float:
     rows = plan.blocks * plan.block
     row_tiles = -(-plan.block // tile.rows)
     lanes = tile.lanes
-    product = row_tiles * (c.channels * step(tile, machine, False) + TILE_START)
-    product += c.channels * tile.columns * 4 / LINE * LINE_FROM_L2  # a panel of weights comes to L1 once a block
+    pace, lines = step(tile, machine, False), c.channels * tile.columns * 4 / LINE
+    if lines * LINE > machine.l1 // 2:  # every row tile has the panel from L2, else one and the others from L1
+        pace = max(pace, tile.columns * 4 / BYTES_FROM_L2)
+    product = row_tiles * (c.channels * pace + TILE_START) + lines * LINE_FROM_L2
     product += plan.block * c.channels * 4 / LINE * LINE_FROM_L2
     multiply = plan.blocks * panels * squares * product
     transforms = rows * (-(-c.channels // lanes) * INPUT[plan.m] + panels * tile.vectors * OUTPUT[plan.m])
