@@ -234,8 +234,12 @@ class ChannelsLast(Blocked):
             y0 = minimum(t // across % down * box.high, height - box.high)
             x0 = minimum(t % across * box.wide, width - box.wide)
             outer = split_index(t // (down * across), deep)
-            skipped, rows = self.rows_inside(y0)
-            depths: tuple[ExprLike, ...] = (rows, *self.depths[1:])
+            seen = [self.rows_inside(y0), self.columns_inside(x0)][:len(self.depths) - 1]  # the channels are the last
+            depths: tuple[ExprLike, ...] = (*(n for _, n in seen), *self.depths[len(seen):])
+
+            def whole(k: Sequence[Expr]) -> list[Expr]:
+                """A step's place in the whole window."""
+                return [*(i + first for i, (first, _) in zip(k, seen)), *k[len(seen):]]
 
             def pixel_at(i: ExprLike) -> list[Expr]:
                 at = [*outer, y0 + as_expr(i) // box.wide, x0 + as_expr(i) % box.wide]
@@ -245,7 +249,7 @@ class ChannelsLast(Blocked):
                 return at[len(at) - len(self.pixels_shape):]
 
             def source(i: int, k: Sequence[Expr]) -> Expr:
-                *window, c = self.split([k[0] + skipped, *k[1:]])
+                *window, c = self.split(whole(k))
                 if self.packed is not None:
                     return self.packed(x0 + i, c)
                 at = [p * s - q + o * d for p, s, q, o, d in
@@ -253,8 +257,8 @@ class ChannelsLast(Blocked):
                 return self.pixel(b, group * self.channels + c, at)
 
             def weight(v: int, k: Sequence[Expr], lane: Expr) -> Expr:
-                k = [k[0] + skipped, *k[1:]]
-                return right[((group * panels + panel) * depth + flat_index(k, self.depths)) * tile.columns + v * lanes + lane]
+                place = flat_index(whole(k), self.depths)
+                return right[((group * panels + panel) * depth + place) * tile.columns + v * lanes + lane]
 
             def channel(v: ExprLike) -> Expr:
                 if self.outs <= tile.columns:
@@ -269,7 +273,7 @@ class ChannelsLast(Blocked):
                 return [store(o, offset, y) for o, offset, y in self.epilogue(place, value)]
 
             def ahead(k: Sequence[Expr]) -> Stmt:
-                step = flat_index([k[0] + skipped, *k[1:]], self.depths)
+                step = flat_index(whole(k), self.depths)
                 here = (group * panels + panel) * depth * tile.columns
                 soon = [Prefetch(right, here + (step + STEPS_AHEAD) * tile.columns + v * lanes, 1) for v in range(tile.vectors)]
                 if not far:
@@ -286,15 +290,27 @@ class ChannelsLast(Blocked):
     def rows_inside(self, y0: Expr) -> tuple[Expr, Expr]:
         """How many rows of the window lie in the padding before the image for a tile of pixels from row `y0` on, and how many
         after those see it for any of the tile's pixels: products with zeros are left out, most of all of wide dilations."""
-        size, pad = self.window[0], self.before[0]
-        reach = (size - 1) * self.dilation[0]
-        height = self.x.static_shape[2]
-        behind = (self.pixels_shape[0] - 1) * self.stride[0] + reach + 1 - height - pad
-        if self.planar or len(self.window) != 2 or size == 1 or max(pad, behind) <= 0:
+        if self.planar or len(self.window) != 2 or self.window[0] == 1 or max(self.beyond(0)) <= 0:
             return const(0, INDEX), const(self.depths[0], INDEX)
-        s, d = self.stride[0], self.dilation[0]
-        first = minimum(maximum(pad - (y0 + (self.box.high - 1)) * s + (d - 1), 0) // d, size)
-        end = minimum(maximum(height - 1 + pad - y0 * s + d, 0) // d, size)
+        return self.inside(0, y0, self.box.high)
+
+    def columns_inside(self, x0: Expr) -> tuple[Expr, Expr]:
+        """The same of the window's columns, where some tile has one of them in the padding altogether."""
+        if self.planar or len(self.depths) != 3 or max(self.beyond(1)) < self.box.wide * self.stride[1]:
+            return const(0, INDEX), const(self.depths[min(1, len(self.depths) - 1)], INDEX)
+        return self.inside(1, x0, self.box.wide)
+
+    def beyond(self, axis: int) -> tuple[int, int]:
+        """How far windows reach beyond the image before it and behind it."""
+        pad, reach = self.before[axis], (self.window[axis] - 1) * self.dilation[axis]
+        return pad, (self.pixels_shape[axis] - 1) * self.stride[axis] + reach + 1 - self.x.static_shape[2 + axis] - pad
+
+    def inside(self, axis: int, start: Expr, extent: int) -> tuple[Expr, Expr]:
+        """Of the window along an axis: the first position that sees the image from any of `extent` pixels from `start` on, and
+        how many do."""
+        size, pad, s, d = self.window[axis], self.before[axis], self.stride[axis], self.dilation[axis]
+        first = minimum(maximum(pad - (start + (extent - 1)) * s + (d - 1), 0) // d, size)
+        end = minimum(maximum(self.x.static_shape[2 + axis] - 1 + pad - start * s + d, 0) // d, size)
         return first, maximum(end - first, 0)
 
     @property

@@ -39,10 +39,12 @@ def test_convolutions_of_any_size(target: str, cases: list[tuple[int, ...]]) -> 
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_rows_of_the_window_outside_of_the_image_are_left_out(target: str) -> None:
+def test_rows_and_columns_of_the_window_outside_of_the_image_are_left_out(target: str) -> None:
     batch = Batch()
     for kernel, stride, dilation, pad, h, w in ((3, 1, 6, 6, 9, 11), (3, 1, 8, 8, 9, 9), (5, 2, 3, 6, 10, 7), (3, 1, 1, 1, 3, 20),
-                                                (3, 2, 5, 9, 6, 12), (2, 1, 2, 5, 4, 5)):
+                                                (3, 2, 5, 9, 6, 12), (2, 1, 2, 5, 4, 5), (3, 1, 12, 12, 28, 28),
+                                                (3, 1, 24, 24, 28, 28), (3, 2, 9, 9, 11, 40), (5, 1, 7, 14, 12, 33),
+                                                (3, 1, 20, 20, 6, 50), (3, 1, 30, 30, 9, 31)):
         conv(batch, of(2, 20, h, w), of(24, 20, kernel, kernel), of(24), stride=stride, dilation=dilation, pad=pad)
     batch.check(target=target, threads=2)
 
