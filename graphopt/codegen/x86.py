@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graphopt import store
-from graphopt.codegen import attention, contraction, pooling, recurrent, scan, transposing
+from graphopt.codegen import attention, contraction, global_pool, pooling, recurrent, scan, transposing
 from graphopt.codegen.kernels import Template
 from graphopt.codegen.schedule import Style
 from graphopt.targets.x86 import X86
@@ -13,7 +13,7 @@ from graphopt.targets.x86 import X86
 TEMPLATED = frozenset(("attention",))
 MAKERS: list[Callable[[X86], Template]] = [attention.template, contraction.template, recurrent.template,
                                            lambda _: transposing.template, lambda _: scan.template,
-                                           lambda _: pooling.template]  # first match wins
+                                           lambda _: pooling.template, lambda _: global_pool.template]  # first match wins
 
 
 def style_of(target: X86) -> Style:
