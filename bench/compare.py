@@ -169,8 +169,8 @@ def cost(case: Case, side: str, threads: int, fresh: Path) -> dict[str, Any]:
     onnxruntime keeps nothing between processes, so it has one run. Inductor keeps its precompiled C++ headers outside of
     its cache: a machine's first compile takes some ten seconds longer, once."""
     job = {"kind": "alone", "case": case.to_json(), "side": side, "threads": threads, "cache": str(fresh / "openvino")}
-    cold = worker.run(job, caches(fresh))
-    again = cold if side == "onnxruntime" or "error" in cold else worker.run(job, caches(fresh))
+    cold = worker.run(job | {"cold": True}, caches(fresh))
+    again = cold if side == "onnxruntime" or "error" in cold else worker.run(job | {"cold": False}, caches(fresh))
     if "error" in again:
         return {"error": again["error"]}
     return {"cold": cold["seconds"], "cached": None if again is cold else again["seconds"], "peak": again["peak"],

@@ -42,11 +42,13 @@ def missing(peer: str) -> str:
     return ""
 
 
-def load_packages(name: str) -> None:
-    """Import what a side needs, so that neither its compile time nor its memory counts the import."""
+def load_packages(name: str, compiling: bool) -> None:
+    """Import what a side needs, so that its compile time does not count the import. `compiling`: nothing is in its cache, and
+    graphopt will need TVM, which it does not import where its programs are there."""
     if name == OURS:
-        import graphopt.codegen.tir.build
-        import graphopt.compiler  # noqa: F401
+        import graphopt.compiler
+        if compiling:
+            import graphopt.codegen.tir.build  # noqa: F401
     elif name == "inductor":
         import torch._inductor.compile_fx  # noqa: F401
     else:

@@ -50,7 +50,7 @@ def pair(job: Mapping[str, Any]) -> dict[str, Any]:
     sides, result = [], {}
     for name in job["sides"]:
         try:
-            load_packages(name)
+            load_packages(name, compiling=False)
             side = open_side(name, case, job["threads"], None)
             equal, error = check(case, side)
         except Exception as e:
@@ -69,7 +69,7 @@ def alone(job: Mapping[str, Any]) -> dict[str, Any]:
 
     case = Case.from_json(job["case"])
     name, cache = job["side"], Path(job["cache"])
-    load_packages(name)
+    load_packages(name, compiling=job["cold"])
     imports = resident()["VmRSS"]
     try:
         start = time.perf_counter()
