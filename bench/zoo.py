@@ -6,6 +6,7 @@ are imported by the builders that need them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -49,13 +50,19 @@ def settle(module: nn.Module) -> nn.Module:
 
 # torchvision ------------------------------------------------------------------------------------
 def torchvision() -> Any:
-    """torchvision, whose CPU operators this wheel lacks: declared first, so that the package imports."""
-    if not hasattr(torchvision, "library"):
+    """torchvision. Some wheels lack its operators for the CPU, without which it does not import: they are declared then."""
+    try:
+        import torchvision as package
+    except RuntimeError as e:
+        if "torchvision::nms" not in str(e):
+            raise
+        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]  # as far as they came
         library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         torchvision.library = library  # type: ignore[attr-defined]  # kept alive: the declarations go with it
-    import torchvision as package
+        import torchvision as package
 
     return package
 

@@ -329,11 +329,12 @@ def attempt(graph: Graph, target: Any, inputs: Sequence[Any] | None, last: str, 
             return None
         given = random_inputs(graph) if given is None else given
         arrays = model._checked(given)
-        compiled = model.program(arrays).details.compiled
+        program = model.program(arrays)
+        compiled = program.details.compiled
         stage = RUN
         if report is not None:
             report(1)
-        model._run(given)
+        program.executable.run(arrays)
         if last == COMPARE:
             stage = COMPARE
             checked = check_kernels(compiled, target, arrays)

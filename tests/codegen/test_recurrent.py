@@ -82,8 +82,8 @@ def test_threads_share_sequences_or_units(threads: int) -> None:
     batch = Batch()
     layer(batch, "lstm", 3, 5, 150, 100)
     layer(batch, "lstm", 2, 1, 200, 260)
-    layer(batch, "gru", 2, 1, 300, 330, direction="bidirectional", linear_before_reset=True)
-    layer(batch, "gru", 3, 1, 301, 330, direction="bidirectional")
+    layer(batch, "gru", 2, 1, 300, 330, scale=0.1, direction="bidirectional", linear_before_reset=True)
+    layer(batch, "gru", 3, 1, 301, 330, scale=0.1, direction="bidirectional")
     layer(batch, "gru", 3, 5, 150, 101)
     batch.check(threads=threads)
 
