@@ -15,16 +15,16 @@ from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, cast, combine, const
 from graphopt.codegen.index import flat_index, split_index
 from graphopt.codegen.kernels import Lowered, Sources, position
 from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, loop, nest, seq, store
+from graphopt.codegen.lower.reduce import FOLDS, MEANS
 from graphopt.codegen.lower.registry import computed
 from graphopt.codegen.schedule import Style
 from graphopt.codegen.shares import shares
-from graphopt.codegen.tile import apart
+from graphopt.codegen.tile import SUMS, apart
 from graphopt.ir.graph import Op
 from graphopt.ir.types import TensorType
 
-KINDS = {"reduce_sum": "sum", "reduce_mean": "sum", "reduce_max": "max", "reduce_min": "min"}
-VECTORS = 12  # of totals in registers, as many as one row has
-CHAINS = 8  # of totals, at least, by taking several rows at a time: each is an addition behind the one before
+KINDS = {**FOLDS, **MEANS}
+VECTORS = 12  # of totals in registers, as many as one row has; of several rows where that is less than SUMS
 
 
 def template(op: Op, name: str, style: Style) -> Lowered | None:
@@ -57,7 +57,7 @@ def template(op: Op, name: str, style: Style) -> Lowered | None:
     blocks = -(-last // (vectors * lanes))
     vectors = min(vectors, -(-last // (blocks * lanes)))  # of the same number of blocks, the narrowest
     width = vectors * lanes
-    rows = max(1, min(CHAINS // vectors, shape[inner[-1]]))
+    rows = max(1, min(SUMS // vectors, shape[inner[-1]]))
     split = outer < style.threads  # rows over the threads, else images
     own = shares(shape[inner[0]] if split else outer, outer * count * last, style)
     several = split and own.workers > 1
@@ -87,7 +87,7 @@ def template(op: Op, name: str, style: Style) -> Lowered | None:
         index = where(of_before, [], channel)
         if not op.attrs["keepdims"]:
             index = [i for a, i in enumerate(index) if a not in axes]
-        value = total / const(count, of) if op.name == "reduce_mean" else total
+        value = total / const(count, of) if op.name in MEANS else total
         return store(result, position(index, op.result.type), cast(value, result.dtype))
 
     def block(of_before: Sequence[Expr], b: Expr) -> Stmt:

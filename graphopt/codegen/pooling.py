@@ -17,19 +17,18 @@ from graphopt.codegen.index import split_index
 from graphopt.codegen.kernels import Lowered, Sources
 from graphopt.codegen.loops import Alloc, For, If, Kernel, Shuffle, Stmt, loop, seq, store
 from graphopt.codegen.lower.common import all_of, inside
-from graphopt.codegen.lower.pool import shares
+from graphopt.codegen.lower.pool import WINDOWS, shares
 from graphopt.codegen.lower.registry import OpView
 from graphopt.codegen.schedule import Style
 from graphopt.ir.graph import Op
 from graphopt.ir.types import F32, TensorType
 
-KINDS = {"max_pool": "max", "avg_pool": "sum"}
 WIDEST = 1 << 13  # elements of a row that a buffer on the stack holds
 
 
 def covers(op: Op) -> bool:
     """A pool of f32 images in rows of at least a short vector, by a stride of 1 or 2 along them."""
-    x = op.operands[0] if op.name in KINDS else None
+    x = op.operands[0] if op.name in WINDOWS else None
     if x is None or x.dtype is not F32 or 0 in (*x.static_shape, *op.result.static_shape):
         return False
     return op.attrs["stride"][-1] in (1, 2) and min(op.result.static_shape[-1], x.static_shape[-1]) >= LEAST_LANES \
@@ -50,7 +49,7 @@ class _Pool:
         self.op, self.name, self.style = op, name, style
         self.sources = Sources(op)
         a, rank = op.attrs, len(op.attrs["kernel"])
-        self.kind, self.kernel, self.stride, self.dilation = KINDS[op.name], a["kernel"], a["stride"], a["dilation"]
+        self.kind, self.kernel, self.stride, self.dilation = WINDOWS[op.name], a["kernel"], a["stride"], a["dilation"]
         self.before = a["pad"][:rank]
         shape = op.operands[0].static_shape  # type: ignore[union-attr]
         self.lead, self.sizes, self.outs = math.prod(shape[:-rank]), shape[-rank:], op.result.static_shape[-rank:]

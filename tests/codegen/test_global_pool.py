@@ -31,6 +31,10 @@ def test_all_kinds_over_every_outer_axis(target: str, threads: int) -> None:
                 batch.give(batch.b.reduce_mean(a, **given), wide.mean(**at), f"mean {what}", 1e-5)
                 batch.give(batch.b.reduce_max(a, **given), wide.max(**at), f"max {what}")
                 batch.give(batch.b.reduce_min(a, **given), wide.min(**at), f"min {what}")
+    x = 1 + random(RNG, "f32", 2, 9, 11, 40) / 10  # products that stay near 1
+    for axes in ([1], [1, 2], [0, 1, 2]):
+        batch.give(batch.b.reduce_prod(batch.input(x), axes=axes, keepdims=False),
+                   x.astype(np.float64).prod(axis=tuple(axes)), f"product over {axes}", 1e-5)
     batch.check(target=target, threads=threads)
 
 

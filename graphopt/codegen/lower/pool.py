@@ -10,6 +10,8 @@ from graphopt.codegen.lower.common import TRUE, ZERO, all_of, guarded, inside, i
 from graphopt.codegen.lower.registry import OpView, compute, computed
 from graphopt.ir.types import I64, DType
 
+WINDOWS = {"max_pool": "max", "avg_pool": "sum"}  # what each combines the elements of a window by
+
 
 def _split(o: OpView, i: Sequence[Expr], spatial: int) -> tuple[list[Expr], list[Expr], tuple[int, ...]]:
     """(leading index, spatial index, spatial sizes of x); x comes with or without a batch axis."""
@@ -27,7 +29,8 @@ def _lowest(o: OpView) -> Expr:
 
 def _window_max(o: OpView, i: Sequence[Expr]) -> Expr:
     lead, at, sizes = _split(o, i, len(o.kernel))
-    return reduce("max", o.kernel, lambda *k: guarded(lambda *p: o.x(*lead, *p), _positions(o, at, k), sizes, _lowest(o)))
+    return reduce(WINDOWS["max_pool"], o.kernel,
+                  lambda *k: guarded(lambda *p: o.x(*lead, *p), _positions(o, at, k), sizes, _lowest(o)))
 
 
 @compute("max_pool")
@@ -65,7 +68,7 @@ def _taps(start: Expr, low: int, high: int, kernel: int, dilation: int) -> Expr:
 def avg_pool(o: OpView, *i: Expr) -> Expr:
     spatial = len(o.kernel)
     lead, at, sizes = _split(o, i, spatial)
-    total = reduce("sum", o.kernel, lambda *k: guarded(lambda *p: o.x(*lead, *p), _positions(o, at, k), sizes, 0))
+    total = reduce(WINDOWS["avg_pool"], o.kernel, lambda *k: guarded(lambda *p: o.x(*lead, *p), _positions(o, at, k), sizes, 0))
     return total / shares(o, at, sizes)
 
 

@@ -37,20 +37,26 @@ def _count(o: OpView) -> int:
     return out
 
 
-@compute("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all")
+# What each combines its elements by.
+FOLDS = {"reduce_sum": "sum", "reduce_prod": "prod", "reduce_max": "max", "reduce_min": "min", "reduce_any": "any",
+         "reduce_all": "all"}
+MEANS = {"reduce_mean": "sum"}  # and divides by their number
+
+
+@compute(*FOLDS)
 def reduction(o: OpView, *i: Expr) -> Expr:
-    return over_axes(o, o.op.name.removeprefix("reduce_"), i)
+    return over_axes(o, FOLDS[o.op.name], i)
 
 
-@compute("reduce_mean")
+@compute(*MEANS)
 def mean(o: OpView, *i: Expr) -> Expr:
     """Integers are summed in 64 bits and divided toward zero."""
     d = o.dtype
     if d.is_float:
         count = _count(o)
-        return over_axes(o, "sum", i) / const(count, d) if count else const(np.nan, d)
+        return over_axes(o, MEANS[o.op.name], i) / const(count, d) if count else const(np.nan, d)
     wide = U64 if d.kind == "uint" else I64
-    total = over_axes(o, "sum", i, lambda e: cast(e, wide))
+    total = over_axes(o, MEANS[o.op.name], i, lambda e: cast(e, wide))
     return cast(total / const(max(_count(o), 1), wide), d)
 
 
