@@ -92,7 +92,7 @@ def test_several_blocks_of_keys(target: str) -> None:
     batch.check(target=target, threads=2)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.lists(st.tuples(*[st.integers(1, n) for n in (3, 3, 3, 45, 90, 70, 70)], st.booleans()), min_size=4, max_size=4),
        st.sampled_from(TARGETS), st.integers(1, 3))
 def test_any_sizes(sizes: list[tuple[int, int, int, int, int, int, int, bool]], target: str, threads: int) -> None:
@@ -207,7 +207,7 @@ def test_torchs_own_op() -> None:
 
 @given(st.integers(1, 300), st.integers(1, 3000), st.integers(1, 200), st.integers(1, 20), st.sampled_from(TARGETS),
        st.integers(1, 64))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_cuts_cover_everything(queries: int, keys: int, size: int, vectors: int, target: str, threads: int) -> None:
     machine = X86.named(target.partition(":")[2] or None)
     cut = best_of(cuts(Problem(12, queries, keys, size, vectors, 4), machine.lanes, machine, threads))[1]

@@ -27,7 +27,7 @@ def layouts_of(model: object) -> list[str]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(cases=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(4, 70), st.integers(1, 3), st.integers(1, 3),
                                 st.integers(1, 2), st.integers(0, 2), st.integers(5, 17), st.integers(5, 17)),
                       min_size=5, max_size=5))

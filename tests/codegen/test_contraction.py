@@ -72,7 +72,7 @@ def test_panels_cover_every_column(n: int, vectors: int, lanes: int) -> None:
 
 
 # Matmul
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(st.tuples(*[st.integers(1, 70)] * 3, st.booleans()), min_size=6, max_size=6), st.sampled_from(TARGETS))
 def test_matmul_of_any_sizes(sizes: list[tuple[int, int, int, bool]], target: str) -> None:
     batch = Batch()
@@ -208,7 +208,7 @@ def test_narrow_floats_round_between_ops_of_an_epilogue(dtype: str) -> None:
 
 
 # Convolution
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 40), st.integers(1, 12), st.integers(1, 18), st.integers(1, 3),
                           st.integers(1, 2), st.booleans()), min_size=5, max_size=5), st.sampled_from(TARGETS))
 def test_convolution_of_any_sizes(sizes: list[tuple[int, int, int, int, int, int, bool]], target: str) -> None:

@@ -83,7 +83,7 @@ def index_expressions(draw: st.DrawFn, depth: int = 4) -> tuple[Expr, Any]:
 POINTS = [dict(zip(VARS, p)) for p in itertools.product((0, 1, 5, 6), (-5, -1, 0, 4), (3,), (0, 1, 17, 31))]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(index_expressions())
 def test_simplification_keeps_values_and_bounds_are_sound(pair: tuple[Expr, Any]) -> None:
     e, meaning = pair
@@ -94,7 +94,7 @@ def test_simplification_keeps_values_and_bounds_are_sound(pair: tuple[Expr, Any]
         assert low <= want <= high, (e, env)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(index_expressions(), index_expressions(depth=2))
 def test_substitution_commutes_with_evaluation(pair: tuple[Expr, Any], replacement: tuple[Expr, Any]) -> None:
     (e, meaning), (r, inner) = pair, replacement
@@ -104,7 +104,7 @@ def test_substitution_commutes_with_evaluation(pair: tuple[Expr, Any], replaceme
         assert value(outer, env) == meaning({**env, VARS[0]: inner(env)}) or not 0 <= inner(env) <= 6
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(index_expressions())
 def test_linear_form_is_the_same_sum(pair: tuple[Expr, Any]) -> None:
     e, _ = pair

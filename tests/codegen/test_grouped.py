@@ -22,7 +22,7 @@ def always_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(cases=st.lists(st.tuples(st.integers(1, 2), st.integers(2, 19), st.sampled_from([(4, 4), (2, 2), (8, 8)]),
                                 st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.integers(5, 17),
                                 st.integers(5, 17)), min_size=5, max_size=5))

@@ -30,7 +30,7 @@ def there_and_back(batch: Batch, x: np.ndarray, *, halo: int = 0, pitch: int = 0
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(st.lists(st.tuples(st.integers(1, 2), SIZE, SIZE, SIZE, st.integers(0, 2), st.sampled_from([0, 3, 16])),
                 min_size=6, max_size=6))
 def test_images_of_any_size(target: str, cases: list[tuple[int, ...]]) -> None:

@@ -139,7 +139,7 @@ def test_sizes_that_divide_by_nothing(monkeypatch: pytest.MonkeyPatch, target: s
         check(of(batch, channels, height, width), of(outs, channels, 3, 3), pad, of(outs), target=target, threads=1)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 3), st.integers(4, 40), st.integers(6, 23), st.integers(6, 23), st.integers(4, 70),
        st.lists(st.integers(0, 1), min_size=4, max_size=4), st.sampled_from(TARGETS), st.integers(1, 3))
 def test_any_sizes(batch: int, channels: int, height: int, width: int, outs: int, pad: list[int], target: str,

@@ -37,7 +37,7 @@ def run(tree, values):
     return values[tree] if isinstance(tree, str) else tree
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tree=EXPRESSIONS, values=st.fixed_dictionaries({n: st.integers(1, 20) for n in "NST"}))
 def test_substitution_gives_what_python_gives(tree, values):
     try:
@@ -52,7 +52,7 @@ def test_substitution_gives_what_python_gives(tree, values):
     assert got == wanted, dim
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tree=EXPRESSIONS)
 def test_printed_dims_parse_to_themselves(tree):
     try:
@@ -63,7 +63,7 @@ def test_printed_dims_parse_to_themselves(tree):
     assert str(parse_dim(str(dim))) == str(dim)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(a=EXPRESSIONS, b=EXPRESSIONS, c=EXPRESSIONS)
 def test_sums_and_products_are_normal_forms(a, b, c):
     try:

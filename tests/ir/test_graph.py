@@ -299,5 +299,5 @@ class Changes(RuleBasedStateMachine):
         assert print_graph(parse_graph(text)) == text == print_graph(self.graph.clone())
 
 
-Changes.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Changes.TestCase.settings = settings(max_examples=25, stateful_step_count=25)
 test_random_changes = Changes.TestCase

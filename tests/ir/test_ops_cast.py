@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from one_op import graph_of, run_op, same
 from onnx.reference import ReferenceEvaluator
@@ -158,7 +158,6 @@ def test_rounding_must_have_a_name_that_is_known():
         graph_of("cast", (np.zeros(1),), {"to": "f32", "rounding": "even"})
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=5))
 def test_bitcast_reads_the_same_bytes(bits):
     raw = struct.pack(f"<{len(bits)}I", *bits)

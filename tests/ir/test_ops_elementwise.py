@@ -145,7 +145,7 @@ INTEGER_OPS = {
 
 
 @pytest.mark.parametrize("name", INTEGER_OPS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_integer_arithmetic_is_exact_and_wraps(name, data):
     of = data.draw(st.sampled_from(INTS))
@@ -156,7 +156,7 @@ def test_integer_arithmetic_is_exact_and_wraps(name, data):
     assert exact(run_op(name, a, b)) == [wrap(INTEGER_OPS[name](x, y), of) for x, y in pairs]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(of=st.sampled_from(BYTES), data=st.data())
 def test_shifts(of, data):
     a = data.draw(st.integers(*limits(of)))
@@ -165,7 +165,7 @@ def test_shifts(of, data):
     assert exact(run_op("shift_right", integers([a], of), integers([b], of))) == [a >> b]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(of=st.sampled_from(BYTES), data=st.data())
 def test_integer_powers(of, data):
     a, b = data.draw(st.integers(*limits(of))), data.draw(st.integers(max(-3, limits(of)[0]), 9))
@@ -192,7 +192,7 @@ def test_float_arithmetic_agrees_with_torch(name, of):
 FINITE = st.floats(-100, 100, width=32).map(np.float32)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(a=FINITE, b=FINITE.filter(lambda v: abs(v) > 1e-3))
 def test_float_remainders_have_the_sign_they_say(a, b):
     mod, fmod, floor = (float(run_op(n, np.array([a]), np.array([b]))[0]) for n in ("mod", "fmod", "floor_div"))

@@ -43,7 +43,7 @@ def test_gather(of, shape, axis, where):
     same(run_op("gather", x, indices, axis=axis), wanted.numpy().reshape(*shape[:axis], *where, *shape[axis + 1:]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), data=st.data())
 def test_gather_elements(shape, data):
     axis = data.draw(st.integers(0, len(shape) - 1))
@@ -98,7 +98,7 @@ def test_an_index_out_of_range_is_an_error(index):
 
 
 # Scatter ------------------------------------------------------------------------------------
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), data=st.data())
 def test_scatter_elements(shape, data):
     axis = data.draw(st.integers(0, len(shape) - 1))
@@ -164,7 +164,7 @@ def test_scatter_of_any_dtype_and_what_is_refused():
 
 
 # Selection ----------------------------------------------------------------------------------
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), largest=st.booleans(), data=st.data())
 def test_top_k_prefers_the_lower_index_among_equals(shape, largest, data):
     axis = data.draw(st.integers(0, len(shape) - 1))

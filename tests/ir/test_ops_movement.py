@@ -59,7 +59,7 @@ def test_reshape_that_loses_elements_is_refused():
         result_shape("reshape", tensor("f32", "N", 2), shape=[2 * N + 1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 4), max_size=4).flatmap(lambda s: st.tuples(st.just(s), st.permutations(range(len(s))))))
 def test_transpose(case):
     shape, perm = case
@@ -88,7 +88,7 @@ BOUND = st.one_of(st.integers(-9, 9), st.sampled_from([END, FRONT, 2**31 - 1]))
 STEP = st.integers(-4, 4).filter(bool)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(n=st.integers(0, 7), start=BOUND, end=BOUND, step=STEP)
 def test_slice_clamps_as_numpy_does(n, start, end, step):
     x = numbers(n, 2)
@@ -102,7 +102,7 @@ def test_slice_of_several_axes():
     same(got, x[1::2, :, ::-3])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_symbolic_extents_agree_with_concrete_ones_within_the_axis(data):
     n = data.draw(st.integers(1, 8))
@@ -188,7 +188,7 @@ def test_split_into_symbolic_sizes():
 
 
 # pad, tile, flip ----------------------------------------------------------------------------
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_pad_agrees_with_numpy(data):
     mode = data.draw(st.sampled_from(["constant", "reflect", "edge", "wrap"]))
@@ -199,7 +199,7 @@ def test_pad_agrees_with_numpy(data):
     same(run_op("pad", x, pads=pads, mode=mode), np.pad(x, widths, mode=mode))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_negative_pads_crop(data):
     mode = data.draw(st.sampled_from(["constant", "reflect", "edge"]))

@@ -33,7 +33,7 @@ def pools(draw, dilated):
     return sizes, kernel, stride, pad, dilation, draw(st.booleans())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pools(dilated=True))
 def test_max_pool_and_its_indices_are_torchs(case):
     sizes, kernel, stride, pad, dilation, ceil = case
@@ -49,7 +49,7 @@ def test_max_pool_and_its_indices_are_torchs(case):
     same(x.reshape(-1)[indices], values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pools(dilated=False), st.booleans())
 def test_avg_pool_is_torchs(case, count_include_pad):
     sizes, kernel, stride, pad, dilation, ceil = case

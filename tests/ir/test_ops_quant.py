@@ -67,7 +67,7 @@ def test_dequantize_is_onnxs(of, kind, to):
                         output_dtype=helper.np_dtype_to_tensor_dtype(dtype(to).numpy)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=20), st.sampled_from([0.1, 0.5, 1.0, 3.0]),
        st.integers(-128, 127))
 def test_quantize_is_onnxruntimes(values, scale, zero):

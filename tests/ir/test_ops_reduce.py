@@ -31,7 +31,7 @@ def cases(draw):
 
 # Reductions ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", FLOATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=cases())
 def test_float_reductions_agree_with_numpy_in_float64(name, case):
     shape, axes, keepdims = case
@@ -88,7 +88,7 @@ def test_reductions_of_nothing():
     same(run_op("reduce_all", x.astype(bool), axes=[0]), np.array([True, True]))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(case=cases())
 def test_any_and_all(case):
     shape, axes, keepdims = case
@@ -129,7 +129,7 @@ def test_bad_axes_are_refused():
 
 
 # argmax, argmin -----------------------------------------------------------------------------
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), data=st.data())
 def test_argmax_takes_the_first_of_equals_or_the_last(shape, data):
     axis, keepdims, last = data.draw(st.integers(0, len(shape) - 1)), data.draw(st.booleans()), data.draw(st.booleans())
@@ -162,7 +162,7 @@ def test_argmax_of_nothing_is_refused():
 
 
 # Scans --------------------------------------------------------------------------------------
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=st.lists(st.integers(0, 4), min_size=1, max_size=3), data=st.data())
 def test_scans(shape, data):
     axis, exclusive, reverse = data.draw(st.integers(0, len(shape) - 1)), data.draw(st.booleans()), data.draw(st.booleans())

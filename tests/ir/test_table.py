@@ -6,7 +6,7 @@ import pickle
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.errors import IRError
@@ -66,7 +66,6 @@ def test_refine_takes_the_more_exact_description():
 SHAPES = st.lists(st.integers(0, 3), max_size=4)
 
 
-@settings(deadline=None)
 @given(st.lists(SHAPES, max_size=3))
 def test_shapes_broadcast_as_in_numpy(shapes):
     try:

@@ -113,7 +113,7 @@ def test_comments_and_space_are_free():
 
 
 # Names --------------------------------------------------------------------------------------
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.one_of(st.none(), st.sampled_from(["a", "a.1", "0", "1", "", "x:0", "model/layer.1", "ü b"]),
                           st.text(max_size=3)), min_size=1, max_size=6))
 def test_any_names_print_and_come_back(given_names):
@@ -125,7 +125,7 @@ def test_any_names_print_and_come_back(given_names):
     assert len({v.name for v in back.inputs if v.name}) == sum(v.name is not None for v in back.inputs)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(loc=st.lists(st.text(max_size=5), max_size=3))
 def test_any_location_comes_back(loc):
     graph = Graph()
@@ -133,7 +133,7 @@ def test_any_location_comes_back(loc):
     assert next(iter(again(graph).ops)).loc == tuple(loc)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(patterns=st.text(max_size=8))
 def test_any_string_attribute_comes_back(patterns):
     graph = parse_graph('graph @g(%x: f32[2]) -> f32[2] {\n %0 = fused(%x) {kind="k"} [ graph @b(%y: f32[2]) -> f32[2] '
@@ -143,7 +143,7 @@ def test_any_string_attribute_comes_back(patterns):
     assert next(iter(again(graph).ops)).attrs["kind"] == patterns
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(alpha=st.floats(), beta=st.floats())
 def test_float_attributes_come_back_bit_for_bit(alpha, beta):
     graph = Graph()
@@ -158,7 +158,7 @@ INLINE_DTYPES = [d for d in DTYPES.values() if d.kind != "str" and d.bits >= (16
 
 
 @pytest.mark.parametrize("of", INLINE_DTYPES, ids=str)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_small_constants_are_written_out_exactly(of, data):
     shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, max_side=2))
@@ -271,7 +271,7 @@ def test_errors_outside_of_ops(text, message):
     assert message in str(error.value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cut=st.integers(0, len(EVERYTHING)), drop=st.integers(1, 12), put=st.text("(){}[]<>,:=@%\"#-> 19aN\n", max_size=3))
 def test_damaged_text_is_refused_as_text_or_read(cut, drop, put):
     try:
