@@ -188,7 +188,7 @@ class Model:
             return self._only
         shapes = {s.name: a.shape for s, a in zip(self.inputs, arrays) if isinstance(a, np.ndarray)}
         values = {s.name: a for s, a in zip(self.inputs, arrays) if s.name in self._control}
-        symbols: dict[str, tuple[int, str]] = {}
+        symbols: dict[str, tuple[int, int, str]] = {}
         for s, a in zip(self.inputs, arrays):
             self._check_symbols(s, a, symbols)
         key = (tuple(sorted(shapes.items())), tuple((n, values[n].dtype.str, values[n].tobytes()) for n in sorted(values)))
@@ -213,16 +213,17 @@ class Model:
             raise InputError(f"expected shape [{', '.join(map(str, s.shape))}], got {list(x.shape)}", where=f"input {s.name}")
         return x if x.flags.c_contiguous else np.ascontiguousarray(x)
 
-    def _check_symbols(self, s: Spec, x: Any, symbols: dict[str, tuple[int, str]]) -> None:
+    def _check_symbols(self, s: Spec, x: Any, symbols: dict[str, tuple[int, int, str]]) -> None:
         """One value for each dim name over all inputs, within the range that it was declared with."""
         if s.shape is None or not isinstance(x, np.ndarray):
             return
-        for d, n in zip(s.shape, x.shape):
+        for axis, (d, n) in enumerate(zip(s.shape, x.shape)):
             if not isinstance(d, str) or not d.isidentifier():
                 continue
-            first, owner = symbols.setdefault(d, (n, s.name))
+            first, there, owner = symbols.setdefault(d, (n, axis, s.name))
             if first != n:
-                raise InputError(f"dim {d} is {n}, but {first} in input {owner}", where=f"input {s.name}")
+                raise InputError(f"dim {d} is {n} at axis {axis}, but {first} in input {owner} at axis {there}",
+                                 where=f"input {s.name}", hint=f"The model says that both are {d}: give them the same size")
             low, high = self._ranges.get(d, (None, None))
             if (low is not None and n < low) or (high is not None and n > high):
                 raise InputError(f"dim {d} is {n}, outside of its declared range {low}..{high}", where=f"input {s.name}")

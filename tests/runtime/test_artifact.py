@@ -123,7 +123,7 @@ def test_shapes_that_it_was_not_saved_for(tmp_path: Path) -> None:
                                                   r"rows=2x4,columns=4x3,extra=2x1"):
         loaded(*symbolic_inputs(4, 3))
     rows, columns, extra = symbolic_inputs(2, 3)
-    with pytest.raises(graphopt.InputError, match=r"dim N is 1, but 2 in input rows"):
+    with pytest.raises(graphopt.InputError, match=r"dim N is 1 at axis 0, but 2 in input rows"):
         loaded(rows, columns, extra[:1])
     with pytest.raises(graphopt.InputError, match=r"dim N is 7, outside of its declared range 1\.\.6"):
         loaded(*symbolic_inputs(7, 3))

@@ -15,7 +15,7 @@ from graphopt.capture.onnx.load import Source, load
 from graphopt.capture.onnx.scope import Scope, location
 from graphopt.capture.onnx.session import Session, check_supported, opset_versions
 from graphopt.capture.onnx.table import domain_of
-from graphopt.capture.onnx.types import from_type_proto
+from graphopt.capture.onnx.types import DimKey, dim_key, from_type_proto
 from graphopt.errors import CaptureError, InputError
 from graphopt.ir.graph import Graph, Tensor
 from graphopt.ir.table import Trait
@@ -104,12 +104,21 @@ def _inputs(proto: onnx.GraphProto, scope: Scope, session: Session, shapes: Mapp
 
 
 def _fix_symbols(inputs: Sequence[onnx.ValueInfoProto], session: Session, shapes: Mapping[str, Sequence[int]]) -> None:
-    """A dim_param that one input's given shape settles is settled for all."""
+    """A dim_param that one input's given shape settles is settled for all. InputError where two of them contradict each other."""
+    first: dict[DimKey, tuple[str, int]] = {}
     for i in inputs:
-        if i.name in shapes and i.type.HasField("tensor_type") and i.type.tensor_type.HasField("shape"):
-            for d, n in zip(i.type.tensor_type.shape.dim, shapes[i.name]):
-                if d.dim_param:
-                    session.symbols.fixed.setdefault(d.dim_param, int(n))
+        if i.name not in shapes or not i.type.HasField("tensor_type") or not i.type.tensor_type.HasField("shape"):
+            continue
+        for axis, (d, n) in enumerate(zip(i.type.tensor_type.shape.dim, shapes[i.name])):
+            if d.HasField("dim_value") and d.dim_value >= 0:
+                continue
+            key = dim_key(d, i.name, axis)
+            known = session.symbols.fixed.setdefault(key, int(n))
+            owner, there = first.setdefault(key, (i.name, axis))
+            if known != n:
+                raise InputError(f"dim {key!r} is {int(n)} at axis {axis}, but {known} at axis {there} of input {owner!r}",
+                                 where=f"{session.where}: input {i.name!r}",
+                                 hint="The model says by this name that they are the same size")
 
 
 def _with_shape(t: TensorType, shape: tuple[int, ...], place: str) -> TensorType:

@@ -31,17 +31,40 @@ def element_code(d: DType) -> int:
     return TensorProto.STRING if d is STR else helper.np_dtype_to_tensor_dtype(d.numpy)
 
 
+# What writers of files put where a dim has no name (compared without case): no two of them mean the same dim.
+PLACEHOLDERS = frozenset(
+    "any arbitrary auto dyn dynamic flexible free n/a na nan nil none null undef undefined unk unknown unnamed unspecified var "
+    "variable".split())
+_NUMBERED = re.compile(r"unk(nown)?_+\d+")  # as tf2onnx and ONNX's shape inference count them
+
+DimKey = str | tuple[str, int]  # a dim_param, or the place (name, axis) of a dim that has none
+
+
+def is_placeholder(dim_param: str) -> bool:
+    """Does the text name no dim? So it is with text without a letter (`?`, `-1`, `*`, ``) and with the words for unknown."""
+    word = dim_param.strip().strip("<>()[]{}'\"?_").lower()
+    return not any(c.isalpha() for c in word) or word in PLACEHOLDERS or _NUMBERED.fullmatch(word) is not None
+
+
+def dim_key(d: onnx.TensorShapeProto.Dimension, anonymous: str, axis: int) -> DimKey:
+    """What tells a dim without value from others: its name, or its place where it has none."""
+    text = decoded(d.dim_param, anonymous)
+    return (anonymous, axis) if is_placeholder(text) else text
+
+
 class Symbols:
     """ONNX's dim_params, any text, as identifiers, one for each; `fixed` gives some of them values."""
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}
-        self.fixed: dict[str, int] = {}
+        self._names: dict[DimKey, str] = {}
+        self.fixed: dict[DimKey, int] = {}
 
-    def dim(self, text: str) -> DimLike:
-        if text in self.fixed:
-            return self.fixed[text]
-        if text not in self._names:
+    def dim(self, key: DimKey) -> DimLike:
+        """The dim of a dim_param, or of the dim at a place."""
+        if key in self.fixed:
+            return self.fixed[key]
+        if key not in self._names:
+            text = key if isinstance(key, str) else f"{key[0]}_{key[1]}"
             name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
             if not name or not name[0].isalpha() or name in ("min", "max"):
                 name = f"d_{name}" if name else "d"
@@ -49,12 +72,12 @@ class Symbols:
             while name in taken:
                 count += 1
                 name = f"{base}_{count}"
-            self._names[text] = name
-        return Dim.symbol(self._names[text])
+            self._names[key] = name
+        return Dim.symbol(self._names[key])
 
 
 def from_type_proto(t: TypeProto, symbols: Symbols, anonymous: str, where: str) -> Type:
-    """The type that a proto declares. Dims without value or name are called `<anonymous>_<axis>`."""
+    """The type that a proto declares. Dims without value or name are each of their own, and called `<anonymous>_<axis>`."""
     kind = t.WhichOneof("value")
     if kind == "tensor_type":
         element = element_dtype(t.tensor_type.elem_type, where)
@@ -65,7 +88,7 @@ def from_type_proto(t: TypeProto, symbols: Symbols, anonymous: str, where: str) 
             if d.HasField("dim_value") and d.dim_value >= 0:
                 dims.append(d.dim_value)
             else:
-                dims.append(symbols.dim(d.dim_param or f"{anonymous}_{axis}"))
+                dims.append(symbols.dim(dim_key(d, anonymous, axis)))
         return TensorType(element, tuple(dims))
     if kind == "sequence_type":
         return SequenceType(_open(from_type_proto(t.sequence_type.elem_type, symbols, anonymous, where)))
@@ -205,5 +228,5 @@ def attribute_value(a: AttributeProto, where: str) -> Any:
     raise CaptureError(f"is of type {AttributeProto.AttributeType.Name(a.type)}, which is not supported", where=where)
 
 
-__all__ = ["Symbols", "attribute_value", "attributes", "decoded", "element_code", "element_dtype", "from_inferred",
-           "from_type_proto", "sparse_array", "tensor_array", "to_type_proto"]
+__all__ = ["PLACEHOLDERS", "DimKey", "Symbols", "attribute_value", "attributes", "decoded", "dim_key", "element_code",
+           "element_dtype", "from_inferred", "from_type_proto", "is_placeholder", "sparse_array", "tensor_array", "to_type_proto"]
