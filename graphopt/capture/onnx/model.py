@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphopt.capture.onnx import ops  # noqa: F401  (fills the table)
+from graphopt.capture.onnx import contrib, ops  # noqa: F401  (they fill the table)
 from graphopt.capture.onnx.context import Context
 from graphopt.capture.onnx.load import Source, load
 from graphopt.capture.onnx.scope import Scope, location

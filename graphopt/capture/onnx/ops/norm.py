@@ -11,9 +11,9 @@ from graphopt.ir.graph import Value
 from graphopt.ir.table import normalise_axes
 
 
-def flattened(b: Context, n: Node, f: Callable[[Value, int], Value]) -> Value:
-    """Apply f along the last axis of a matrix of all dims before and all from `axis`: opsets before 13."""
-    x = n[0]
+def flattened(b: Context, n: Node, f: Callable[[Value, int], Value], x: Value | None = None) -> Value:
+    """f of `x` (else operand 0) along the last axis of a matrix of all dims before and all from `axis`: opsets before 13."""
+    x = n[0] if x is None else x
     dims = rank_of(x)
     axis = n.attr("axis", 1)
     axis = axis + len(dims) if axis < 0 else axis

@@ -1,0 +1,24 @@
+"""Operators of com.microsoft that are ONNX's under another version."""
+
+from __future__ import annotations
+
+from graphopt.capture.onnx.context import Context, Node, rank_of
+from graphopt.capture.onnx.contrib.common import contrib
+from graphopt.capture.onnx.ops.indexing import gather_nd
+from graphopt.capture.onnx.ops.movement import pad, range_, trilu
+from graphopt.capture.onnx.table import Results
+
+contrib("Trilu", inputs=2, attrs="upper")(trilu)
+contrib("GatherND", inputs=2)(gather_nd)
+contrib("Range", inputs=3)(range_)
+
+
+@contrib("Pad", inputs=3, attrs="mode")
+def dynamic_pad(b: Context, n: Node) -> Results:
+    return pad(b, n)
+
+
+@contrib("ExpandDims", inputs=2)
+def expand_dims(b: Context, n: Node) -> Results:
+    rank = len(rank_of(n[0])) + 1
+    return b.unsqueezed(n[0], [int(n.number(1)) % rank])
