@@ -7,11 +7,11 @@ from graphopt.ir.graph import Builder, Graph, Op, Tensor, Value
 from graphopt.ir.parse import parse_graph
 from graphopt.ir.table import TABLE, Trait
 from graphopt.ir.text import print_graph
-from graphopt.ir.types import DTYPES, DType, Layout, OptionalType, SequenceType, TensorType, Type, dtype, tensor
+from graphopt.ir.types import DTYPES, DType, Layout, MapType, OptionalType, SequenceType, TensorType, Type, dtype, tensor
 from graphopt.ir.verify import verify
 
 __all__ = [
-    "DTYPES", "TABLE", "Builder", "DType", "Dim", "DimLike", "Graph", "Layout", "Op", "OptionalType", "SequenceType",
+    "DTYPES", "TABLE", "Builder", "DType", "Dim", "DimLike", "Graph", "Layout", "MapType", "Op", "OptionalType", "SequenceType",
     "Tensor", "TensorType", "Trait", "Type", "Value", "dtype", "evaluate", "evaluate_op", "parse_graph", "print_graph",
     "tensor", "verify",
 ]

@@ -12,10 +12,10 @@ import numpy as np
 
 from graphopt.errors import GraphOptError, ParseError
 from graphopt.ir.dims import DimLike, parse_dim
-from graphopt.ir.graph import Graph, Op, Tensor, Value, first_free
+from graphopt.ir.graph import Graph, Op, Tensor, Value
 from graphopt.ir.table import TABLE, lookup
 from graphopt.ir.text import print_attr
-from graphopt.ir.types import DTYPES, Layout, OptionalType, SequenceType, TensorType, Type, dtype
+from graphopt.ir.types import DTYPES, Layout, MapType, OptionalType, SequenceType, TensorType, Type, dtype, type_symbols
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<loc>\#\s*loc\()|(?P<comment>\#[^\n]*)|(?P<string>"(?:\\.|[^"\\])*")
@@ -106,6 +106,15 @@ class _Parser:
             element = self.type()
             self.expect(">")
             return SequenceType(element) if word == "seq" else OptionalType(element)
+        if word == "map":
+            self.expect("<")
+            key = self.expect_kind("word")
+            if key not in DTYPES:
+                raise self.error(f"unknown dtype {key!r}")
+            self.expect(",")
+            element = self.type()
+            self.expect(">")
+            return MapType(DTYPES[key], element)
         if word not in DTYPES:
             raise self.error(f"unknown dtype {word!r}", at)
         if self.peek != "[":
@@ -158,9 +167,8 @@ class _Parser:
                 outputs.append(self.use(values))
         self.expect("}")
         graph.outputs = outputs
-        counter = itertools.count(first_free(graph))
-        for g in (graph, *(r for op in graph.walk() for r in op.regions)):
-            g._symbols = counter
+        graph._symbols = itertools.count(max((int(s[1:]) + 1 for v in graph.values() for s in type_symbols(v.type)
+                                              if s[0] == "_" and s[1:].isdigit()), default=0))
         if [v.type for v in outputs] != declared:
             raise self.error(f"graph @{graph.name} returns {', '.join(str(v.type) for v in outputs)}, "
                              f"but declares {', '.join(map(str, declared))}")

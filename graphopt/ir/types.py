@@ -1,4 +1,4 @@
-"""Types of values: dtypes, layouts, tensors, sequences and optionals."""
+"""Types of values: dtypes, layouts, tensors, sequences, optionals and maps."""
 
 from __future__ import annotations
 
@@ -221,7 +221,18 @@ class OptionalType:
         return f"opt<{self.element}>"
 
 
-Type = TensorType | SequenceType | OptionalType
+@dataclass(frozen=True)
+class MapType:
+    """Elements by keys, ONNX's map; a dict of Python's own keys and numbers when it runs."""
+
+    key: DType
+    element: Type
+
+    def __str__(self) -> str:
+        return f"map<{self.key}, {self.element}>"
+
+
+Type = TensorType | SequenceType | OptionalType | MapType
 
 
 def lies_channels_last(t: Type) -> bool:
@@ -240,7 +251,11 @@ def tensor(dtype_name: str | DType, *shape: DimLike | str) -> TensorType:
 
 
 def type_of(value: object) -> Type:
-    """The type of a runtime value: an array, a list (sequence) or None (an absent optional)."""
+    """The type of a runtime value: an array, a list (sequence), a dict (map) or None (an absent optional)."""
+    if isinstance(value, dict):
+        key, element = next(iter(value.items()), (0, 0.0))
+        held = STR if isinstance(element, str) else F32 if isinstance(element, float) else I64
+        return MapType(STR if isinstance(key, str) else I64, TensorType(held, ()))
     if isinstance(value, list):
         return SequenceType(type_of(value[0]) if value else TensorType(F32, None))
     array = np.asarray(value)
@@ -253,7 +268,7 @@ def substitute_type(t: Type, values: Mapping[str, DimLike]) -> Type:
         if t.shape is None or is_static(t.shape):
             return t
         return replace(t, shape=tuple(substitute(d, values) for d in t.shape))
-    return type(t)(substitute_type(t.element, values))
+    return replace(t, element=substitute_type(t.element, values))
 
 
 def type_symbols(t: Type) -> set[str]:

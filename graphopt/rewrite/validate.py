@@ -15,7 +15,7 @@ from graphopt.ir.dims import DimLike, substitute
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
 from graphopt.ir.table import Trait
-from graphopt.ir.types import DType, OptionalType, SequenceType, Type, dtype
+from graphopt.ir.types import DType, MapType, OptionalType, SequenceType, Type, dtype
 
 
 def random_inputs(graph: Graph, seed: int = 0, symbols: Mapping[str, int] | None = None) -> list[Any]:
@@ -32,6 +32,9 @@ def _random(t: Type, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
         return [_random(t.element, sizes, rng) for _ in range(2)]
     if isinstance(t, OptionalType):
         return _random(t.element, sizes, rng)
+    if isinstance(t, MapType):
+        keys = ("a", "b c") if t.key.kind == "str" else (0, 2)
+        return {k: _random(t.element, sizes, rng).item() for k in keys}
     if t.shape is None:
         raise RewriteError(f"cannot draw an input of type {t}", hint="Give inputs= to the validation")
     shape = tuple(_size(d, sizes) for d in t.shape)
@@ -68,6 +71,10 @@ def difference(expected: Any, got: Any, ulps: float, noise: float = 0.0) -> str 
             return "sequences of different length"
         found = (difference(a, b, ulps, noise) for a, b in zip(expected, got))
         return next((f"element {i}: {text}" for i, text in enumerate(found) if text is not None), None)
+    if isinstance(expected, dict):
+        if not isinstance(got, dict) or list(expected) != list(got):
+            return "maps with different keys"
+        return difference(np.array(list(expected.values())), np.array(list(got.values())), ulps, noise)
     if expected is None or got is None:
         return None if expected is got else "one is absent"
     if expected.dtype != got.dtype or expected.shape != got.shape:

@@ -16,7 +16,7 @@ def to_numpy(x: Any, where: str = "") -> Any:
 
     Raises InputError, naming `where`, for an array that this process cannot read as dense memory.
     """
-    if x is None or isinstance(x, np.ndarray):
+    if x is None or isinstance(x, (np.ndarray, dict)):  # maps hold Python's own numbers
         return x
     if isinstance(x, list):
         return [to_numpy(v, where) for v in x]
@@ -102,7 +102,7 @@ def _has_namespace(x: Any) -> bool:
 
 def from_numpy(x: Any, kind: str, like: Sequence[Any]) -> Any:
     """A result as an array of the library `kind`; `like` are the inputs, for their namespace."""
-    if x is None or kind == "numpy":
+    if x is None or kind == "numpy" or isinstance(x, dict):  # maps hold Python's own numbers
         return x
     if isinstance(x, list):
         return [from_numpy(v, kind, like) for v in x]

@@ -21,7 +21,7 @@ NO_LOWERING = {
     "split_to_seq": "its result is a sequence",
     "deferred": "runs the source operator in Python",
     "string_concat": "strings", "string_split": "strings", "regex_full_match": "strings", "string_normalize": "strings",
-    "label_encode": "strings", "tfidf": "strings",
+    "label_encode": "strings", "tfidf": "strings", "zip_map": "maps", "dict_vectorize": "maps", "cast_map": "maps",
 }
 REASONS = {Trait.CONTROL: "runs regions", Trait.RANDOM: "random numbers come from numpy's generator",
            Trait.DATA_DEPENDENT: "the result's shape is known only after running"}

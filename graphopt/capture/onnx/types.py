@@ -12,7 +12,7 @@ from onnx import AttributeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from graphopt.errors import CaptureError, IRError
 from graphopt.ir.dims import Dim, DimLike, parse_dim
-from graphopt.ir.types import STR, DType, OptionalType, SequenceType, TensorType, Type, dtype
+from graphopt.ir.types import STR, DType, MapType, OptionalType, SequenceType, TensorType, Type, dtype
 
 
 def element_dtype(code: int, where: str) -> DType:
@@ -94,8 +94,16 @@ def from_type_proto(t: TypeProto, symbols: Symbols, anonymous: str, where: str) 
         return SequenceType(_open(from_type_proto(t.sequence_type.elem_type, symbols, anonymous, where)))
     if kind == "optional_type":
         return OptionalType(_open(from_type_proto(t.optional_type.elem_type, symbols, anonymous, where)))
+    if kind == "map_type":
+        return _map_type(t, where)
     raise CaptureError(f"has type {kind or 'none'}, which is not supported", where=where,
-                       hint="Tensors, sequences and optionals are")
+                       hint="Tensors, sequences, optionals and maps are")
+
+
+def _map_type(t: TypeProto, where: str) -> MapType:
+    """Maps hold single elements."""
+    element = t.map_type.value_type.tensor_type
+    return MapType(element_dtype(t.map_type.key_type, where), TensorType(element_dtype(element.elem_type, where), ()))
 
 
 def _open(t: Type) -> Type:
@@ -108,6 +116,8 @@ def to_type_proto(t: Type) -> TypeProto:
     if isinstance(t, TensorType):
         shape = None if t.shape is None else [d if isinstance(d, int) else str(d) for d in t.shape]
         return helper.make_tensor_type_proto(element_code(t.dtype), shape)
+    if isinstance(t, MapType):
+        return helper.make_map_type_proto(element_code(t.key), to_type_proto(t.element))
     make = helper.make_sequence_type_proto if isinstance(t, SequenceType) else helper.make_optional_type_proto
     return make(to_type_proto(t.element))
 
@@ -127,6 +137,8 @@ def from_inferred(t: TypeProto, where: str) -> tuple[Type, bool]:
         return SequenceType(_open(_unsure(*from_inferred(t.sequence_type.elem_type, where)))), True
     if kind == "optional_type":
         return OptionalType(_open(_unsure(*from_inferred(t.optional_type.elem_type, where)))), True
+    if kind == "map_type":
+        return _map_type(t, where), True
     raise CaptureError(f"has type {kind or 'none'}, which is not supported", where=where)
 
 

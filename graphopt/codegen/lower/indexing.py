@@ -35,6 +35,21 @@ def gather_nd(o: OpView, *i: Expr) -> Expr:
     return o.x(*i[:b], *picked, *i[len(outer):])
 
 
+@compute("search_sorted")
+def search_sorted(o: OpView, *i: Expr) -> Expr:
+    """Steps of halving size, each taken where the last key that it passes is still before the element."""
+    (n,) = o.shape("keys")
+    x: Expr = o.x(*i)
+    found: Expr = const(0, INDEX)
+    if not n:
+        return const(0, I64)
+    for step in (1 << k for k in reversed(range(n.bit_length()))):
+        ahead = found + step
+        key = o.keys(minimum(ahead - 1, n - 1))
+        found = select((ahead <= n) & ((key <= x) if o.right else (key < x)), ahead, found)
+    return cast(found, I64)
+
+
 # Scatter ------------------------------------------------------------------------------------
 def _reduced_in_scratch(o: OpView) -> list[tuple[str, tuple[int, ...]]]:
     """Narrow floats are combined in f32 and rounded once, after the last update."""

@@ -5,8 +5,10 @@ from graphopt.ir.ops import (  # noqa: F401
     contract,
     control,
     core,
+    coupling,
     elementwise,
     indexing,
+    maps,
     movement,
     norm,
     pool,
@@ -16,5 +18,6 @@ from graphopt.ir.ops import (  # noqa: F401
     reduce,
     sequence,
     strings,
+    trees,
     vision,
 )

@@ -162,6 +162,20 @@ def scatter_nd(x, indices, updates, *, reduction):
     return out.reshape(x.shape)
 
 
+# Search -------------------------------------------------------------------------------------
+def _sorted_shape(o: Operands) -> Shape:
+    if o.keys.rank != 1:
+        raise o.fail(f"keys must be a vector, got {o.keys}")
+    return o.x.shape
+
+
+@op("search_sorted(x: T, keys: T; right: bool = false) -> i64", T="number", shape=_sorted_shape)
+def search_sorted(x, keys, *, right):
+    """How many of the keys, which ascend, are less than each element, or (`right`) not greater; than NaN none is."""
+    found = np.searchsorted(widen(keys), widen(x), "right" if right else "left").astype(np.int64)
+    return np.where(np.isnan(x), 0, found) if x.dtype.kind not in "iu" else found
+
+
 # Selection ----------------------------------------------------------------------------------
 def _top_k_shape(o: Operands) -> Shape:
     _check_axis(o)

@@ -6,6 +6,8 @@ from graphopt.capture.onnx.ops import (  # noqa: F401
     control,
     einsum,
     elementwise,
+    experimental,
+    features,
     indexing,
     ml,
     movement,

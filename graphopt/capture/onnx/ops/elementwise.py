@@ -172,12 +172,6 @@ def swish(b: Context, n: Node) -> Results:
     return b.silu(x) if alpha == 1.0 else b.mul(x, b.sigmoid(b.mul(x, alpha)))
 
 
-@entry("Binarizer", domain="ai.onnx.ml")
-def binarizer(b: Context, n: Node) -> Results:
-    x = n[0]
-    return b.cast(b.greater(x, n.attr("threshold", 0.0)), to=x.dtype)
-
-
 @entry("Dropout", since=1)
 def dropout_inference(b: Context, n: Node) -> Results:
     """Before opset 12, dropout in inference: the operand; the mask is all ones (of the operand's dtype before opset 10)."""

@@ -35,13 +35,6 @@ def scatter_nd(b: Context, n: Node) -> Results:
     return b.scatter_nd(n[0], n[1], n[2], reduction=n.attr("reduction", "none"))
 
 
-@entry("ArrayFeatureExtractor", domain="ai.onnx.ml")
-def array_feature_extractor(b: Context, n: Node) -> Results:
-    x, index = n[0], n[1]
-    picked = b.gather(x, b.reshaped(index, [product(rank_of(index))]), axis=len(rank_of(x)) - 1)
-    return b.reshape(picked, shape=[1, *rank_of(picked)]) if len(rank_of(x)) == 1 else picked
-
-
 @entry("TopK")
 def top_k(b: Context, n: Node) -> Results:
     k = n.attr("k") if "k" in n.attrs else n.number(1)

@@ -104,6 +104,17 @@ def lp_normalization(b: Context, n: Node) -> Results:
 
 
 @entry("MeanVarianceNormalization")
+def mean_variance_normalization_of_images(b: Context, n: Node) -> Results:
+    """Before opset 9: over the pixels of each channel in all images, or of all channels; without the variance only centred."""
+    x = n[0]
+    axes = tuple(k for k in range(len(rank_of(x))) if k != 1 or n.attr("across_channels", 0))
+    centred = b.sub(x, b.reduce_mean(x, axes=axes, keepdims=True))
+    if not n.attr("normalize_variance", 1):
+        return centred
+    return b.div(centred, b.sqrt(b.reduce_mean(b.mul(centred, centred), axes=axes, keepdims=True)))
+
+
+@entry("MeanVarianceNormalization", since=9)
 def mean_variance_normalization(b: Context, n: Node) -> Results:
     x = n[0]
     axes = normalise_axes(n.attr("axes", [0, 2, 3]), len(rank_of(x)))

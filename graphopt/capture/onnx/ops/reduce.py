@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from graphopt.capture.onnx.context import Context, Node, rank_of
 from graphopt.capture.onnx.table import Results, entry
 from graphopt.ir.graph import Value
@@ -74,15 +72,3 @@ def nonzero(b: Context, n: Node) -> Results:
     return b.nonzero(n[0])
 
 
-@entry("Normalizer", domain="ai.onnx.ml")
-def normalizer(b: Context, n: Node) -> Results:
-    x, axis = n[0], (len(rank_of(n[0])) - 1,)
-    norm = n.attr("norm", "MAX")
-    if norm == "MAX":
-        size = b.reduce_max(b.abs(x), axes=axis, keepdims=True)
-    elif norm == "L1":
-        size = b.reduce_sum(b.abs(x), axes=axis, keepdims=True)
-    else:
-        size = b.sqrt(b.reduce_sum(b.mul(x, x), axes=axis, keepdims=True))
-    one = b.const(np.ones((), size.dtype.numpy))
-    return b.div(x, b.where(b.equal(size, 0), one, size))

@@ -47,31 +47,6 @@ def tfidf(b: Context, n: Node) -> Results:
                    counts=n.attr("ngram_counts"), indexes=n.attr("ngram_indexes"), weights=n.attr("weights", []))
 
 
-_KEYS = {"strings": (object, "_Unused"), "int64s": (np.int64, -1), "floats": (np.float32, -0.0)}
-
-
-@entry("LabelEncoder", domain="ai.onnx.ml")
-def label_encoder(b: Context, n: Node) -> Results:
-    keys, _ = _column(n, "keys")
-    values, default = _column(n, "values")
-    return b.label_encode(n[0], b.const(keys), b.const(values), b.const(default))
-
-
-def _column(n: Node, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """Keys or values, and the default of that kind."""
-    if f"{side}_tensor" in n.attrs:
-        column = n.attrs[f"{side}_tensor"]
-        fallback: Any = n.attr("default_tensor", None)
-        if fallback is None:
-            fallback = "_Unused" if column.dtype == object else -1 if column.dtype.kind in "iu" else -0.0
-        return column, np.asarray(fallback, dtype=column.dtype).reshape(-1)[:1].reshape(())
-    for kind, (np_type, plain) in _KEYS.items():
-        if f"{side}_{kind}" in n.attrs:
-            default = n.attr(f"default_{kind[:-1]}", plain)
-            return np.array(n.attrs[f"{side}_{kind}"], dtype=np_type), np.array(default, dtype=np_type)
-    raise n.error(f"has no {side}")
-
-
 class _Decode:
     """An encoded image as pixels [H, W, C], by Pillow where that is installed."""
 
