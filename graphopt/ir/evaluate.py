@@ -11,6 +11,7 @@ import numpy as np
 from graphopt.errors import EvaluationError, GraphOptError
 from graphopt.ir.dims import Dim, substitute
 from graphopt.ir.graph import Graph, Op, Value
+from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType, Type
 
 Observer = Callable[[Value, Any], None]
@@ -72,6 +73,37 @@ def evaluate_op(op: Op, operands: Sequence[Any], symbols: Mapping[str, int] | No
     if len(results) != len(op.results):
         raise EvaluationError(f"gave {len(results)} results for {len(op.results)}", where=op.where())
     return [_conform(r.type, x, op, order) for r, x in zip(op.results, results)]
+
+
+def content(v: Value) -> Any:
+    """The value of a constant expression; None where it depends on an input, on chance or on what has no value yet."""
+    found: dict[Value, Any] = {}
+    stack = [v]
+    while stack:
+        at = stack[-1]
+        if at in found:
+            stack.pop()
+            continue
+        op = at.op
+        if op is None or op.regions or op.definition.has(Trait.RANDOM | Trait.CONTROL) or _named(op):
+            return None
+        if at.constant is not None:
+            found[at] = at.constant
+            continue
+        operands = [o for o in op.operands if o is not None]
+        if missing := [o for o in operands if o not in found]:
+            stack.extend(missing)
+            continue
+        try:
+            found.update(zip(op.results, evaluate_op(op, [None if o is None else found[o] for o in op.operands])))
+        except GraphOptError:
+            return None  # it says so where it is run
+    return found[v]
+
+
+def _named(op: Op) -> bool:
+    """Does an attribute name a dim?"""
+    return any(isinstance(d, Dim) for a in op.attrs.values() if isinstance(a, tuple) for d in a)
 
 
 def as_runtime(value: Any) -> Any:

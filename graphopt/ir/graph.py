@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import IRError
-from graphopt.ir.dims import Dim, DimLike, is_static, substitute
+from graphopt.ir.dims import Dim, DimLike, is_static
+from graphopt.ir.settle import Learnt, settle
 from graphopt.ir.table import OpDef, Operands, lookup
-from graphopt.ir.types import MapType, OptionalType, SequenceType, TensorType, Type, dtype, substitute_type, type_symbols
+from graphopt.ir.types import MapType, OptionalType, SequenceType, TensorType, Type, dtype, type_symbols
 
 Loc = tuple[str, ...]  # where an op came from in the source model, several for a fused op
 
@@ -137,11 +138,14 @@ class Op:
         self.operands = (*self.operands[:index], value, *self.operands[index + 1:])
 
     def replace_with(self, values: Value | Sequence[Value]) -> None:
-        """Let every use of the results use `values` instead, and erase this op."""
+        """Let every use of the results use `values` instead, and erase this op. What their types tell of dims that this op
+        invented is noted in the graph's `learnt`."""
         values = [values] if isinstance(values, Value) else list(values)
         for old, new in zip(self.results, values, strict=True):
             if new.name is None and old.name is not None and new.op is not None:
                 new.name = old.name
+            if self.graph is not None:
+                self.graph.learnt.note(self, old.type, new)
             old.replace_all_uses_with(new)
         self.erase()
 
@@ -194,6 +198,7 @@ class Graph:
         self._return = Op(lookup("return"), (), {}, (), (), ())
         self.input_names: list[str] = []  # as in the source model; the same length as inputs where set
         self.output_names: list[str] = []
+        self.learnt = Learnt()
         self.metadata: dict[str, Any] = {}  # what a capture needs to rebuild calling conventions; never printed
 
     # Reading --------------------------------------------------------------------------------
@@ -334,35 +339,30 @@ class Graph:
     # Whole-graph operations -----------------------------------------------------------------
     def clone(self, symbols: Mapping[str, DimLike] | None = None, infer: bool | None = None) -> Graph:
         """A copy that shares constants. With `symbols`, dims are substituted and types inferred anew."""
-        return self._clone(symbols or {}, bool(symbols) if infer is None else infer)[0]
+        copy = self._copy(itertools.count(first_free(self)))
+        if symbols or infer:
+            settle(copy, symbols, everything=bool(symbols) if infer is None else infer)
+        return copy
 
-    def _clone(self, symbols: Mapping[str, DimLike], infer: bool) -> tuple[Graph, dict[Value, Value]]:
+    def _copy(self, counter: Iterator[int]) -> Graph:
         copy = Graph(self.name)
         copy.input_names, copy.output_names = list(self.input_names), list(self.output_names)
         copy.metadata = dict(self.metadata)
-        copy._symbols = itertools.count(max((int(s[1:]) + 1 for v in self.values() for s in type_symbols(v.type)
-                                             if s[0] == "_" and s[1:].isdigit()), default=0))
+        copy._symbols = counter  # type: ignore[assignment]
         seen: dict[Value, Value] = {}
         for v in self.inputs:
-            seen[v] = copy.add_input(substitute_type(v.type, symbols), v.name)
+            seen[v] = copy.add_input(v.type, v.name)
         for op in self.ops:
             operands = [None if v is None else seen[v] for v in op.operands]
-            regions = [r.clone(symbols, infer) for r in op.regions]
-            attrs = {k: _substitute_attr(a, symbols) for k, a in op.attrs.items()} if symbols else dict(op.attrs)
-            types = [substitute_type(r.type, symbols) for r in op.results]
-            if infer:
-                new = copy.add(op.name, operands, attrs, regions=regions, loc=op.loc,
-                               types=types if _variadic_results(op.definition) else None)
-                for r, t in zip(new.results, types):
-                    r.type = refine(t, r.type)
-            else:
-                new = Op(op.definition, operands, attrs, regions, op.loc, types)
-                copy._link(new, None)
+            regions = [r._copy(counter) for r in op.regions]
+            new = Op(op.definition, operands, dict(op.attrs), regions, op.loc, [r.type for r in op.results])
+            copy._link(new, None)
             for a, b in zip(op.results, new.results):
                 b.name = a.name
                 seen[a] = b
         copy.outputs = [seen[v] for v in self.outputs]
-        return copy, seen
+        copy.learnt = Learnt(dict(self.learnt.symbols), {seen[v] for v in self.learnt.values if v in seen})
+        return copy
 
     def specialise(self, symbols: Mapping[str, int]) -> Graph:
         """A copy with the named dims fixed and every type inferred anew."""
@@ -374,14 +374,13 @@ class Graph:
         return print_graph(self)
 
 
-def _variadic_results(definition: OpDef) -> bool:
-    return bool(definition.results) and definition.results[-1].variadic
-
-
-def _substitute_attr(a: Any, symbols: Mapping[str, DimLike]) -> Any:
-    if isinstance(a, tuple) and any(isinstance(d, Dim) for d in a):
-        return tuple(substitute(d, symbols) for d in a)
-    return a
+def first_free(graph: Graph) -> int:
+    """The number from which invented dims have no names that are taken, in the graph and in those that it holds."""
+    taken = -1
+    for v in graph.values():
+        if not (isinstance(v.type, TensorType) and v.type.is_static):
+            taken = max([taken, *(int(s[1:]) for s in type_symbols(v.type) if s[0] == "_" and s[1:].isdigit())])
+    return max([taken + 1, *(first_free(r) for op in graph.ops for r in op.regions)])
 
 
 def refine(known: Type, inferred: Type) -> Type:
@@ -456,4 +455,4 @@ def topological(ops: Iterable[Op]) -> list[Op]:
     return [op for op in graph.ops if op in wanted] if graph is not None else []
 
 
-__all__ = ["Builder", "Graph", "Loc", "Op", "Tensor", "Value", "is_static", "refine", "topological", "view"]
+__all__ = ["Builder", "Graph", "Loc", "Op", "Tensor", "Value", "first_free", "is_static", "refine", "topological", "view"]

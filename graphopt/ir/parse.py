@@ -12,10 +12,10 @@ import numpy as np
 
 from graphopt.errors import GraphOptError, ParseError
 from graphopt.ir.dims import DimLike, parse_dim
-from graphopt.ir.graph import Graph, Op, Tensor, Value
+from graphopt.ir.graph import Graph, Op, Tensor, Value, first_free
 from graphopt.ir.table import TABLE, lookup
 from graphopt.ir.text import print_attr
-from graphopt.ir.types import DTYPES, Layout, MapType, OptionalType, SequenceType, TensorType, Type, dtype, type_symbols
+from graphopt.ir.types import DTYPES, Layout, MapType, OptionalType, SequenceType, TensorType, Type, dtype
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<loc>\#\s*loc\()|(?P<comment>\#[^\n]*)|(?P<string>"(?:\\.|[^"\\])*")
@@ -167,8 +167,9 @@ class _Parser:
                 outputs.append(self.use(values))
         self.expect("}")
         graph.outputs = outputs
-        graph._symbols = itertools.count(max((int(s[1:]) + 1 for v in graph.values() for s in type_symbols(v.type)
-                                              if s[0] == "_" and s[1:].isdigit()), default=0))
+        counter = itertools.count(first_free(graph))
+        for g in (graph, *(r for op in graph.walk() for r in op.regions)):
+            g._symbols = counter
         if [v.type for v in outputs] != declared:
             raise self.error(f"graph @{graph.name} returns {', '.join(str(v.type) for v in outputs)}, "
                              f"but declares {', '.join(map(str, declared))}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
-from graphopt.ir.dims import Dim, DimLike, substitute
+from graphopt.ir.dims import Dim, DimLike
 from graphopt.ir.graph import Graph, Op, Value, refine
+from graphopt.ir.settle import Settling, substituted
 from graphopt.ir.types import TensorType, Type, substitute_type
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import GraphPass
@@ -21,10 +20,9 @@ class Inline(GraphPass):
 
     def run_on(self, graph: Graph, context: Context) -> bool:
         changed = False
-        learnt: dict[str, DimLike] = {}
+        walk = Settling(graph)
         for op in graph.ops:
-            if changed:
-                retype(graph, op, learnt)
+            walk.visit(op)
             if op.name != "if" or op.operands[0] is None:
                 continue
             cond = op.operands[0].constant
@@ -36,7 +34,6 @@ class Inline(GraphPass):
             context.because(op, f"its condition is always {bool(cond.reshape(-1)[0])}".lower())
             values = inlined(graph, op, branch, op.operands[1:])
             for old, new in zip(op.results, values):
-                _learn(old.type, new.type, learnt)
                 new.type = refine(new.type, old.type)
             op.replace_with(values)
             changed = True
@@ -54,7 +51,7 @@ def inlined(graph: Graph, op: Op, region: Graph, given: Sequence[Value | None]) 
     for inner in region.ops:
         for name in _invented(inner):
             symbols[name] = graph.fresh_symbol()
-        attrs = {k: _renamed(a, symbols) for k, a in inner.attrs.items()}
+        attrs = {k: substituted(a, symbols) for k, a in inner.attrs.items()}
         operands = [None if v is None else inside[v] for v in inner.operands]
         types = [substitute_type(r.type, symbols) for r in inner.results]
         regions = [r.clone(symbols) for r in inner.regions]
@@ -81,22 +78,3 @@ def _learn(loose: Type, exact: Type, symbols: dict[str, DimLike]) -> None:
         for d, e in zip(loose.shape, exact.shape):
             if isinstance(d, Dim) and d != e and str(d).isidentifier():
                 symbols.setdefault(str(d), e)
-
-
-def _renamed(a: Any, symbols: Mapping[str, DimLike]) -> Any:
-    return tuple(substitute(d, symbols) for d in a) if isinstance(a, tuple) and any(isinstance(d, Dim) for d in a) else a
-
-
-def retype(graph: Graph, op: Op, symbols: Mapping[str, DimLike]) -> None:
-    """Put what was learnt into an op further down, and infer its types anew."""
-    op.attrs = {k: _renamed(a, symbols) for k, a in op.attrs.items()}
-    if symbols:
-        op.regions = tuple(r.clone(symbols) for r in op.regions)
-    for result, inferred in zip(op.results, op.definition.infer(op.view())):
-        result.type = _filled(graph, refine(substitute_type(result.type, symbols), inferred))
-
-
-def _filled(graph: Graph, t: Type) -> Type:
-    if isinstance(t, TensorType) and t.shape is not None and any(d is None for d in t.shape):
-        return replace(t, shape=tuple(graph.fresh_symbol() if d is None else d for d in t.shape))
-    return t

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from graphopt.errors import EvaluationError, GraphOptError, IRError, RewriteError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
+from graphopt.ir.settle import settle
 from graphopt.ir.table import Trait
 from graphopt.ir.verify import verify
 from graphopt.rewrite.context import Context
@@ -174,7 +175,8 @@ def _count(graph: Graph) -> int:
 def _run(p: Pass, graph: Graph, context: Context) -> bool:
     context.begin(p.name)
     try:
-        return p.run(graph, context)
+        changed = p.run(graph, context)
+        return settle(graph) or changed  # what the pass found out of dims that were not known
     except Exception as e:
         at = f" at {context.subject.where()}" if context.subject is not None else ""
         text = str(e) if isinstance(e, GraphOptError) else f"{type(e).__name__}: {e}"

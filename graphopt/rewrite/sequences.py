@@ -8,9 +8,9 @@ import numpy as np
 
 from graphopt.ir.graph import Builder, Graph, Op, Value, refine
 from graphopt.ir.ops.sequence import lengths
+from graphopt.ir.settle import Settling
 from graphopt.ir.types import OptionalType, TensorType
 from graphopt.rewrite.context import Context
-from graphopt.rewrite.inline import retype
 from graphopt.rewrite.manager import GraphPass
 
 
@@ -23,9 +23,9 @@ class Sequences(GraphPass):
     def run_on(self, graph: Graph, context: Context) -> bool:
         changed, before = False, len(graph)
         known: dict[Value, list[Value]] = {}
+        walk = Settling(graph)
         for op in graph.ops:
-            if changed:
-                retype(graph, op, {})
+            walk.visit(op)
             if op.name in _CONTENTS:
                 items = _CONTENTS[op.name](op, known, graph)
                 if items is not None:

@@ -59,6 +59,9 @@ class Knowledge:
         symbolic = any(isinstance(a, tuple) and any(isinstance(d, Dim) for d in a) for a in op.attrs.values())
         if not symbolic and all(v is None or v in self._foldable for v in op.operands):
             self._foldable.update(op.results)
+        if op.definition.has(Trait.DATA_DEPENDENT):
+            self._size(op)
+            return
         if op.name == "const" or not all(_small(r) for r in op.results):
             return
         if op.name == "shape":
@@ -76,6 +79,17 @@ class Knowledge:
             self._follow(op, operands)
         else:
             self._evaluate(op, operands)
+
+    def _size(self, op: Op) -> None:
+        """The sizes that an op's results have by the contents of its operands, where those are known: later ops need them."""
+        operands = [None if v is None else self.get(v) for v in op.operands]
+        if any(v is not None and (not isinstance(x, np.ndarray) or _is_symbolic(x)) for v, x in zip(op.operands, operands)):
+            return
+        self._evaluate(op, operands)
+        for r in op.results:
+            found = self._known.get(r)
+            if isinstance(found, np.ndarray) and isinstance(r.type, TensorType):
+                r.type = TensorType(r.type.dtype, found.shape)
 
     def _peek(self, v: Value) -> np.ndarray | None:
         x = self._known.get(v)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -14,10 +14,25 @@ from graphopt.capture.torch.symbols import Symbols
 from graphopt.capture.torch.table import Refusal
 from graphopt.capture.torch.weights import TORCH_DTYPES
 from graphopt.ir.dims import Dim, DimLike, product
-from graphopt.ir.graph import Builder, Graph, Loc, Value
-from graphopt.ir.types import BOOL, F32, I64, DType, TensorType
+from graphopt.ir.evaluate import content
+from graphopt.ir.graph import Builder, Graph, Loc, Op, Value
+from graphopt.ir.table import Trait
+from graphopt.ir.types import BOOL, F32, I64, DType, TensorType, Type
 
 _OURS_TO_TORCH = {ours: theirs for theirs, ours in TORCH_DTYPES.items()}
+
+
+class _Builder(Builder):
+    """Gives ops whose results' sizes the data decides those sizes where the data are constant."""
+
+    def op(self, name: str, operands: Sequence[Any], attrs: Mapping[str, Any] | None = None, *,
+           regions: Sequence[Graph] = (), types: Sequence[Type] | None = None) -> Op:
+        op = super().op(name, operands, attrs, regions=regions, types=types)
+        if op.definition.has(Trait.DATA_DEPENDENT):
+            for r in op.results:
+                if isinstance(r.type, TensorType) and isinstance(found := content(r), np.ndarray):
+                    r.type = TensorType(r.type.dtype, found.shape)
+        return op
 
 
 class Context:
@@ -27,7 +42,7 @@ class Context:
                  inline: Callable[[Any, Sequence[Any]], tuple] | None = None,
                  region: Callable[[Any, Sequence[Any], str], Graph] | None = None) -> None:
         self.graph, self.symbols, self.val = graph, symbols, val
-        self.b = Builder(graph, loc=loc)
+        self.b = _Builder(graph, loc=loc)
         self._used, self._inline, self._region = used, inline, region
 
     # What torch says of the result -------------------------------------------------------------
