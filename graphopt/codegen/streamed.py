@@ -26,7 +26,7 @@ from graphopt.codegen.tile import Tile, apart
 from graphopt.codegen.tuning import best_of
 from graphopt.ir.fused import held, only, outside
 from graphopt.ir.graph import Op, Value
-from graphopt.ir.types import lies_channels_last
+from graphopt.ir.types import TensorType, lies_channels_last
 from graphopt.targets.x86 import X86
 
 OUTER = 0.4  # cycles a byte that one kernel writes and another reads, where it does not stay in L2
@@ -103,6 +103,9 @@ def pair(first: Op, second: Op) -> tuple[Op, Op] | None:
     a, b = only(first, "conv"), only(second, "conv")
     if a is None or b is None or len(first.results) != 1 or len(first.result.uses) != 1:
         return None
+    if not all(isinstance(v.type, TensorType) and v.type.is_static for op in (a, b) for v in (*op.operands, *op.results)
+               if v is not None):
+        return None  # kernels are of fixed shapes
     image = b.operands[0]
     assert image is not None
     if outside(second, image) is not first.result or len(image.uses) != 1 or not is_depthwise(b) \

@@ -7,13 +7,15 @@ from typing import Any
 
 from graphopt.ir.graph import Builder, Graph, Op, Value, refine
 from graphopt.ir.table import DECOMPOSITIONS, Trait
+from graphopt.ir.types import TensorType
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import GraphPass
 
 
 class Decompose(GraphPass):
     """Before: any graph. After: a composite op stands only where `target.keeps(op)` says that the target has a kernel for
-    it. The target is that given here, else the context's; with neither, all composite ops are decomposed."""
+    it, or where the rank of an operand is not known. The target is that given here, else the context's; with neither, all
+    composite ops are decomposed."""
 
     name = "decompose"
     ulps = 1000.0  # a composite's reference may compute wider than its parts, and later layers carry that on
@@ -29,7 +31,8 @@ class Decompose(GraphPass):
         while work:
             op = work.pop()
             context.subject = op
-            if not op.definition.has(Trait.COMPOSITE) or (keeps is not None and keeps(op)):
+            if not op.definition.has(Trait.COMPOSITE) or (keeps is not None and keeps(op)) or \
+                    any(isinstance(v.type, TensorType) and v.type.shape is None for v in op.operands if v is not None):
                 continue
             if not context.take("decompose", op):
                 break

@@ -36,6 +36,8 @@ def _is_float(m: Match) -> bool:
 
 def _normalisation(m: Match) -> Value | None:
     """batch_norm by constants is one multiplication and one addition, computed in f64."""
+    if known_shape(m.x) is None:
+        return None
     factor = _wide(m.array("scale")) / np.sqrt(_wide(m.array("var")) + m.eps)
     shift = _wide(m.array("bias")) - _wide(m.array("mean")) * factor
     shape = (-1, *[1] * (m.x.rank - 2))

@@ -197,7 +197,7 @@ class _Epilogues(_Policy):
         while v is not None and v.op is not None and len(v.users) == 1:
             op = v.op
             if op.definition.has(Trait.CONTRACTION):
-                return self.places(op)
+                return all(static_shape(x) is not None for x in op.operands if x is not None) and self.places(op)
             if op.name in ("transpose", "reshape"):
                 v = op.operands[0]
             elif op.definition.has(Trait.ELEMENTWISE):

@@ -111,3 +111,21 @@ def test_symbolic_sizes_that_cannot_be_attributes_wait_for_the_shape() -> None:
     settled = graph.metadata["recapture"]({"x": x.shape}, {})
     assert op_names(settled) == ["conv"]
     check(settled, model, {"x": x})
+
+
+@pytest.mark.parametrize("node", ["GatherND(x, i)", "ScatterND(x, i, x)"])
+def test_index_tuples_of_unknown_length_wait_for_a_shape(node: str) -> None:
+    model = parse(f"g (float[2, 3] x, int64[N, D] i) => (float[] y) {{ y = {node} }}")
+    x, i = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([[1], [0]], np.int64)
+    for graph in (captured(model), captured(model, shapes={"i": (2, 1)})):
+        check(graph, model, {"x": x, "i": i})
+
+
+def test_a_slice_beyond_a_short_axis_refuses_nothing_that_is_valid() -> None:
+    """x[-3:-1] is taken to have two elements, but of two it takes one, which then broadcasts."""
+    model = parse("""g (float[N, 4] x, float[3, 4] b) => (float[] y) {
+        s = Constant<value_ints = [-3]>()  e = Constant<value_ints = [-1]>()  a = Constant<value_ints = [0]>()
+        z = Slice(x, s, e, a)  y = Add(z, b) }""")
+    x, b = np.ones((2, 4), np.float32), np.ones((3, 4), np.float32)
+    assert "N" in captured(model).symbols()
+    check(captured(model, shapes={"x": (2, 4)}), model, {"x": x, "b": b})

@@ -144,3 +144,19 @@ def test_pooling_says_what_does_not_fit():
         run_op("max_pool", normal(2, 3, 4, 5, 6), kernel=[2, 2], stride=[1, 1], pad=[0] * 4, dilation=[1, 1])
     with pytest.raises(IRError, match="window of 7 exceeds the padded input of 5"):
         run_op("max_pool", normal(1, 1, 5), kernel=[7], stride=[1], pad=[0, 0], dilation=[1])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_window_larger_than_the_input_counts_where_sizes_are_rounded_up(size, stride):
+    x = normal(2, 3, size, 7)
+    room = size - 3
+    attrs = {"kernel": [3, 2], "stride": [stride, 2], "pad": [0] * 4, "dilation": [1, 1], "ceil_mode": True}
+    if room <= -stride:
+        with pytest.raises(IRError, match="exceeds"):
+            run_op("max_pool", x, **attrs)
+        return
+    theirs = torch.from_numpy(x)
+    same(run_op("max_pool", x, **attrs), F.max_pool2d(theirs, (3, 2), (stride, 2), ceil_mode=True).numpy())
+    mean = F.avg_pool2d(theirs, (3, 2), (stride, 2), ceil_mode=True).numpy()
+    np.testing.assert_allclose(run_op("avg_pool", x, **attrs, count_include_pad=True), mean, rtol=1e-5, atol=1e-6)

@@ -152,7 +152,7 @@ class Scope:
             raise CaptureError(f"{proto.op_type}: attributes and operands do not fit: {type(e).__name__}: {e}",
                                where=node.place, hint="The model is damaged, or breaks a rule of the operator") from e
         except GraphOptError as e:
-            if not any(v is not None and isinstance(v.type, TensorType) and v.type.shape is None for v in inputs):
+            if not self._vague(inputs):
                 raise CaptureError(f"{proto.op_type}: {e}", where=node.place) from e
             self._undo(mark)
             results = defer(node, Defer(str(e)))
@@ -168,6 +168,11 @@ class Scope:
                     raise CaptureError(f"{proto.op_type} has {len(listed)} outputs, the node wants {len(proto.output)}",
                                        where=node.place)
                 self.define(name, listed[i], place)
+
+    def _vague(self, inputs: Sequence[Value | None]) -> bool:
+        """May the types of a node's operands not be those of the values that they will have?"""
+        types = [v.type for v in inputs if v is not None]
+        return self.session.assumes or any(isinstance(t, TensorType) and t.shape is None for t in types)
 
     def _settled(self, value: Value | None) -> Value | None:
         content = None if value is None else self.ctx.knowledge.settled(value)

@@ -33,15 +33,15 @@ def window_dims(o: Operands, sizes: Sequence[DimLike], kernel: Sequence[DimLike]
                 dilation: Sequence[int], ceil_mode: bool = False) -> list[DimLike]:
     """How many windows fit each spatial dim.
 
-    With `ceil_mode` a last, partly filled window counts as long as it starts inside the input or its left
-    padding (PyTorch, and ONNX since opset 19).
+    With `ceil_mode` a last, partly filled window (the only one, where none fits) counts as long as it starts inside the input or
+    its left padding (PyTorch, and ONNX since opset 19).
     """
     out: list[DimLike] = []
     n = len(sizes)
     for i, size in enumerate(sizes):
         span = (kernel[i] - 1) * dilation[i] + 1
         room = size + pad[i] + pad[n + i] - span
-        if isinstance(room, int) and room < 0:
+        if isinstance(room, int) and room < 0 and not (ceil_mode and room > -stride[i]):
             if size != 0:
                 raise o.fail(f"the window of {span} exceeds the padded input of {room + span} in spatial dim {i}")
             out.append(0)
@@ -58,7 +58,7 @@ def window_counts(sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[
     out, n = [], len(sizes)
     for i, size in enumerate(sizes):
         room = size + pad[i] + pad[n + i] - ((kernel[i] - 1) * dilation[i] + 1)
-        if room < 0:
+        if room < 0 and not (ceil_mode and room > -stride[i]):
             out.append(0)
         elif ceil_mode:
             out.append(min(-(-room // stride[i]) + 1, -(-(size + pad[i]) // stride[i])))

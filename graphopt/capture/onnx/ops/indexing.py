@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.capture.onnx.context import Context, Node, rank_of, static_shape
-from graphopt.capture.onnx.table import Results, entry
+from graphopt.capture.onnx.table import Defer, Results, entry
 from graphopt.ir.dims import Dim, product
+from graphopt.ir.graph import Value
 from graphopt.ir.types import I64
 
 
@@ -20,8 +21,16 @@ def gather_elements(b: Context, n: Node) -> Results:
     return b.gather_elements(n[0], n[1], axis=n.axis(0, len(rank_of(n[0]))))
 
 
+def _tuples(indices: Value) -> None:
+    """The rank of the result follows from the length of the index tuples, so that it must be known."""
+    shape = rank_of(indices)
+    if shape and isinstance(shape[-1], Dim):
+        raise Defer("the length of the index tuples is not known")
+
+
 @entry("GatherND")
 def gather_nd(b: Context, n: Node) -> Results:
+    _tuples(n[1])
     return b.gather_nd(n[0], n[1], batch_dims=n.attr("batch_dims", 0))
 
 
@@ -32,6 +41,7 @@ def scatter_elements(b: Context, n: Node) -> Results:
 
 @entry("ScatterND")
 def scatter_nd(b: Context, n: Node) -> Results:
+    _tuples(n[1])
     return b.scatter_nd(n[0], n[1], n[2], reduction=n.attr("reduction", "none"))
 
 

@@ -162,6 +162,7 @@ def slice_(b: Context, n: Node) -> Results:
     assert starts is not None and ends is not None
     axes = tuple(range(len(starts))) if axes is None else tuple(normalise_axis(a, len(rank_of(x))) for a in axes)
     steps = (1,) * len(axes) if steps is None else steps
+    n.scope.session.assumes |= any(isinstance(rank_of(x)[a], Dim) for a in axes)
     return b.slice(x, axes=axes, starts=starts, ends=ends, steps=steps)
 
 
