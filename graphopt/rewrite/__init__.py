@@ -15,6 +15,7 @@ from graphopt.rewrite.dce import DeadCode
 from graphopt.rewrite.decompose import Decompose
 from graphopt.rewrite.fold import Fold
 from graphopt.rewrite.fold_norm import FoldNorm
+from graphopt.rewrite.forests import Forests
 from graphopt.rewrite.fuse import Fuse
 from graphopt.rewrite.gathers import Gathers
 from graphopt.rewrite.heads import Heads
@@ -39,7 +40,7 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     composite op?) and, if it likes, `row_kernel(op)`; None keeps no composite op. Without `fuse` the graph stays flat."""
     passes: list[Pass] = [
         Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), Sequences(), Unroll(),
-        CommonSubexpressions(), DeadCode(), Recognise(), FoldNorm(), Transposes(),
+        CommonSubexpressions(), Forests(), DeadCode(), Recognise(), FoldNorm(), Transposes(),
         Decompose(target), Upsample(), Pointwise(), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(),
         Reshapes(), Fold(),
         CommonSubexpressions(), DeadCode(),
@@ -55,8 +56,9 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 
 __all__ = [
-    "Absorb", "Batches", "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm", "Fuse",
-    "Gathers", "Heads", "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Pointwise", "Projections", "Reason",
-    "Recognise", "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream", "Transposes", "Unroll", "Upsample",
+    "Absorb", "Batches", "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm",
+    "Forests", "Fuse", "Gathers", "Heads", "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Pointwise",
+    "Projections", "Reason", "Recognise", "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream", "Transposes",
+    "Unroll", "Upsample",
     "WrongResult", "default_passes", "optimise",
 ]
