@@ -35,7 +35,7 @@ def read(text: str) -> None:
 
 
 WRITTEN = """
-graph @g(%x: f32[N, 64]@NHWC+1/72, %s: seq<opt<i64[*]>>, %m: map<str, f32[]>) -> (f32[2*N + 1, (N//2), max(N, 4)], bool[]) {  # said
+graph @g(%x: f32[N, 64]@NHWC+1/72, %s: seq<opt<i64[*]>>, %m: map<str, f32[]>) -> (f32[2*N + 1, (N//2), max(N, 4)], bool[]) {  # a
   %w = const @weight : f32[64, 64]  # loc("a \\"quoted\\" place", "b")
   %c = const @small = [[1, -2], [3e-05, inf]] : f32[2, 2]
   %d = const -inf : f32[]
