@@ -17,7 +17,7 @@ import numpy as np
 from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, Var, cast, const, minimum, select
 from graphopt.codegen.kernels import Lowered, Packing, Sources, Template
 from graphopt.codegen.loops import Alloc, For, If, Kernel, Stmt, loop, nest, seq, store
-from graphopt.codegen.lower.recurrent import GATES, Unit, activations_of, states_of, unit_of, waits
+from graphopt.codegen.lower.recurrent import GATES, Unit, activations_of, in_steps, states_of, unit_of, waits
 from graphopt.codegen.lower.registry import OpView, computed
 from graphopt.codegen.recurrent_plan import Layer, Part, cuts, even, most_rows, parted
 from graphopt.codegen.schedule import Style
@@ -34,7 +34,7 @@ def template(machine: X86) -> Template:
     """The template for recurrent layers on that machine."""
 
     def match(op: Op, name: str, style: Style) -> Lowered | None:
-        if op.name not in GATES or any(0 in v.static_shape for v in op.operands if v is not None):
+        if op.name not in GATES or in_steps(op) or any(0 in v.static_shape for v in op.operands if v is not None):
             return None
         return _Recurrent(op, name, style, machine).build()
 

@@ -51,6 +51,7 @@ def test_lstm_options() -> None:
     run("lstm", peepholes=True)
     run("lstm", peepholes=True, direction="bidirectional", lengths=[3, 1])
     run("lstm", input_forget=True, clip=0.3)
+    run("lstm", quantize_state=True, direction="bidirectional", lengths=[3, 1])
 
 
 def test_gru_resets_after_the_product() -> None:

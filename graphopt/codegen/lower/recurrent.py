@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphopt.codegen.expr import INDEX, Buffer, Expr, call, cast, const, maximum, minimum, select
-from graphopt.codegen.loops import If, Stmt, let, loop, nest, seq
+from graphopt.codegen.loops import If, Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import PARALLEL_FROM, read, write
 from graphopt.codegen.lower.registry import OpView, computed, loops
 from graphopt.ir.graph import Op
@@ -45,19 +45,26 @@ def waits(op: Op) -> bool:
     return not op.attrs.get("linear_before_reset", True)
 
 
+def in_steps(op: Op) -> bool:
+    """Does the product with the state see it rounded to 8 bits?"""
+    return bool(op.attrs.get("quantize_state", False))
+
+
 def states_of(op: Op) -> list[str]:
     """The operands that a layer's states begin with, in the order of the results they end in after the first."""
     return [p.name for p in op.definition.operands if p.name in ("h0", "c0")]
 
 
 def _scratch(o: OpView) -> list[tuple[str, tuple[int, ...]]]:
-    """Transposed weights, and for every line: gates of the input, gates of the state, the states, one more row."""
+    """Transposed weights, and for every line: gates of the input, gates of the state, the states, one more row; the state in
+    steps where the product sees it so."""
     _, batch, width = o.shape("x")
     directions, hidden, gates = len(DIRECTIONS[o.direction]), o.hidden, GATES[o.op.name]
     d = computed(o.types[0].dtype).name
     lines = directions * batch
     return [(d, (directions, width, gates * hidden)), (d, (directions, hidden, gates * hidden)), (d, (lines, gates * hidden)),
-            (d, (lines, gates * hidden)), (d, (lines, hidden)), (d, (lines, hidden))]
+            (d, (lines, gates * hidden)), (d, (lines, hidden)), (d, (lines, hidden)),
+            *([(d, (lines, hidden))] if in_steps(o.op) else [])]
 
 
 @dataclass
@@ -73,6 +80,7 @@ class _Layer:
     gates_h: Buffer
     h: Buffer
     extra: Buffer  # the cell of an lstm, the reset state of a gru
+    seen: Buffer  # the state as its product with the weights sees it
     direction: int
     functions: list[Callable[[Expr], Expr]]
 
@@ -115,10 +123,27 @@ class _Layer:
         x, line, n = self.operands["x"], self.line(b), self.hidden
         count = GATES[self.o.op.name] * n
         return seq(
+            *([] if self.seen is self.h else [self.rounded(line)]),
             self.start(b, self.gates_x, 0), self.start(b, self.gates_h, 1),
             self.multiply(self.gates_x, b, self.wt, lambda k: read(x, t, b, k), 0, count),
-            self.multiply(self.gates_h, b, self.rt, lambda k: self.h[line, k], 0, count - n if waits(self.o.op) else count),
+            self.multiply(self.gates_h, b, self.rt, lambda k: self.seen[line, k], 0, count - n if waits(self.o.op) else count),
             self.cells(b, t))
+
+    def rounded(self, line: Expr) -> Stmt:
+        """seen[line] = the state in 256 steps from its least element to its largest, 0 among them."""
+        n, h, top = self.hidden, self.h, const(255, self.dtype)
+
+        def ends(of: Buffer) -> Stmt:
+            find = loop(n, lambda j: seq(write(of, [0], minimum(of[0], h[line, j])), write(of, [1], maximum(of[1], h[line, j]))),
+                        name="j")
+            scale = select((of[1] - of[0]) > 0, (of[1] - of[0]) / top, 1)
+            within = lambda e: minimum(maximum(e, 0), top)
+            return seq(write(of, [0], const(0, self.dtype)), write(of, [1], const(0, self.dtype)), find,
+                       let("scale", scale, lambda s: let("zero", within(call("round", -of[0] / s)), lambda z: loop(
+                           n, lambda j: write(self.seen, [line, j], (within(call("round", h[line, j] / s) + z) - z) * s),
+                           name="j"))))
+
+        return alloc("ends", self.dtype, (2,), ends)
 
     def unit(self, b: Expr, j: Expr) -> Unit:
         """What the cell of unit `j` sees."""
@@ -234,10 +259,10 @@ def _lines(s: _Layer, reverse: bool) -> Stmt:
 @loops("lstm", "gru", "rnn", scratch=_scratch)
 def recurrent(o: OpView, ins: Sequence[Buffer | None], outs: Sequence[Buffer], scratch: Sequence[Buffer]) -> Stmt:
     operands = {p.name: b for p, b in zip(o.op.definition.operands, ins) if b is not None}
-    wt, rt, gates_x, gates_h, h, extra = scratch
+    wt, rt, gates_x, gates_h, h, extra, *seen = scratch
     body: list[Stmt] = [_transposed(operands["w"], wt), _transposed(operands["r"], rt)]
     for d, (reverse, own) in enumerate(zip(DIRECTIONS[o.direction], activations_of(o.op))):
-        layer = _Layer(o, operands, outs, wt, rt, gates_x, gates_h, h, extra, d, own)
+        layer = _Layer(o, operands, outs, wt, rt, gates_x, gates_h, h, extra, seen[0] if seen else h, d, own)
         body.append(_lines(layer, reverse))
     return seq(*body)
 

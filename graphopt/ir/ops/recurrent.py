@@ -140,21 +140,31 @@ def _weights(w, r, b, d: int, gates: int, hidden: int) -> tuple[np.ndarray, np.n
     return wt, rt, both[:gates * hidden], both[gates * hidden:]
 
 
+def _in_steps(x: np.ndarray) -> np.ndarray:
+    """Each row rounded to 256 steps from its least element to its largest, 0 among them."""
+    low, high = np.minimum(x.min(-1, keepdims=True), 0), np.maximum(x.max(-1, keepdims=True), 0)
+    scale = np.where(high == low, 1, (high - low) / 255).astype(x.dtype)
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale
+
+
 def _pack(x: np.ndarray, ys: list[np.ndarray], *states: list[np.ndarray]) -> tuple[np.ndarray, ...]:
     return (np.stack(ys, axis=1).astype(x.dtype), *(np.stack(s).astype(x.dtype) for s in states))
 
 
 @op("lstm(x: T, w: T, r: T, b?: T, lengths?: i32, h0?: T, c0?: T, p?: T; direction: str = forward, activations: strs = [], "
-    "alphas: floats = [], betas: floats = [], clip: float?, hidden: int, input_forget: bool = false) -> (y: T, yh: T, yc: T)",
+    "alphas: floats = [], betas: floats = [], clip: float?, hidden: int, input_forget: bool = false, "
+    "quantize_state: bool = false) -> (y: T, yh: T, yc: T)",
     T="f16|bf16|f32|f64", shape=_rule(4, ("Sigmoid", "Tanh", "Tanh"), True), traits=Trait.CONTRACTION, operations=_operations(4))
 def lstm(x, w, r, b=None, lengths=None, h0=None, c0=None, p=None, *, direction, activations, alphas, betas, clip, hidden,
-         input_forget):
+         input_forget, quantize_state):
     """Long short-term memory (Hochreiter and Schmidhuber 1997; ONNX LSTM) over x [T, B, I]; gates in the order i, o, f, c.
 
     w [D, 4H, I], r [D, 4H, H], b [D, 8H] (input biases, then recurrent ones), h0 and c0 [D, B, H], p [D, 3H]
     peepholes i, o, f. Gives y [T, D, B, H] and the last states. `clip` bounds the inputs of the gates'
     activations, not that of the cell's (as onnxruntime does). `input_forget` couples the gates, f = 1 - i.
-    Beyond a sequence's length y is 0 and the state stays.
+    Beyond a sequence's length y is 0 and the state stays. With `quantize_state` the product with r sees each sequence's state
+    rounded to 256 steps over its range, which is widened to hold 0 (as ONNX DynamicQuantizeLinear has it).
     """
     source = widen(x)
     functions = _functions(activations, alphas, betas, ("Sigmoid", "Tanh", "Tanh"), len(DIRECTIONS[direction]), clip)
@@ -166,7 +176,8 @@ def lstm(x, w, r, b=None, lengths=None, h0=None, c0=None, p=None, *, direction, 
 
         def step(xt, state, f=f, g=g, h=h, wt=wt, rt=rt, bias=wb + rb, pi=pi, po=po, pf=pf):
             before, cell = state
-            i, out, forget, new = np.split(xt @ wt + before @ rt + bias, 4, axis=-1)
+            seen = _in_steps(before) if quantize_state else before
+            i, out, forget, new = np.split(xt @ wt + seen @ rt + bias, 4, axis=-1)
             i = f(i + pi * cell)
             forget = 1 - i if input_forget else f(forget + pf * cell)
             cell = forget * cell + i * g(new)
