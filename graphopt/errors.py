@@ -36,7 +36,7 @@ class CaptureError(GraphOptError):
 class UnsupportedOperators(CaptureError):
     """A model that uses operators graphopt does not know; `operators` names every one, with its places."""
 
-    def __init__(self, operators: Iterable[tuple[str, str]], *, where: str | None = None) -> None:
+    def __init__(self, operators: Iterable[tuple[str, str]], *, where: str | None = None, hint: str | None = None) -> None:
         self.operators = list(operators)
         places: dict[str, list[str]] = {}
         for name, place in self.operators:
@@ -48,7 +48,7 @@ class UnsupportedOperators(CaptureError):
         super().__init__(
             f"{len(places)} unsupported operator(s):\n" + "\n".join(lines) + "\n",
             where=where,
-            hint="Replace them in the model, or add them to the capture tables (see CONTRIBUTING.md)",
+            hint=hint or "Replace them in the model, or add them to the capture tables (see CONTRIBUTING.md)",
         )
 
 

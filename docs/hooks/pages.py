@@ -336,7 +336,20 @@ def machine(text: str) -> str:
     return "\n".join(f"- {line}" for line in about.strip().splitlines()) + f"\n\n{fence}{'text' if fence else ''}\n{rest.strip()}"
 
 
-PARTS = {"errors": errors, "bench": bench}
+def contrib() -> str:
+    """onnxruntime's operators that are known, with their attributes."""
+    from graphopt.capture.onnx import contrib  # noqa: F401  (fills the list)
+    from graphopt.capture.onnx.contrib.common import KNOWN
+
+    lines = ["## The operators", "", "| operator | attributes | |", "|---|---|---|"]
+    for (domain, name), form in sorted(KNOWN.items(), key=lambda item: item[0][1]):
+        attributes = ", ".join(f"`{a}`" for a in form.attrs)
+        said = first_sentence(form.doc)
+        lines.append(f"| `{name}`{'' if domain else ' (of ONNX)'} | {attributes} | {cell(said)} |")
+    return "\n".join(lines)
+
+
+PARTS = {"errors": errors, "bench": bench, "contrib": contrib}
 
 
 # Text ------------------------------------------------------------------------------------------------------------

@@ -191,3 +191,4 @@ def test_unknown_operators_are_named_at_once() -> None:
         captured(model(cases))
     assert {name for name, _ in e.value.operators} == {"com.microsoft.Tokenizer", "com.microsoft.LongformerAttention",
                                                        "com.microsoft.nchwc.Conv"}
+    assert "ORT_ENABLE_EXTENDED" in str(e.value)

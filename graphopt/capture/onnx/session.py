@@ -117,7 +117,15 @@ def check_supported(session: Session, graph: onnx.GraphProto, opsets: Mapping[st
 
     visit(graph.node, opsets, "")
     if missing:
-        raise UnsupportedOperators(missing, where=session.where)
+        raise UnsupportedOperators(missing, where=session.where, hint=_advice(missing))
+
+
+def _advice(missing: Iterable[tuple[str, str]]) -> str | None:
+    """What to do where there is something better than to write an entry."""
+    if any(name.startswith("com.microsoft.nchwc.") for name, _ in missing):
+        return ("onnxruntime blocked the weights for the machine that it optimised the file on, which does not say how: "
+                "optimise it at ORT_ENABLE_EXTENDED, or take the file that it was made of")
+    return None
 
 
 def supported(domain: str, name: str, version: int) -> bool:

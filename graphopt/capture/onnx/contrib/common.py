@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
@@ -11,6 +12,19 @@ from graphopt.ir.graph import Value
 from graphopt.ir.types import F32, DType
 
 MS = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an entry knows of its operator."""
+
+    attrs: tuple[str, ...]
+    inputs: int
+    outputs: int
+    doc: str
+
+
+KNOWN: dict[tuple[str, str], Form] = {}  # by domain and name
 
 
 def contrib(*names: str, attrs: str = "", inputs: int, outputs: int = 1, domain: str = MS) -> Callable[[Entry], Entry]:
@@ -35,6 +49,8 @@ def contrib(*names: str, attrs: str = "", inputs: int, outputs: int = 1, domain:
             return f(b, n)
 
         entry(*names, domain=domain)(checked)
+        for name in names:
+            KNOWN[domain, name] = Form(tuple(sorted(known)), inputs, outputs, f.__doc__ or "")
         return f
 
     return add
@@ -97,4 +113,4 @@ def stored(b: Context, n: Node, y: Value, scale: int, to: DType) -> Value:
     return b.quantize(y, factor, scalar(b, n, scale + 1), axis=0, to=to)
 
 
-__all__ = ["MS", "channels_first", "channels_last", "contrib", "real", "refuse", "replaced", "scalar", "stored"]
+__all__ = ["KNOWN", "MS", "Form", "channels_first", "channels_last", "contrib", "real", "refuse", "replaced", "scalar", "stored"]
