@@ -108,6 +108,14 @@ def test_gather_and_scatter():
     )
 
 
+def test_sums_of_booleans_are_or_and_products_and():
+    check(each({"add": lambda m, i, o: m.scatter_add(1, i, o), "amin": lambda m, i, o: m.scatter_reduce(1, i, o, "amin"),
+                "prod": lambda m, i, o: m.scatter_reduce(1, i, o, "prod"),
+                "rows": lambda m, i, o: m.index_add(0, torch.tensor([1, 1]), o)}),
+          torch.tensor([[True, False, True], [False, False, True]]), torch.tensor([[0, 0, 1], [2, 2, 2]]),
+          torch.tensor([[True, False, True], [False, True, False]]))
+
+
 def test_whole_slices_by_index():
     j = torch.tensor([1, 4, 0])
     check(

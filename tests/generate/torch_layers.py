@@ -266,7 +266,8 @@ def other_layers(d: TorchDraft) -> str:
         {
             "shuffle": f"F.pixel_shuffle({v}, 2)",
             "unshuffle": f"F.pixel_unshuffle({v}, 2)",
-            "grid": f"F.grid_sample({v}, {v}[:, :1].reshape({d[v].shape[0]}, -1, 1, 1).expand(-1, -1, 2, 2) * 0.4, "
+            "grid": f"F.grid_sample({v}, {v}[:, :1].reshape({d[v].shape[0]}, -1, 1, 1).expand(-1, -1, 2, 2)"
+            f".nan_to_num(0, 1, -1) * 0.4, "
             f"mode={d.choice(('bilinear', 'nearest'))!r}, padding_mode={d.choice(('zeros', 'border', 'reflection'))!r}, "
             f"align_corners={d.chance(0.5)})",
             "fold": f"F.unfold({v}, 2, dilation={d.integer(1, 2)}, padding={d.integer(0, 1)}, stride={d.integer(1, 2)})",

@@ -12,7 +12,7 @@ from graphopt.capture.torch.table import aten
 from graphopt.ir.dims import product
 from graphopt.ir.graph import Value
 from graphopt.ir.table import broadcast_dims
-from graphopt.ir.types import BOOL, I64
+from graphopt.ir.types import BOOL, I32, I64
 
 
 @aten("aten.embedding.default")
@@ -181,7 +181,15 @@ def _scatter(c: Context, x: Value, dim: int, index: Value, src: Any, reduction: 
                 updates = c.slice(updates, a, 0, index.shape[a])
     else:
         updates = c.full(src, index.shape, x.dtype)
-    return c.b.scatter_elements(x, c.indices(index), updates, axis=axis_of(dim, x.rank), reduction=reduction)
+    return _combined(c, x, c.indices(index), updates, axis_of(dim, x.rank), reduction)
+
+
+def _combined(c: Context, x: Value, index: Value, updates: Value, axis: int, reduction: str) -> Value:
+    """scatter_elements; of booleans a sum is "or" and a product is "and"."""
+    if x.dtype.kind != "bool" or reduction == "none":
+        return c.b.scatter_elements(x, index, updates, axis=axis, reduction=reduction)
+    either = {"add": "max", "mul": "min"}.get(reduction, reduction)
+    return c.cast(c.b.scatter_elements(c.cast(x, I32), index, c.cast(updates, I32), axis=axis, reduction=either), x.dtype)
 
 
 @aten("aten.scatter.src")
@@ -245,7 +253,7 @@ def _along(c: Context, x: Value, dim: int, index: Value, source: Value, reductio
     """Whole slices of `source` into the positions `index` of one axis."""
     axis = axis_of(dim, x.rank)
     wide = c.expand(c.reshape(c.indices(index), (index.shape[0] if index.rank else 1, *[1] * (x.rank - axis - 1))), source.shape)
-    return c.b.scatter_elements(x, wide, c.cast(source, x.dtype), axis=axis, reduction=reduction)
+    return _combined(c, x, wide, c.cast(source, x.dtype), axis, reduction)
 
 
 # Positions --------------------------------------------------------------------------------------
