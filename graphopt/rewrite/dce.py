@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from graphopt.ir.graph import Graph
+from graphopt.ir.live import is_dead
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import GraphPass
 
 
 class DeadCode(GraphPass):
-    """Before: any graph. After: every op has a result that is used."""
+    """Before: any graph. After: every op has a result that is used, or that alone shows a size which other ops name."""
 
     name = "dce"
 
@@ -17,7 +18,7 @@ class DeadCode(GraphPass):
         op = graph.last
         while op is not None:
             previous = op.prev
-            if not any(r.uses for r in op.results) and context.take("dead op", op):
+            if is_dead(op) and context.take("dead op", op):
                 op.erase()
                 changed = True
             op = previous

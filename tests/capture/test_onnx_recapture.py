@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import graphopt
 from graphopt.ir import evaluate
 from tests.capture.onnx_models import captured, check, op_names, parse, run_ort
 
@@ -119,6 +120,18 @@ def test_index_tuples_of_unknown_length_wait_for_a_shape(node: str) -> None:
     x, i = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([[1], [0]], np.int64)
     for graph in (captured(model), captured(model, shapes={"i": (2, 1)})):
         check(graph, model, {"x": x, "i": i})
+
+
+def test_what_alone_shows_a_size_stays() -> None:
+    """The mask is no constant, so that how many rows it keeps is known once it is applied; nothing else reads the result."""
+    model = parse("""g (float[3, 2] x, bool[3] m, float[4] y) => (float[] z) {
+        k = Compress<axis = 0>(x, m)  s = Shape(k)  i = Constant<value_ints = [0]>()  n = Gather(s, i)
+        t = Constant<value_ints = [-1]>()  d = Concat<axis = 0>(n, t)  z = Reshape(y, d) }""")
+    feeds = {"x": np.ones((3, 2), np.float32), "m": np.array([True, False, True]), "y": np.arange(4, dtype=np.float32)}
+    graph = captured(model)
+    check(graph, model, feeds)
+    compiled = graphopt.compile(model)
+    np.testing.assert_array_equal(compiled.run(feeds)["z"], feeds["y"].reshape(2, 2))
 
 
 def test_a_slice_beyond_a_short_axis_refuses_nothing_that_is_valid() -> None:

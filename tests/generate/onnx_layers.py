@@ -161,13 +161,17 @@ def grid_sample(d: Draft) -> Value:
                   align_corners=d.integer(0, 1))[0]
 
 
-def norm_noise(x: np.ndarray, axes: tuple[int, ...], scale: np.ndarray, eps: float) -> float:
-    """The rounding of x - mean, which is nearly all of it where a row is nearly constant, by what it is then multiplied."""
+def norm_noise(x: np.ndarray, axes: tuple[int, ...], scale: np.ndarray, eps: float, stash: bool = False) -> float:
+    """The rounding of x - mean, which is nearly all of it where a row is nearly constant, by what it is then multiplied.
+
+    `stash`: the specification computes in f32, whatever the dtype.
+    """
     with np.errstate(all="ignore"):
         wide = x.astype(np.float64)
         factor = np.abs(wide).max(axes, keepdims=True, initial=0) / np.sqrt(wide.var(axes, keepdims=True) + eps)
         most = np.nanmax(np.abs(scale.astype(np.float64)), initial=0)
-        noise = 2 * float(np.finfo(x.dtype).eps) * np.nanmax(factor, initial=0) * most
+        dtype = np.float32 if stash and x.dtype == np.float64 else x.dtype
+        noise = 2 * float(np.finfo(dtype).eps) * np.nanmax(factor, initial=0) * most
     return float(noise) if np.isfinite(noise) else 0.0
 
 
@@ -205,7 +209,7 @@ def layer_norm(d: Draft) -> Value:
     scale = operand()
     more = [operand()] if op == "LayerNormalization" and d.chance(0.6) else []
     attrs = {"epsilon": d.choice((1e-5, 0.01, 0.1))} if d.chance(0.6) else {}
-    noise = norm_noise(v.array, tuple(range(axis, v.rank)), scale.array, attrs.get("epsilon", 1e-5))
+    noise = norm_noise(v.array, tuple(range(axis, v.rank)), scale.array, attrs.get("epsilon", 1e-5), stash=True)
     return d.node(op, [v, scale, *more], noise=noise, axis=axis - v.rank if d.chance(0.4) else axis, **attrs)[0]
 
 

@@ -18,6 +18,7 @@ from graphopt.capture.onnx.table import domain_of
 from graphopt.capture.onnx.types import DimKey, dim_key, from_type_proto
 from graphopt.errors import CaptureError, InputError
 from graphopt.ir.graph import Graph, Tensor
+from graphopt.ir.live import is_dead
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType, Type
 
@@ -147,11 +148,11 @@ def _same_elements(a: Type, b: Type) -> bool:
 
 
 def remove_dead(graph: Graph) -> None:
-    """Erase ops whose results nobody uses: mostly shape arithmetic that became attributes."""
+    """Erase ops that nobody needs: mostly shape arithmetic that became attributes."""
     op = graph.last
     while op is not None:
         before = op.prev
-        if not any(r.uses for r in op.results) and not op.definition.has(Trait.CONTROL):
+        if is_dead(op) and not op.definition.has(Trait.CONTROL):
             op.erase()
         elif op.regions:
             for region in op.regions:
