@@ -18,6 +18,7 @@ from graphopt.ir.evaluate import bind_symbols, evaluate, evaluate_op
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.text import value_names
 from graphopt.ir.types import TensorType
+from graphopt.profiling import called
 from graphopt.rewrite.validate import difference, nudged
 from graphopt.runtime.executable import Place
 
@@ -157,7 +158,7 @@ def _check(compiled: Any, stepwise: Any, whole: Any, arrays: Sequence[Any], repo
             for r, x in zip(op.results, results):
                 bind_symbols(r.type, x, symbols, op.where(), check=False)
                 if isinstance(x, np.ndarray) and x.dtype != np.object_:
-                    written[r] = _digest(x), getattr(getattr(step, "kernel", None), "name", f"host {op.name}")
+                    written[r] = _digest(x), called(step)
         report(k + 1)
 
     stepwise.run(arrays, observe)
@@ -174,9 +175,8 @@ def _check(compiled: Any, stepwise: Any, whole: Any, arrays: Sequence[Any], repo
 
 def _finding(program: Any, k: int, v: Value, text: str) -> Finding:
     step = program.steps[k]
-    kernel = getattr(step, "kernel", None)
     name = value_names(program.graph).get(v, v.name or "?")
-    return Finding(k, kernel.name if kernel else f"host {step.op.name}", name, step.op.name, tuple(step.op.loc), text)
+    return Finding(k, called(step), name, step.op.name, tuple(step.op.loc), text)
 
 
 def _digest(x: np.ndarray) -> bytes:

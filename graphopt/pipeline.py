@@ -43,6 +43,15 @@ class X86Keeps(Keeps):
 
         return why_not(op, TEMPLATED) is None
 
+    def loops(self, op: Any) -> bool:
+        """Can a program hold a loop as one? (Composite ops in its body will have been decomposed where they need be.)"""
+        from graphopt.codegen import lower  # noqa: F401  (fills the lowering tables)
+        from graphopt.codegen.control import why_not
+        from graphopt.codegen.x86 import TEMPLATED
+        from graphopt.ir.table import DECOMPOSITIONS
+
+        return why_not(op, {*TEMPLATED, *DECOMPOSITIONS}) is None
+
     def takes(self, op: Any, k: int) -> bool:
         from graphopt.codegen.contraction import takes
 

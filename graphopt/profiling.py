@@ -16,6 +16,7 @@ import numpy as np
 
 from graphopt.ir.fused import ends, held, outsides
 from graphopt.ir.graph import Op, Value
+from graphopt.ir.ops.control import trip_count
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
 from graphopt.peaks import Peaks, Work
@@ -26,7 +27,8 @@ MIN_RUNS, MAX_RUNS = 5, 200
 
 @dataclass(frozen=True)
 class Row:
-    """One step of a call: a kernel, or an op that the reference evaluator runs (`host`).
+    """One step of a call: a kernel, a loop or a branch with all the kernels in it, or an op that the reference evaluator runs
+    (`host`). A loop whose number of iterations only running can tell counts no operations, an `if` those of its smaller branch.
 
     `op` is the op's name, `kind` that of the most expensive sort of op in it, `what` its shapes in words. `seconds` is the
     median, `low` and `high` the quartiles. `weights` and `activations` are bytes of constants and of other operands and
@@ -133,13 +135,22 @@ def profile(compiled: Any, target: Any, arrays: Sequence[Any], repeats: int | No
 
 def _row(k: int, step: Any, times: list[float]) -> Row:
     op = step.op
-    kernel = getattr(step, "kernel", None)
     operations = sum(n for o in members(op) if isinstance(n := o.definition.cost(o.view(), [r.type for r in o.results])[0], int))
     weights, activations = moved(op)
     middle = len(times)
-    return Row(k, kernel.name if kernel else f"host {op.name}", op.name, principal(op).name, describe(op),
+    return Row(k, called(step), op.name, principal(op).name, describe(op),
                statistics.median(times), times[middle // 4], times[(3 * middle) // 4], operations, weights, activations,
-               _dtype(op), tuple(op.loc), kernel is None)
+               _dtype(op), tuple(op.loc), on_evaluator(step))
+
+
+def called(step: Any) -> str:
+    """The name of a step: its kernel's; `loop` or `if`; `host` and the op for one that the reference evaluator runs."""
+    kernel = getattr(step, "kernel", None)
+    return kernel.name if kernel is not None else f"host {step.op.name}" if on_evaluator(step) else step.op.name
+
+
+def on_evaluator(step: Any) -> bool:
+    return getattr(step, "why", None) is not None
 
 
 # What a kernel is -------------------------------------------------------------------------------
@@ -184,6 +195,8 @@ def _size(v: Value) -> int:
 
 def describe(op: Op) -> str:
     """`conv 1x64x56x56 * 64x64x3x3 stride=[1, 1] -> 1x64x56x56 NHWC, and 2 more`."""
+    if op.definition.has(Trait.CONTROL):
+        return _describe_control(op)
     first = principal(op)
     shapes = [_shape(v.type) for v in first.operands[:2] if v is not None]
     attrs = [f"{k}={list(first.attrs[k])}" for k in ("stride", "dilation") if any(n != 1 for n in first.attrs.get(k, ()))]
@@ -191,6 +204,16 @@ def describe(op: Op) -> str:
     more = len(members(op)) - 1
     text = " ".join([first.name, " * ".join(shapes), *attrs, "->", _shape(op.results[0].type)])
     return text + (f", and {more} more" if more else "")
+
+
+def _describe_control(op: Op) -> str:
+    """`loop of 812 iterations: 3 ops -> 812x5`, `if: 2 ops, else 1 -> 1x64`."""
+    sizes = [sum(o.name != "const" for o in r.ops) for r in op.regions]
+    results = " and ".join(_shape(r.type) for r in op.results)
+    if op.name == "loop":
+        count = trip_count(op.view(), op.regions[0])
+        return f"loop of {'some' if count is None else count} iterations: {sizes[0]} op{'s' * (sizes[0] != 1)} -> {results}"
+    return f"{op.name}: {sizes[0]} op{'s' * (sizes[0] != 1)}" + "".join(f", else {n}" for n in sizes[1:]) + f" -> {results}"
 
 
 def _dtype(op: Op) -> str:
@@ -204,4 +227,5 @@ def _shape(t: Any) -> str:
     return ("x".join(map(str, t.shape)) or "scalar") + (f" {t.layout.order}" if t.layout is not None else "")
 
 
-__all__ = ["Profile", "Row", "contractions", "describe", "members", "moved", "principal", "profile"]
+__all__ = ["Profile", "Row", "called", "contractions", "describe", "members", "moved", "on_evaluator", "principal",
+           "profile"]

@@ -27,6 +27,8 @@ from graphopt.codegen.x86 import style_of, templates_of
 from graphopt.errors import TargetError
 from graphopt.ir.fused import held
 from graphopt.ir.graph import Graph, Op, Value
+from graphopt.ir.ops.control import trip_count
+from graphopt.ir.table import Trait
 from graphopt.ir.types import F32, TensorType
 from graphopt.records import Record, Records, record_key
 from graphopt.runtime.executable import Pointer, address, aligned
@@ -79,15 +81,29 @@ def tune(graph: Graph, target: X86, mode: str, records: Records, measure: Measur
 
 def _worth(graph: Graph, effort: Effort, target: X86) -> Iterator[tuple[str, Op]]:
     """Distinct kernels, those first that take most of the program's time."""
-    kernels: dict[str, list[Op]] = {}
-    for op in graph.ops:
+    kernels: dict[str, Op] = {}
+    runs: dict[str, int] = {}
+    for op, times in _repeated(graph):
         if op.name != "const" and op.results and why_not(op, style_of(target).templated) is None:
-            kernels.setdefault(kernel_key(op), []).append(op)
-    cost = {key: len(ops) * _estimate(ops[0], target) for key, ops in kernels.items()}
+            key = kernel_key(op)
+            kernels.setdefault(key, op)
+            runs[key] = runs.get(key, 0) + times
+    cost = {key: runs[key] * _estimate(op, target) for key, op in kernels.items()}
     total = sum(cost.values())
     for key in sorted(kernels, key=lambda k: -cost[k]):
         if cost[key] >= effort.share * total:
-            yield key, kernels[key][0]
+            yield key, kernels[key]
+
+
+def _repeated(graph: Graph, times: int = 1) -> Iterator[tuple[Op, int]]:
+    """Every op, those of branches and of loops' bodies too, and how often a call runs it: at least once, where only running
+    can tell."""
+    for op in graph.ops:
+        yield op, times
+        if op.definition.has(Trait.CONTROL):
+            count = trip_count(op.view(), op.regions[0]) if op.name == "loop" else 1
+            for region in op.regions:
+                yield from _repeated(region, times * (count if isinstance(count, int) else 1))
 
 
 def _estimate(op: Op, target: X86) -> float:

@@ -41,18 +41,34 @@ def _steps(program: Any, ops: set[Op | None]) -> list[str]:
     """The steps of a program that compute any of these ops."""
     if program is None:
         return []
-    from graphopt.profiling import describe
+    from graphopt.profiling import called, describe, on_evaluator
 
     lines = []
     for k, step in enumerate(program.steps):
-        if step.op in ops or any(o in ops for region in step.op.regions for o in region.ops):
+        if _computes(step, ops):
             kernel = getattr(step, "kernel", None)
-            called = f"kernel {kernel.name}" if kernel else "on the reference evaluator"
+            name = f"kernel {kernel.name}" if kernel else "on the reference evaluator" if on_evaluator(step) else called(step)
             slots = [program.slots[r] for r in step.op.results if r in program.slots]
             at = ", ".join(f"{s.space} at byte {s.offset}" if s.space == "arena" else f"{s.space} {s.index}" for s in slots)
             result = f"; result in {at}" if at else ""
-            lines.append(f"  step {k + 1} of {len(program.steps)}, {called}: {describe(step.op)}{result}")
+            lines.append(f"  step {k + 1} of {len(program.steps)}, {name}: {describe(step.op)}{result}")
+            lines += [f"    in it, {called(s)}: {describe(s.op)}" for s in _inside(step) if step.op in ops or _computes(s, ops)]
     return ["computed by:", *lines] if lines else []
+
+
+def _computes(step: Any, ops: set[Op | None]) -> bool:
+    held = (o for region in step.op.regions for o in region.walk())
+    return step.op in ops or any(o in ops for o in held)
+
+
+def _inside(step: Any) -> Iterator[Any]:
+    """The kernels, and the branches and loops around them, in a branch or loop; in order."""
+    from graphopt.codegen.steps import parts
+
+    for part in parts(step):
+        for s in part:
+            yield s
+            yield from _inside(s)
 
 
 def _within(name: str, loc: str) -> bool:

@@ -46,7 +46,7 @@ class Style:
     operations below which a kernel stays on one thread; `threads`: how many share a parallel loop. `bind`: every loop
     over result elements is marked parallel, for targets that give each iteration a thread of its own. `templated`: ops that
     have no lowering rule but, whatever their shapes and dtypes, a template of the target's. `pick` decides between a
-    template's candidates."""
+    template's candidates. `control`: branches and loops are part of programs."""
 
     lanes: int = 1
     threads: int = 1
@@ -55,6 +55,7 @@ class Style:
     bind: bool = False
     templated: frozenset[str] = frozenset()
     pick: Pick = field(default=analytic, compare=False)
+    control: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ MAKERS: list[Callable[[X86], Template]] = [attention.template, contraction.templ
 
 def style_of(target: X86) -> Style:
     """Vectors of the target's width; several threads from some ten microseconds of work on."""
-    return Style(lanes=target.lanes, threads=target.threads, parallel_work=1 << 16, templated=TEMPLATED)
+    return Style(lanes=target.lanes, threads=target.threads, parallel_work=1 << 16, templated=TEMPLATED, control=True)
 
 
 def templates_of(target: X86) -> Sequence[Template]:

@@ -8,6 +8,7 @@ from typing import Any
 from graphopt.ir.graph import Graph
 from graphopt.rewrite.absorb import Absorb
 from graphopt.rewrite.batches import Batches
+from graphopt.rewrite.bodies import Bodies
 from graphopt.rewrite.canonicalise import Canonicalise
 from graphopt.rewrite.context import Context, Reason
 from graphopt.rewrite.cse import CommonSubexpressions
@@ -39,10 +40,10 @@ def default_passes(target: Any = None, fuse: bool = True) -> list[Pass]:
     """The passes that every target begins with, in order. `target` answers `keeps(op)` (has it a kernel for this
     composite op?) and, if it likes, `row_kernel(op)`; None keeps no composite op. Without `fuse` the graph stays flat."""
     passes: list[Pass] = [
-        Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), Sequences(), Unroll(),
+        Canonicalise(), Fold(), Simplify(), Gathers(), Fold(), Inline(), Sequences(), Bodies(), Unroll(),
         CommonSubexpressions(), Forests(), DeadCode(), Recognise(), FoldNorm(), Transposes(),
         Decompose(target), Upsample(), Pointwise(), Canonicalise(), Fold(), Simplify(), FoldNorm(), Transposes(), Gathers(),
-        Reshapes(), Fold(),
+        Reshapes(), Fold(), Bodies(), Fold(),
         CommonSubexpressions(), DeadCode(),
     ]
     if not fuse:
@@ -56,9 +57,8 @@ def optimise(graph: Graph, passes: Sequence[Pass] | None = None, *, target: Any 
 
 
 __all__ = [
-    "Absorb", "Batches", "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold", "FoldNorm",
-    "Forests", "Fuse", "Gathers", "Heads", "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult", "Pointwise",
-    "Projections", "Reason", "Recognise", "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream", "Transposes",
-    "Unroll", "Upsample",
-    "WrongResult", "default_passes", "optimise",
+    "Absorb", "Batches", "Bodies", "Canonicalise", "CommonSubexpressions", "Context", "DeadCode", "Decompose", "Fold",
+    "FoldNorm", "Forests", "Fuse", "Gathers", "Heads", "Inline", "Join", "Layout", "Pass", "PassManager", "PassResult",
+    "Pointwise", "Projections", "Reason", "Recognise", "Reshapes", "Results", "Sequences", "Simplify", "Snapshots", "Stream",
+    "Transposes", "Unroll", "Upsample", "WrongResult", "default_passes", "optimise",
 ]

@@ -9,11 +9,11 @@ from dataclasses import replace
 from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.types import Layout, TensorType
 from graphopt.rewrite.context import Context
-from graphopt.rewrite.manager import Pass
+from graphopt.rewrite.manager import GraphPass
 from graphopt.targets.base import room_between
 
 
-class Join(Pass):
+class Join(GraphPass):
     """Before: `concat` copies its operands. After: where every operand is some kernel's result that can be written anywhere,
     it is a `join`, whose operands lie in its own memory one behind the other: next to each other in every pixel where
     images lie channels last, in stretches where nothing stands before the axis.
@@ -21,7 +21,7 @@ class Join(Pass):
 
     name = "join"
 
-    def run(self, graph: Graph, context: Context) -> bool:
+    def run_on(self, graph: Graph, context: Context) -> bool:
         if getattr(context.target, "joins", None) is None:
             return False
         placed: dict[Value, tuple[Value, int]] = {}  # value -> (the whole that it lies in, its first element there)

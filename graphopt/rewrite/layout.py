@@ -1,4 +1,5 @@
-"""Layout selection: how every image lies in memory, decided for the whole graph at once.
+"""Layout selection: how every image lies in memory, decided for the whole graph at once (for the body of a branch or
+loop by itself: what goes in and out of it is row-major).
 
 Each op is computed either row-major or channels last; the target says what each costs. A value that is made one way and
 read the other is converted once. With two labels the cheapest labelling is a minimum cut (Greig, Porteous and Seheult,
@@ -16,7 +17,7 @@ import networkx as nx
 from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.types import AXES, TensorType, channels_last
 from graphopt.rewrite.context import Context
-from graphopt.rewrite.manager import Pass
+from graphopt.rewrite.manager import GraphPass
 from graphopt.targets.base import Choice
 
 TIE = 1.0  # cycles that row-major is preferred by: what has no reason to change stays as it is
@@ -24,14 +25,14 @@ STEPS = 1 << 20  # of a cycle: the cut is found in whole numbers, since an edge 
 ROW, LAST = "row-major", "channels last"
 
 
-class Layout(Pass):
+class Layout(GraphPass):
     """Before: row-major values. After: images are channels last where that is cheaper over the whole graph, with the halo
     that their convolutions need, and `relayout` ops where a value is read the other way. Values are unchanged.
     """
 
     name = "layout"
 
-    def run(self, graph: Graph, context: Context) -> bool:
+    def run_on(self, graph: Graph, context: Context) -> bool:
         ask = getattr(context.target, "layout_choice", None)
         if ask is None:
             return False

@@ -8,10 +8,10 @@ from graphopt.ir.fused import only, outside
 from graphopt.ir.graph import Graph, Op
 from graphopt.rewrite.body import Body
 from graphopt.rewrite.context import Context
-from graphopt.rewrite.manager import Pass
+from graphopt.rewrite.manager import GraphPass
 
 
-class Merge(Pass):
+class Merge(GraphPass):
     """Joins a convolution with the op whose result is its image, into a fused op. `question` names what the target is asked
     (why two ops should be one, None where they should not), `kind` is that of the fused op, `step` and `done` say it."""
 
@@ -20,7 +20,7 @@ class Merge(Pass):
     step: ClassVar[str]
     done: ClassVar[str]
 
-    def run(self, graph: Graph, context: Context) -> bool:
+    def run_on(self, graph: Graph, context: Context) -> bool:
         ask = getattr(context.target, self.question, None)
         if ask is None:
             return False

@@ -11,26 +11,29 @@ from graphopt.rewrite.inline import inlined
 from graphopt.rewrite.manager import GraphPass
 
 LIMIT = 2048  # ops that one loop may become
+SHORT = 256  # the same, of a loop that the target's programs can hold as one: code for its iterations only costs compile time
 
 
 class Unroll(GraphPass):
     """Before: any graph. After: no `loop` has a constant trip count, a condition that stays true and tensors of one shape in
-    every iteration, unless its iterations together have more than `limit` ops."""
+    every iteration, unless its iterations together have more than `limit` ops, or `short` where the target has loops for it."""
 
     name = "unroll"
 
-    def __init__(self, limit: int = LIMIT) -> None:
-        self.limit = limit
+    def __init__(self, limit: int = LIMIT, short: int = SHORT) -> None:
+        self.limit, self.short = limit, short
 
     def run_on(self, graph: Graph, context: Context) -> bool:
         changed = False
+        ask = getattr(context.target, "loops", None)
         for op in graph.ops:
             count = _iterations(op) if op.name == "loop" else None
             if count is None:
                 continue
             size = count * _size(op.regions[0])
-            if size > self.limit:
-                context.because(op, f"stays a loop: {count} iterations are {size} ops, more than {self.limit}")
+            limit = self.limit if ask is None or not ask(op) else self.short
+            if size > limit:
+                context.because(op, f"stays a loop: {count} iterations are {size} ops, more than {limit}")
                 continue
             if not context.take("unroll a loop", op):
                 break

@@ -79,7 +79,8 @@ class Context:
         return self._inline(body, operands)
 
     def region(self, body: Any, operands: Sequence[Any], name: str) -> Graph:
-        """A nested fx graph as a graph of its own, with one input for each operand that is a value."""
+        """A nested fx graph as a graph of its own, with one input for each operand that is a value; or what a function
+        `body(context, *operands)` builds there, which gives the outputs."""
         assert self._region is not None
         return self._region(body, operands, name)
 

@@ -205,15 +205,21 @@ class Translation:
     def _inline(self, body: fx.GraphModule, operands: Sequence[Any]) -> tuple:
         """Walk a nested graph's nodes as if they stood here."""
         inputs = [n for n in body.graph.nodes if n.op == "placeholder"]
+        for n in body.graph.nodes:  # it may stand in several places
+            self.env.pop(n, None)
         self.env.update(zip(inputs, operands))
         self._walk(body.graph)
         (results,) = next(n for n in reversed(body.graph.nodes) if n.op == "output").args
         return tuple(self.argument(r) for r in (results if isinstance(results, (tuple, list)) else (results,)))
 
-    def _region(self, body: fx.GraphModule, operands: Sequence[Any], name: str) -> Graph:
+    def _region(self, body: Any, operands: Sequence[Any], name: str) -> Graph:
         inner = Translation(Graph(name), self.symbols, self.weights, self.refused)
         seen = [inner.graph.add_input(v.type, v.name) if isinstance(v, Value) else v for v in operands]
-        inner.graph.outputs = list(inner._inline(body, seen))
+        if isinstance(body, fx.GraphModule):
+            results = inner._inline(body, seen)
+        else:
+            results = body(Context(inner.graph, self.symbols, inline=inner._inline, region=inner._region), *seen)
+        inner.graph.outputs = list(results)
         return inner.graph
 
     def _check(self, c: Context, value: Any, val: Any, name: str, loc: Loc, label: str, before: Any) -> None:

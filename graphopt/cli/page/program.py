@@ -10,9 +10,11 @@ from os import sched_getaffinity
 from typing import Any
 
 from graphopt.cli.page.assembly import counts, hot_loop, listing, loops
+from graphopt.codegen.steps import calls
 from graphopt.errors import CodegenError, EvaluationError
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
+from graphopt.profiling import called, on_evaluator
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ def measure(compiled: Any, target: Any, arrays: Sequence[Any]) -> tuple[dict[str
 
 # Steps and memory -------------------------------------------------------------------------------
 def steps(plan: Any, number: Any) -> list[dict[str, Any]]:
-    """The calls in order: the number of the op, that of the kernel (none for an op on the evaluator, which says why), and
-    where operands and results lie as [space, index, offset]."""
+    """The calls in order: the number of the op, that of the kernel (none for an op on the evaluator, which says why, and for a
+    branch or loop, which says what it is), and where operands and results lie as [space, index, offset]."""
     at = {k.name: i for i, k in enumerate(plan.kernels)}
     out = []
     for s in plan.steps:
@@ -123,8 +125,10 @@ def steps(plan: Any, number: Any) -> list[dict[str, Any]]:
         data: dict[str, Any] = {"op": number(s.op), "name": s.op.name, "loc": list(s.op.loc)}
         if kernel is not None:
             data |= {"kernel": at[kernel.name], "args": [[a.space, a.index, a.offset] for a in s.args], "inputs": kernel.inputs}
-        else:
+        elif on_evaluator(s):
             data |= {"why": s.why}
+        else:
+            data |= {"control": called(s), "kernels": sorted({at[c.kernel.name] for c in calls([s])})}
         out.append(data)
     return out
 

@@ -25,6 +25,7 @@ from graphopt import store
 from graphopt.codegen.expr import INDEX, Buffer, Expr, as_expr, cast, const, load
 from graphopt.codegen.loops import Stmt
 from graphopt.errors import CodegenError
+from graphopt.ir.dims import Dim
 from graphopt.ir.fused import held, kind
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import TABLE, Trait
@@ -144,6 +145,23 @@ def why_not(op: Op, templated: Collection[str] = ()) -> str | None:
     has a template, so that they need no rule here."""
     if kind(op) is not None:
         return next((r for inner in held(op) if (r := why_not(inner, templated))), None)
+    if reason := why_not_values(op):
+        return reason
+    if op.name == "const":
+        return None
+    if op.definition.has(Trait.RANDOM):
+        return f"{op.name} draws random numbers"
+    if op.definition.has(Trait.CONTROL):
+        return f"{op.name} is control flow, not a kernel"
+    if op.definition.has(Trait.DATA_DEPENDENT):
+        return f"{op.name} depends on run-time values"
+    if op.name not in COMPUTE and op.name not in LOOPS and op.name not in templated:
+        return f"{op.name} has no lowering"
+    return None
+
+
+def why_not_values(op: Op) -> str | None:
+    """Why no kernel can read or write what `op` does; None where one can."""
     for v in (*op.operands, *op.results):
         if v is None:
             continue
@@ -153,14 +171,9 @@ def why_not(op: Op, templated: Collection[str] = ()) -> str | None:
             return f"dtype {v.dtype} has no kernels"
         if not v.type.is_static:
             return f"the shape of {v.type} is not known before running"
-    if op.name == "const":
-        return None
-    if op.definition.has(Trait.RANDOM):
-        return f"{op.name} draws random numbers"
-    if op.definition.has(Trait.DATA_DEPENDENT | Trait.CONTROL):
-        return f"{op.name} depends on run-time values"
-    if op.name not in COMPUTE and op.name not in LOOPS and op.name not in templated:
-        return f"{op.name} has no lowering"
+    for name, a in op.attrs.items():
+        if isinstance(a, tuple) and any(isinstance(d, Dim) for d in a):
+            return f"{name}=[{', '.join(map(str, a))}] is not known before running"
     return None
 
 
@@ -209,4 +222,5 @@ def round_to(e: Expr, d: DType, op: Op) -> Expr:
     return e
 
 
-__all__ = ["COMPUTE", "CUTS", "LOOPS", "SCRATCH", "Accessor", "Inliner", "OpView", "compute", "computed", "loops", "why_not"]
+__all__ = ["COMPUTE", "CUTS", "LOOPS", "SCRATCH", "Accessor", "Inliner", "OpView", "compute", "computed", "loops", "why_not",
+           "why_not_values"]

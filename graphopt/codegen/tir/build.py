@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,18 +20,15 @@ from tvm import ir, tirx
 from graphopt import store
 from graphopt.codegen import cache as disk
 from graphopt.codegen import native
-from graphopt.codegen.plan import Call, Host, Program, Slot
-from graphopt.codegen.tir.emit import STATUS, emit_kernel
+from graphopt.codegen import steps as walk
+from graphopt.codegen.plan import Host, Program, Step
+from graphopt.codegen.tir.emit import emit_kernel
+from graphopt.codegen.tir.entry import MARK, entry, parameters
 from graphopt.errors import CodegenError
 from graphopt.targets.x86 import X86
 
 # Where programs run in memory: TVM's thread pool would take half of the processors, guessing that they are hyper-threads.
 os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-
-
-PACKED = 1  # tvm::CallingConv::kCPackedFunc: no wrapper is made around it
-CLOCK = 1  # CLOCK_MONOTONIC of Linux
-MARK = 16  # bytes of a struct timespec
 
 
 @dataclass
@@ -66,9 +63,9 @@ class Code:
         return self._module.inspect_source("asm")
 
 
-def stretches(program: Program, each: bool = False) -> list[list[Call] | Host]:
-    """Runs of kernel calls between host steps; with `each`, every call its own."""
-    out: list[list[Call] | Host] = []
+def stretches(program: Program, each: bool = False) -> list[list[Step] | Host]:
+    """Runs of steps between host steps; with `each`, every step its own."""
+    out: list[list[Step] | Host] = []
     for step in program.steps:
         if isinstance(step, Host):
             out.append(step)
@@ -132,7 +129,7 @@ def compile_module(mod: Any, target: X86) -> Any:
                            hint="This is a bug in graphopt; please report it") from e
 
 
-def _objects(program: Program, calls: list[list[Call]], names: list[str], target: X86, clocks: list[int]) -> list[bytes]:
+def _objects(program: Program, calls: list[list[Step]], names: list[str], target: X86, clocks: list[int]) -> list[bytes]:
     """Object files of the kernels and of the functions that call them, made side by side: LLVM takes most of a compilation.
 
     A kernel's symbol is the hash of what it was made from. Its object is kept on disk: profiles and other models share it.
@@ -140,7 +137,7 @@ def _objects(program: Program, calls: list[list[Call]], names: list[str], target
     base = "\0".join((_compiler_digest(), store.outside(), tvm.__version__, _machine(target), ""))
     keys = {k.name: key for k, key in zip(program.kernels, program.keys)}
     symbols = {name: f"kernel_{hashlib.sha256((base + key).encode()).hexdigest()}" for name, key in keys.items()}
-    used = {c.kernel.name: c.kernel for stretch in calls for c in stretch}
+    used = {c.kernel.name: c.kernel for stretch in calls for c in walk.calls(stretch)}
 
     def kernel(name: str) -> bytes:
         symbol = symbols[name]
@@ -152,7 +149,7 @@ def _objects(program: Program, calls: list[list[Call]], names: list[str], target
         return made
 
     def entries() -> bytes:
-        mains = {ir.GlobalVar(n): _main(program, c, n, symbols, packed=False, clock=clocks[k] if clocks else None)
+        mains = {ir.GlobalVar(n): entry(program, c, n, symbols, packed=False, clock=clocks[k] if clocks else None)
                  for k, (n, c) in enumerate(zip(names, calls))}
         return _object(tvm.IRModule(mains), target)
 
@@ -184,79 +181,24 @@ def _lowering(machine: Any) -> Any:
         t.SplitHostDevice(), t.LowerIntrin()])
 
 
-def ir_module(program: Program, calls: list[list[Call]], names: list[str], packed: bool = False,
+def ir_module(program: Program, calls: list[list[Step]], names: list[str], packed: bool = False,
               clocks: Sequence[int] = ()) -> Any:
     """The TVM module: kernels under their own names, then the public functions, `packed` for calls through TVM."""
     kernels = {k.name: ir.GlobalVar(k.name) for k in program.kernels}
     functions = {variable: emit_kernel(k) for k, variable in zip(program.kernels, kernels.values())}
     for k, (name, stretch) in enumerate(zip(names, calls)):
-        functions[ir.GlobalVar(name)] = _main(program, stretch, name, kernels, packed, clocks[k] if clocks else None)
+        functions[ir.GlobalVar(name)] = entry(program, stretch, name, kernels, packed, clocks[k] if clocks else None)
     return tvm.IRModule(functions)
 
 
-def parameters(program: Program) -> list[tuple[str, int]]:
-    """What a public function takes: (space, index) of every pointer."""
-    graph = program.graph
-    return [*(("input", k) for k in range(len(graph.inputs))), *(("output", k) for k in range(len(graph.outputs))),
-            ("weights", 0), ("arena", 0)]
-
-
-def _main(program: Program, calls: list[Call], name: str, kernels: Mapping[str, Any], packed: bool,
-          clock: int | None = None) -> Any:
-    """`int32_t name(void **pointers)`; packed: TVM's calling convention, whose arguments are of 16 bytes, a tag before each.
-
-    `kernels` gives a kernel's function in this module, or its symbol in another; `clock` where in the arena it notes the time.
-    """
-    spaces = parameters(program)
-    given = tirx.Var("pointers", ir.PointerType(ir.PrimType("uint64"), "global"))
-    stride, first = (2, 1) if packed else (1, 0)
-    words = tirx.decl_buffer((stride * len(spaces),), "uint64", "pointers", data=given)
-
-    def base(space: tuple[str, int]) -> Any:
-        word = tirx.BufferLoad(words, [tirx.const(spaces.index(space) * stride + first, "int32")])
-        return tirx.reinterpret("handle", word)
-
-    def pointer(s: Slot) -> Any:
-        start = base((s.space, s.index))
-        return start if s.offset == 0 else tirx.handle_add_byte_offset(start, tirx.const(s.offset, "int64"))
-
-    def mark(k: int) -> list[Any]:
-        return [] if clock is None else [tirx.Evaluate(tirx.call_extern(
-            "int32", "clock_gettime", tirx.const(CLOCK, "int32"), pointer(Slot("arena", 0, clock + MARK * k))))]
-
-    body: list[Any] = [tirx.DeclBuffer(words, data=given), *mark(0)]
-    for k, c in enumerate(calls):
-        callee, arguments = kernels[c.kernel.name], [pointer(s) for s in c.args]
-        if isinstance(callee, str):
-            body += [tirx.Evaluate(tirx.call_extern("int32", callee, *arguments)), *mark(k + 1)]
-            continue
-        if k:
-            body.append(_barrier(base(("arena", 0))))
-        body += [tirx.Evaluate(ir.Call(callee, arguments, ret_ty=STATUS)), *mark(k + 1)]
-    body.append(tirx.Return(tirx.const(0, "int32")))
-    around = [tirx.Var("self", "handle"), given, tirx.Var("count", "int32"), tirx.Var("result", "handle")] if packed else [given]
-    main = tirx.PrimFunc(around, tirx.SeqStmt(body), ret_type=STATUS)
-    return main.with_attr({"global_symbol": f"__tvm_ffi_{name}" if packed else name, "calling_conv": PACKED})
-
-
-def _barrier(pointer: Any) -> Any:
-    """Keep loads and stores of different kernels in order once LLVM has inlined them into main.
-
-    TVM tags every buffer variable of a noalias function as memory of its own (TBAA). That holds within a kernel, but
-    what one kernel writes the next one reads under another name. `llvm.clear_cache` may touch any memory as far
-    as LLVM knows, and is no instruction on x86.
-    """
-    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.clear_cache", pointer, pointer))
-
-
-def _digest(program: Program, calls: list[list[Call]], target: X86, clocks: Sequence[int]) -> str:
+def _digest(program: Program, calls: list[list[Step]], target: X86, clocks: Sequence[int]) -> str:
     """Everything that the machine code depends on, hashed: kernels, calls, target, and this compiler itself."""
     h = hashlib.sha256()
     for text in (_compiler_digest(), store.outside(), tvm.__version__, _machine(target), str(parameters(program)), str(clocks),
                  *program.keys):
         h.update(text.encode() + b"\0")
     for stretch in calls:
-        h.update(b"|".join(f"{c.kernel.name}{[(s.space, s.index, s.offset) for s in c.args]}".encode() for c in stretch) + b"\0")
+        h.update(walk.text(stretch).encode() + b"\0")
     return h.hexdigest()
 
 

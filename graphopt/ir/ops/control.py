@@ -89,7 +89,19 @@ def _if_types(o: Operands) -> list[Type]:
     return out
 
 
-@op("if(cond: bool, captures*: any) [then, else] -> any*", types=_if_types, traits=Trait.CONTROL)
+def operations_of(region: Any) -> DimLike:
+    """Operations of one run of a region."""
+    return sum((o.definition.cost(o.view(), [r.type for r in o.results])[0] for o in region.ops), 0)
+
+
+def _if_operations(o: Operands, outs: Sequence[TensorType]) -> DimLike:
+    """Those of the branch that has fewer: there are at least so many."""
+    counts = [operations_of(r) for r in o.regions]
+    known = [n for n in counts if isinstance(n, int)]
+    return min(known) if len(known) == len(counts) else counts[0]
+
+
+@op("if(cond: bool, captures*: any) [then, else] -> any*", types=_if_types, traits=Trait.CONTROL, operations=_if_operations)
 def if_(cond, *captures, regions):
     """The outputs of `then` where cond, a tensor of one element, is true, else those of `else`.
 
@@ -155,7 +167,13 @@ def trip_count(o: Operands, body: Any) -> DimLike | None:
     return max(int(trip.reshape(-1)[0]), 0) if stays else None
 
 
-@op("loop(trip?: any, cond?: any, values*: any; carried: int) [body] -> any*", types=_loop_types, traits=Trait.CONTROL)
+def _loop_operations(o: Operands, outs: Sequence[TensorType]) -> DimLike:
+    """Those of all iterations; none where their number is not known."""
+    return (trip_count(o, o.regions[0]) or 0) * operations_of(o.regions[0])
+
+
+@op("loop(trip?: any, cond?: any, values*: any; carried: int) [body] -> any*", types=_loop_types, traits=Trait.CONTROL,
+    operations=_loop_operations)
 def loop(trip, cond, *values, carried, regions, result_types):
     """ONNX Loop: run the body while the iteration is below `trip` (absent: no bound) and the condition holds (absent: true).
 

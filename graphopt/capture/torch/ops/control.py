@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from graphopt.capture.torch.context import Context
 from graphopt.capture.torch.table import aten
 from graphopt.ir.graph import Value
-from graphopt.ir.types import BOOL, F64, I64, DType
+from graphopt.ir.types import BOOL, F64, I64, DType, TensorType
 
 
 @aten("wrap_with_set_grad_enabled")
@@ -70,3 +71,65 @@ def _(c: Context, args: Any) -> Any:
     regions = [c.region(g, operands, name) for g, name in ((then, "then"), (otherwise, "else"))]
     op = c.b.op("if", [c.boolean(c.reshape(condition, ())), *values], regions=regions)
     return tuple(op.results)
+
+
+Step = tuple[Any, Sequence[Any], Sequence[Any]]  # what an iteration gives: the condition (None: none), the carried, the stacked
+
+
+@aten("while_loop")
+def _(c: Context, args: Any) -> Any:
+    """torch.while_loop: the condition is asked for before the first iteration, and after each."""
+    condition, body, carried, rest = args
+    start = [_tensor(c, x) for x in carried]
+
+    def step(inner: Context, state: Sequence[Any], item: Any, captured: Sequence[Any]) -> Step:
+        after = [inner.operand(x, v.dtype) for x, v in zip(inner.inline(body, [*state, *captured]), start)]
+        (keep,) = inner.inline(condition, [*after, *captured])
+        return keep, after, ()
+
+    (first,) = c.inline(condition, [*start, *rest])
+    return _loop(c, None, first, start, [], rest, step)
+
+
+@aten("scan")
+def _(c: Context, args: Any) -> Any:
+    """Higher-order scan: carried values, then a slice of each of `xs` along dim 0; what it gives besides is stacked."""
+    combine, init, xs, *rest = args
+    start = [_tensor(c, x) for x in init]
+
+    def step(inner: Context, state: Sequence[Any], item: Any, captured: Sequence[Any]) -> Step:
+        results = inner.inline(combine, [*state, *item, *captured])
+        return None, results[:len(start)], results[len(start):]
+
+    return _loop(c, xs[0].shape[0], None, start, xs, list(rest[0]) if rest else [], step)
+
+
+@aten("map_impl")
+def _(c: Context, args: Any) -> Any:
+    """Higher-order map: a scan that carries nothing."""
+    body, xs, rest = args
+    return _loop(c, xs[0].shape[0], None, [], xs, rest,
+                 lambda inner, state, item, captured: (None, (), inner.inline(body, [*item, *captured])))
+
+
+def _tensor(c: Context, x: Any) -> Value:
+    return x if isinstance(x, Value) else c.scalar(x, BOOL if isinstance(x, bool) else F64 if isinstance(x, float) else I64)
+
+
+def _loop(c: Context, trip: Any, condition: Any, start: Sequence[Value], xs: Sequence[Value], captured: Sequence[Any],
+          step: Any) -> tuple[Value, ...]:
+    """A loop of `step(context, carried, slices of xs, captured) -> (condition or None, carried, stacked)`."""
+    iteration, keep = (Value(TensorType(t, ()), None, 0, None, name) for t, name in ((I64, "iteration"), (BOOL, "keep")))
+    outside = [v for v in captured if isinstance(v, Value)]
+
+    def body(inner: Context, at: Value, going: Value, *values: Value) -> list[Value]:
+        state, sequences = values[:len(start)], values[len(start):len(start) + len(xs)]
+        given = iter(values[len(start) + len(xs):])
+        inside = [next(given) if isinstance(v, Value) else v for v in captured]
+        after, carried, stacked = step(inner, state, [inner.b.gather(s, at, axis=0) for s in sequences], inside)
+        return [going if after is None else inner.boolean(inner.reshape(_tensor(inner, after), ())), *carried, *stacked]
+
+    region = c.region(body, [iteration, keep, *start, *xs, *outside], "body")
+    count = None if trip is None else c.scalar(trip, I64)
+    first = None if condition is None else c.boolean(c.reshape(_tensor(c, condition), ()))
+    return tuple(c.b.op("loop", [count, first, *start, *xs, *outside], {"carried": len(start)}, regions=[region]).results)

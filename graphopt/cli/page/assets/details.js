@@ -247,11 +247,16 @@ const details = {
         : null;
     }
     const numbers = [
-      ...new Set((model.stepsOf.get(op.number) || []).map((k) => model.data.steps[k].kernel).filter((k) => k !== undefined)),
+      ...new Set(
+        (model.stepsOf.get(op.number) || []).flatMap((k) => {
+          const s = model.data.steps[k];
+          return s.kernel !== undefined ? [s.kernel] : s.kernels || [];
+        }),
+      ),
     ];
     return numbers.map((number) => {
       const kernel = model.data.kernels[number],
-        users = model.data.steps.filter((s) => s.kernel === number).length;
+        users = model.data.steps.filter((s) => s.kernel === number || (s.kernels || []).includes(number)).length;
       const box = el("div", {class: "kernel"}, el("p", {class: "muted small"}, "…"));
       code
         .show(box, number)

@@ -16,7 +16,7 @@ const kernelTable = {
         op,
         name: op ? model.label(op) : `${s.name} (copies an output)`,
         kind: op ? model.kindOf(op) : "movement",
-        kernel: s.kernel === undefined ? "evaluator" : kernels[s.kernel].name,
+        kernel: s.kernel !== undefined ? kernels[s.kernel].name : s.control || "evaluator",
         source: op ? op.module || op.locs.join(", ") : "",
         calls: 1,
         ...r,
