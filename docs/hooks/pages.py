@@ -247,6 +247,8 @@ def kernel(d: Any) -> str:
         return "the compiler itself"
     if d.has(Trait.COMPOSITE):
         return "its decomposition"
+    if d.has(Trait.CONTROL):
+        return "steps of the program around the kernels of its bodies, where shapes are fixed (x86 only); else the reference evaluator"
     return "the reference evaluator, as a host op (x86 only)"
 
 

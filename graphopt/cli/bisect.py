@@ -58,7 +58,7 @@ def kernels(program: Any, inputs: Sequence[Any]) -> tuple[str, bool]:
     """What comparing a compiled model's kernels with the evaluator showed, in words, and whether all is right."""
     from graphopt.checking import check_kernels
 
-    arrays = [np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x for x in program._checked(inputs)]
+    arrays = [np.asarray(x, order="C") if isinstance(x, np.ndarray) else x for x in program._checked(inputs)]
     checked = check_kernels(program.program(arrays).details.compiled, program.target, arrays)
     if checked.finding is not None:
         return f"first wrong kernel: {checked.finding}\n", False

@@ -51,14 +51,6 @@ def test_a_branch_is_taken_by_what_the_data_says(threads: int) -> None:
     agree(parse(BRANCHES), *({"x": x, "w": w} for x in inputs), threads=threads)
 
 
-def test_an_if_on_a_bool_input_is_one_program_where_both_branches_agree_in_shape() -> None:
-    model = parse("""g (bool c, float[3] x) => (float[3] y) {
-        y = If(c) <then_branch = a () => (float[3] p) { p = Neg(x) }, else_branch = b () => (float[3] r) { r = Exp(x) }> }""")
-    x = f32(3)
-    compiled = agree(model, *({"c": np.array(c), "x": x} for c in (True, False)))
-    assert compiled._only is not None and compiled.stats["kernels"] == 2
-
-
 def test_branches_that_return_what_they_were_given_or_constants() -> None:
     model = parse("""g (float s, float[4] a, float[4] b) => (float[4] x, float[4] y, float[4] z) {
         zero = Constant<value_float = 0.0>()  c = Greater(s, zero)

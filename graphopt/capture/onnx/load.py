@@ -201,7 +201,7 @@ def _inline_external(proto: onnx.ModelProto, folder: Path | None, where: str) ->
     for t, place in _nested_tensors(proto):
         if t.data_location == TensorProto.EXTERNAL:
             array = _external(t, folder, f"{where}: {place}")
-            read = onnx.numpy_helper.from_array(np.ascontiguousarray(array), t.name)
+            read = onnx.numpy_helper.from_array(np.asarray(array, order="C"), t.name)
             t.CopyFrom(read)
 
 

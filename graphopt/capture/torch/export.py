@@ -59,7 +59,7 @@ _DIFFERS_IN_TRAINING = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple, dict[str, Any]]:
-    as_torch = lambda x: torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
+    as_torch = lambda x: torch.from_numpy(np.asarray(x, order="C")) if isinstance(x, np.ndarray) else x
     convert = lambda t: pytree.tree_map(as_torch, t)
     if isinstance(example_inputs, Mapping):
         return (), {k: convert(v) for k, v in example_inputs.items()}

@@ -20,12 +20,13 @@ ROUNDS = 12  # a body's types settle in two or three rounds: each can only forge
 
 @entry("If")
 def if_(b: Context, n: Node) -> Results:
-    """The branch itself where the condition is known; it is asked for where shapes depend on it, and it on small inputs."""
+    """The branch itself where the condition is known; it is asked for where it depends on a small input."""
     branches = (n.attr("then_branch"), n.attr("else_branch"))
     condition = b.content(n[0])
     if isinstance(condition, np.ndarray) and condition.size == 1 and not isinstance(condition.reshape(-1)[0], Dim):
         taken = branches[0] if condition.reshape(-1)[0] else branches[1]
         return captured(n.scope.inline(), taken)
+    n.scope.session.conditions.append(n[0])
     scopes: list[Scope] = []
     seeds: list[Value] = []
     for name, graph in zip(("then", "else"), branches):
@@ -37,8 +38,6 @@ def if_(b: Context, n: Node) -> Results:
         scopes.append(scope)
     for value in seeds:
         scopes[0].bring_in(value)
-    if any(then.type != other.type for then, other in zip(*(s.graph.outputs for s in scopes))):
-        n.scope.session.conditions.append(n[0])
     return list(b.op("if", [n[0], *seeds], regions=[s.graph for s in scopes]).results)
 
 
