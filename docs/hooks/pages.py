@@ -248,7 +248,7 @@ def kernel(d: Any) -> str:
     if d.has(Trait.COMPOSITE):
         return "its decomposition"
     if d.has(Trait.CONTROL):
-        return "steps of the program around the kernels of its bodies, where shapes are fixed (x86 only); else the reference evaluator"
+        return "steps of the program around the kernels of its bodies where shapes are fixed (x86); else a host op"
     return "the reference evaluator, as a host op (x86 only)"
 
 

@@ -111,8 +111,9 @@ def test_kernels_of_bodies_are_tuned_and_a_loop_counts_as_often_as_it_runs(tmp_p
     from graphopt.pipeline import X86Keeps, optimise
 
     target: Any = parse_target("x86", 1)
-    known, _ = optimise(parse_graph(TEXT.replace("%m: i64[], ", "").replace("loop(%m,", "loop(%many,").replace(
-        "  %start = exp", "  %many = const 500 : i64[]\n  %start = exp"), {"w": np.ones((32, 32), np.float32)}), target=X86Keeps(target))
+    text = TEXT.replace("%m: i64[], ", "").replace("loop(%m,", "loop(%many,")
+    text = text.replace("  %start = exp", "  %many = const 500 : i64[]\n  %start = exp")
+    known, _ = optimise(parse_graph(text, {"w": np.ones((32, 32), np.float32)}), target=X86Keeps(target))
     times = {op.name: n for op, n in tuner._repeated(known)}
     assert times["softmax"] == 500 and times["tanh"] == 1
     kernels = [op for _, op in tuner._worth(known, tuner.EFFORTS["full"], target)]
