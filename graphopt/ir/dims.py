@@ -8,21 +8,35 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
 from typing import Union, overload
+
+import numpy as np
 
 from graphopt.errors import IRError
 
 DimLike = Union[int, "Dim"]
 Shape = tuple[DimLike, ...]
-# An atom is a symbol's name, or (function, left, right) with function one of //, %, min, max.
+# An atom is a symbol's name, or (function, left, right) with function one of //, %, min, max, scaled, scaled64.
 Atom = str | tuple[str, DimLike, DimLike]
 Monomial = tuple[Atom, ...]
 
+def _scaled(d: int, bits: int) -> int:
+    return int(np.float32(d) * np.uint32(bits).view(np.float32))
+
+
+def _scaled64(d: int, bits: int) -> int:
+    return int(np.float64(d) * np.uint64(bits).view(np.float64))
+
+
+CALLED = ("min", "max", "scaled", "scaled64")  # written as calls, so no names of symbols
 _FUNCTIONS: dict[str, Callable[[int, int], int]] = {
     "//": lambda a, b: a // b,
     "%": lambda a, b: a % b,
     "min": min,
     "max": max,
+    "scaled": _scaled,
+    "scaled64": _scaled64,
 }
 
 
@@ -37,7 +51,7 @@ class Dim:
 
     @staticmethod
     def symbol(name: str) -> Dim:
-        if not name.isidentifier() or name in ("min", "max"):
+        if not name.isidentifier() or name in CALLED:
             raise IRError(f"{name!r} is not a name for a dimension", hint="Use a Python identifier")
         return Dim((((name,), 1),))
 
@@ -137,7 +151,7 @@ def _show_atom(atom: Atom) -> str:
     if isinstance(atom, str):
         return atom
     function, a, b = atom
-    if function in ("min", "max"):
+    if function in CALLED:
         return f"{function}({a}, {b})"
     wrap = lambda d: f"({d})" if isinstance(d, Dim) and not _is_symbol(d) else str(d)
     return f"({wrap(a)}{function}{wrap(b)})"
@@ -193,6 +207,8 @@ def apply(function: str, a: DimLike, b: DimLike) -> DimLike:
         return a // b
     if function == "%":
         return a % b if isinstance(a, Dim) else _atom("%", a, b)
+    if function in ("scaled", "scaled64"):
+        return _atom(function, a, b)
     if a == b:
         return a
     a, b = sorted((a, b), key=str)
@@ -205,6 +221,16 @@ def dim_min(a: DimLike, b: DimLike) -> DimLike:
 
 def dim_max(a: DimLike, b: DimLike) -> DimLike:
     return apply("max", a, b)
+
+
+def scaled(d: DimLike, scale: float, wide: bool = False) -> DimLike:
+    """The size that resizing `d` elements by `scale` gives: their product, rounded down, in f32 as onnxruntime computes it, or
+    with `wide` in f64 as PyTorch does (5 * 1.4 is 7 in both, and not 6.99...). Multiples of a power of two give a polynomial."""
+    factor = np.float64(scale) if wide else np.float32(scale)
+    exact = Fraction(float(factor))
+    if isinstance(d, Dim) and exact.denominator <= 64 and exact.numerator < 4096:  # no product of a tensor's size is rounded
+        return d * exact.numerator // exact.denominator
+    return apply("scaled64", d, int(factor.view(np.uint64))) if wide else apply("scaled", d, int(factor.view(np.uint32)))
 
 
 @overload
@@ -236,7 +262,7 @@ def is_static(shape: Iterable[DimLike]) -> bool:
 
 
 def parse_dim(text: str) -> DimLike:
-    """Read a dimension as printed: Python's arithmetic over names and integers with + - * // % min max."""
+    """Read a dimension as printed: Python's arithmetic over names and integers with + - * // % min max scaled scaled64."""
 
     def build(node: ast.expr) -> DimLike:
         match node:
@@ -258,7 +284,7 @@ def parse_dim(text: str) -> DimLike:
                     return apply("//", left, right)
                 if isinstance(op, ast.Mod):
                     return apply("%", left, right)
-            case ast.Call(func=ast.Name(id="min" | "max" as function), args=[a, b]):
+            case ast.Call(func=ast.Name(id="min" | "max" | "scaled" | "scaled64" as function), args=[a, b]):
                 return apply(function, build(a), build(b))
         raise IRError(f"{text!r} is not a dimension", hint="Write an integer, a name, or + - * // % min() max() of them")
 

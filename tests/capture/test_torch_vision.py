@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch_check import check
+import torch.nn.functional as F
+from torch_check import check, each
 
 from bench.zoo import torchvision
 
@@ -41,3 +42,39 @@ def test_boxes_that_survive_suppression(library):
         return kept, boxes[kept] * 2
 
     check(f, boxes, torch.rand(20))
+
+
+# Resampling -------------------------------------------------------------------------------------
+FACTORS = (0.4, 0.7, 1.1, 1.4, 2.3, 7 / 3)
+
+
+def resampled(mode, **options):
+    return {f"{mode} {s} {options}": lambda x, s=s: F.interpolate(x, scale_factor=s, mode=mode, **options) for s in FACTORS}
+
+
+@pytest.mark.parametrize("recompute", [None, True])
+def test_lines_are_resampled_by_fractions(recompute):
+    again = {"recompute_scale_factor": recompute}
+    functions = {**resampled("nearest", **again), **resampled("nearest-exact", **again), **resampled("area", **again),
+                 **resampled("linear", **again), **resampled("linear", align_corners=True, **again)}
+    for size in (9, 22):
+        check(each(functions), torch.arange(float(2 * size)).view(1, 2, size), tolerance=3e-5)
+
+
+@pytest.mark.parametrize("recompute", [None, True])
+def test_images_are_resampled_by_fractions(recompute):
+    again = {"recompute_scale_factor": recompute}
+    functions = {name: f for mode in ("bilinear", "bicubic") for options in ({}, {"align_corners": True}, {"antialias": True})
+                 for name, f in resampled(mode, **options, **again).items()}
+    check(each(functions), torch.randn(1, 2, 7, 12), tolerance=3e-5)
+
+
+def test_volumes_are_resampled_by_fractions():
+    functions = {**resampled("trilinear"), **resampled("trilinear", align_corners=True), **resampled("nearest")}
+    check(each(functions), torch.randn(1, 1, 4, 7, 5), tolerance=3e-5)
+
+
+def test_images_of_free_size_are_resampled_by_fractions():
+    h, w = torch.export.Dim("h", min=6, max=60), torch.export.Dim("w", min=6, max=60)
+    check(each({**resampled("bilinear", align_corners=True), **resampled("nearest"), **resampled("bicubic")}),
+          torch.randn(1, 2, 9, 13), dynamic=(({2: h, 3: w},),), tolerance=3e-5)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from one_op import run_op, same
-from onnx_node import reference
+from onnx_node import reference, runtime
 
 from graphopt.errors import IRError
 
@@ -25,13 +25,18 @@ COORDINATES = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"
 @pytest.mark.parametrize("by", [{"sizes": (5, 9)}, {"sizes": (1, 13)}, {"sizes": (11, 1)}, {"scales": (0.6, 1.7)},
                                 {"scales": (2.3, 0.4)}])
 def test_resize_is_onnxs(coordinates, mode, by):
+    """As onnxruntime reads the specification; onnx's own evaluator takes a fractional length for the result's
+    (and is right of half_pixel_symmetric, whose length is fractional)."""
     x = normal(1, 2, 7, 6)
     roi = np.array([0.1, -0.2, 0.8, 1.3], np.float32) if coordinates == "tf_crop_and_resize" else None
     scales = None if "sizes" in by else np.array(by["scales"], np.float32)
     sizes = np.array(by["sizes"], np.int64) if "sizes" in by else None
     options = {"mode": mode, "coordinate_transformation_mode": coordinates, "extrapolation_value": 9.0, "cubic_coeff_a": -0.6}
-    expected = reference("Resize", x, roi, scales, sizes, axes=[2, 3], **options)
-    got = run_op("resize", x, sizes=expected.shape[2:], scales=() if scales is None else scales.tolist(), axes=(2, 3), mode=mode,
+    say = reference if coordinates == "half_pixel_symmetric" else runtime
+    expected = say("Resize", x, roi, scales, sizes, axes=[2, 3], opset=19, **options)
+    if scales is None:
+        scales = (sizes / np.array(x.shape[2:])).astype(np.float32)
+    got = run_op("resize", x, sizes=expected.shape[2:], scales=scales.tolist(), axes=(2, 3), mode=mode,
                  coordinates=coordinates, cubic_a=-0.6, extrapolation=9.0, roi=() if roi is None else roi.tolist())
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
@@ -75,14 +80,26 @@ def test_resize_is_torchs_interpolate(sizes, align):
     same(got, F.interpolate(torch.tensor(x), sizes, mode="nearest").numpy())
 
 
+@pytest.mark.parametrize("coordinates", ["asymmetric", "half_pixel", "align_corners"])
+@pytest.mark.parametrize("nearest", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
+def test_nearest_resize_by_scales_rounds_its_coordinates_as_onnxruntime(coordinates, nearest):
+    for size, scale in [(20, 0.6), (15, 1.4), (27, 7 / 3), (18, 0.7), (40, 1.1), (11, 13 / 11), (33, 0.9)]:
+        x, scales = np.arange(size, dtype=np.float32), np.array([scale], np.float32)
+        expected = runtime("Resize", x, None, scales, opset=18, mode="nearest", coordinate_transformation_mode=coordinates,
+                           nearest_mode=nearest)
+        got = run_op("resize", x, sizes=expected.shape, scales=scales.tolist(), axes=(0,), mode="nearest", nearest=nearest,
+                     coordinates=coordinates, symbolic=False)
+        same(got, expected)
+
+
 def test_nearest_resize_by_sizes_hits_whole_coordinates_exactly():
-    """A quotient by the rounded scale can fall just below a whole number, where floor picks the wrong element."""
+    """Whether a coordinate falls just below a whole number, where floor picks another element, is a matter of rounding."""
     for size in range(1, 60, 7):
         x = np.arange(size, dtype=np.float32)
         for out in range(1, 120, 3):
             got = run_op("resize", x, sizes=(out,), axes=(0,), mode="nearest", coordinates="asymmetric", nearest="floor",
                          symbolic=False)
-            same(got, (np.arange(out) * size // out).astype(np.float32))
+            same(got, F.interpolate(torch.tensor(x)[None, None], out).numpy()[0, 0])
 
 
 def test_resize_of_integers_rounds_and_saturates():

@@ -11,7 +11,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from graphopt.errors import CaptureError, IRError
-from graphopt.ir.dims import Dim, DimLike, parse_dim
+from graphopt.ir.dims import CALLED, Dim, DimLike, parse_dim
 from graphopt.ir.types import STR, DType, MapType, OptionalType, SequenceType, TensorType, Type, dtype
 
 
@@ -66,7 +66,7 @@ class Symbols:
         if key not in self._names:
             text = key if isinstance(key, str) else f"{key[0]}_{key[1]}"
             name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
-            if not name or not name[0].isalpha() or name in ("min", "max"):
+            if not name or not name[0].isalpha() or name in CALLED:
                 name = f"d_{name}" if name else "d"
             taken, base, count = set(self._names.values()), name, 1
             while name in taken:

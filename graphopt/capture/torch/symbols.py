@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphopt.capture.torch.table import Refusal
-from graphopt.ir.dims import Dim, DimLike, apply
+from graphopt.ir.dims import Dim, DimLike, apply, scaled
 
 
 class Symbols:
@@ -36,6 +36,8 @@ class Symbols:
         name = type(e).__name__
         if name == "Pow" and e.args[1].is_Integer and int(e.args[1]) >= 0:
             return _fold(lambda a, b: a * b, [self._expression(e.args[0])] * int(e.args[1]), 1)
+        if name in ("TruncToInt", "FloorToInt") and (product := self._scaled(e.args[0])) is not None:
+            return product
         parts = [self._expression(a) for a in e.args]
         match name:
             case "Add":
@@ -51,6 +53,14 @@ class Symbols:
             case "Identity" | "ToFloat" | "TruncToInt" | "RoundToInt":
                 return parts[0]
         raise Refusal(f"the size {e} is not integer arithmetic over dims")
+
+    def _scaled(self, e: Any) -> DimLike | None:
+        """A size times a float, rounded down: as interpolation by a factor has."""
+        factors = [a for a in e.args if a.is_Float] if type(e).__name__ == "Mul" else []
+        rest = [a for a in e.args if not a.is_Float]
+        if len(factors) != 1 or len(rest) != 1 or float(factors[0]) < 0:
+            return None
+        return scaled(self._expression(rest[0]), float(factors[0]), wide=True)
 
     def declare(self, size: Any) -> None:
         """The symbols of an input's size, under torch's names where they have no other."""

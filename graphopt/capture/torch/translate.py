@@ -17,7 +17,7 @@ from graphopt.capture.torch.symbols import Symbols
 from graphopt.capture.torch.table import Refusal, arguments, parameters
 from graphopt.capture.torch.weights import TORCH_DTYPES, Weights
 from graphopt.errors import CaptureError, IRError, UnsupportedOperators
-from graphopt.ir.dims import Dim, DimLike
+from graphopt.ir.dims import CALLED, Dim, DimLike
 from graphopt.ir.graph import Graph, Loc, Value, refine
 from graphopt.ir.types import I64, TensorType
 from graphopt.runtime.structure import Call
@@ -347,7 +347,7 @@ def name_dims(program: torch.export.ExportedProgram, call: Call, dynamic_shapes:
             if expression is None or len(expression.free_symbols) != 1 or not hasattr(dim, "__name__"):
                 continue
             name = str(getattr(dim, "root", dim).__name__)  # type: ignore[union-attr]
-            if name.isidentifier() and name not in ("min", "max"):
+            if name.isidentifier() and name not in CALLED:
                 symbols.known.setdefault(str(next(iter(expression.free_symbols))), Dim.symbol(name))
 
 

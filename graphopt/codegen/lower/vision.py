@@ -12,8 +12,8 @@ from graphopt.codegen.loops import If, Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import all_of, inside, read, wrapped, write
 from graphopt.codegen.lower.elementwise import convert
 from graphopt.codegen.lower.registry import OpView, compute, loops
-from graphopt.ir.ops.resample import source_coordinates
-from graphopt.ir.types import BOOL, F64, I32, DType
+from graphopt.ir.ops.resample import leaves_alone, resized
+from graphopt.ir.types import BOOL, F32, F64, I32, DType
 
 UNROLLED_TAPS = 4  # above, the taps of one axis are a reduction
 
@@ -42,18 +42,15 @@ class _Axis:
     """Where the elements of one resized axis come from: `at = low + part`, 0 <= part < 1.
 
     Coordinates are affine in the output index. Where both coefficients are multiples of a power of two they
-    are computed in integers, which is exact and cheap; elsewhere in f64, step by step as the reference does.
+    are computed in integers, which is exact and cheap; elsewhere step by step as the reference does.
     """
 
     def __init__(self, o: OpView, k: int) -> None:
         self.size, self.out = o.shape("x")[o.axes[k]], o.sizes[k]
-        self.scale: float | None = o.scales[k] if o.scales else None
-        self.coordinates = o.coordinates
-        self.roi = (o.roi[k], o.roi[len(o.axes) + k]) if o.coordinates == "tf_crop_and_resize" else (0.0, 1.0)
-        ratio = self.scale if self.scale is not None else self.out / max(self.size, 1)
-        self.shrink = min(ratio, 1.0) if o.antialias else 1.0
-        at = source_coordinates(self.size, self.out, self.scale, self.coordinates, self.roi)
-        self.crops = self.coordinates == "tf_crop_and_resize" and bool(np.any((at < 0) | (at > self.size - 1)))
+        self.axis = resized(k, self.size, self.out, o)
+        self.shrink = self.axis.shrink if o.antialias else 1.0
+        at = self.axis.coordinate()
+        self.crops = o.coordinates == "tf_crop_and_resize" and bool(np.any((at < 0) | (at > self.size - 1)))
         self.affine = None if self.crops else _dyadic(at)
 
     @property
@@ -61,29 +58,9 @@ class _Axis:
         return self.affine == (1, 0) and self.shrink == 1 and self.size == self.out
 
     def position(self, i: Expr) -> Expr:
-        """The source coordinate in f64."""
-        x = cast(i, F64)
-        size, out = self.size, self.out
-        length = out if self.scale is None else self.scale * size
-
-        def back(v: Expr) -> Expr:
-            return v * size / out if self.scale is None else v / self.scale
-
-        match self.coordinates:
-            case "pytorch_half_pixel" if length == 1:
-                return const(-0.5, F64)
-            case "half_pixel" | "pytorch_half_pixel":
-                return back(x + 0.5) - 0.5
-            case "half_pixel_symmetric":
-                return size / 2 * (1 - out / length) + back(x + 0.5) - 0.5
-            case "asymmetric":
-                return back(x)
-            case "align_corners":
-                return x * (size - 1) / (length - 1) if length != 1 else const(0, F64)
-        start, end = self.roi
-        if length == 1:
-            return const((start + end) * (size - 1) / 2, F64)
-        return start * (size - 1) + x * (end - start) * (size - 1) / (length - 1)
+        """The source coordinate in f64, of the very roundings that the reference has."""
+        work = F32 if self.axis.narrow else F64
+        return cast(self.axis.at(cast(i, work), lambda v: const(work.numpy.type(v).item(), work)), F64)
 
     def nearest(self, i: Expr, rounding: str) -> Expr:
         """The index of the one source element."""
@@ -191,6 +168,8 @@ def _interpolated(o: OpView, axis: _Axis, i: Expr, element: Callable[[Expr], Exp
 @compute("resize")
 def resize(o: OpView, *i: Expr) -> Expr:
     """One axis after the other, the last one outermost, as the reference sums."""
+    if leaves_alone(o.shape("x"), o):
+        return o.x(*i)
     axes = [_Axis(o, k) for k in range(len(o.axes))]
     work = o.dtype if o.mode == "nearest" else _work_dtype(o)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -23,42 +25,98 @@ class Taps:
     outside: np.ndarray  # bool [out]
 
 
-def source_coordinates(size: int, out: int, scale: float | None, coordinates: str, roi: tuple[float, float]) -> np.ndarray:
-    """Where each of `out` elements lies among `size`, f64 (ONNX Resize's coordinate_transformation_mode).
+@dataclass(frozen=True)
+class Axis:
+    """One resized axis, from `size` to `out` elements: parameters as of the op `resize`.
 
-    Without a scale the ratio of the sizes is kept as a quotient, so that whole numbers come out whole.
+    Where a coordinate decides which element is meant (the nearest one, or whether it lies outside), it is computed in f32, one
+    rounding an operation, as onnxruntime and PyTorch do: whether 3 / 0.6 is below 5 is otherwise another element. Everything
+    else is continuous in the coordinate, and computed in f64.
     """
-    index = np.arange(out, dtype=np.float64)
-    length = out if scale is None else scale * size  # the resized length may be fractional under a scale
-    back = (lambda v: v * size / out) if scale is None else (lambda v: v / scale)
-    match coordinates:
-        case "half_pixel":
-            return back(index + 0.5) - 0.5
-        case "pytorch_half_pixel":
-            return back(index + 0.5) - 0.5 if length != 1 else np.full(out, -0.5)
-        case "half_pixel_symmetric":
-            return size / 2 * (1 - out / length) + back(index + 0.5) - 0.5
-        case "asymmetric":
-            return back(index)
-        case "align_corners":
-            return index * (size - 1) / (length - 1) if length != 1 else np.zeros(out)
-    start, end = roi
-    if length == 1:
-        return np.full(out, (start + end) * (size - 1) / 2)
-    return start * (size - 1) + index * (end - start) * (size - 1) / (length - 1)
+
+    size: int
+    out: int
+    scale: float | None
+    step: float | None
+    coordinates: str
+    roi: tuple[float, float]
+    narrow: bool
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one element, which lies where its coordinates say."""
+        return self.out == 1
+
+    def at(self, index: Any, number: Callable[[Any], Any]) -> Any:
+        """The coordinate of an element among `size` (ONNX Resize's coordinate_transformation_mode), of an index in the
+        dtype that `number` gives. ONNX's length_resized is the number of elements but for half_pixel_symmetric."""
+        size, out = number(self.size), number(self.out)
+        match self.coordinates:
+            case "half_pixel":
+                return self.back(index + number(0.5), number) - number(0.5)
+            case "pytorch_half_pixel":
+                return self.back(index + number(0.5), number) - number(0.5) if not self.single else index * number(0)
+            case "half_pixel_symmetric":
+                length = out if self.scale is None else number(self.scale) * size
+                return size / number(2) * (number(1) - out / length) + self.back(index + number(0.5), number) - number(0.5)
+            case "asymmetric":
+                return self.back(index, number)
+            case "align_corners":
+                return index * (size - number(1)) / (out - number(1)) if not self.single else index * number(0)
+        start, end = map(number, self.roi)
+        if self.single:
+            return index * number(0) + number(0.5) * (start + end) * (size - number(1))
+        return start * (size - number(1)) + index * (end - start) * (size - number(1)) / (out - number(1))
+
+    def back(self, v: Any, number: Callable[[Any], Any]) -> Any:
+        """From a place among the results to one among the elements."""
+        if self.step is not None:
+            return v * number(self.step)
+        if self.scale is not None:
+            return v / number(self.scale)
+        if self.narrow:
+            return v * number(np.float32(self.size) / np.float32(self.out))
+        return v * number(self.size) / number(self.out)  # a quotient, so that whole numbers come out whole
+
+    @property
+    def shrink(self) -> float:
+        """How much narrower than the results the elements lie, at most 1: an antialiasing filter is as much wider."""
+        ratio = 1 / self.step if self.step else self.scale if self.scale is not None else self.out / max(self.size, 1)
+        return min(ratio, 1.0)
+
+    def coordinate(self) -> np.ndarray:
+        """The coordinates of all results, f64 [out]."""
+        number = np.float32 if self.narrow else np.float64
+        return np.asarray(self.at(np.arange(self.out, dtype=number), number)).astype(np.float64)
 
 
-def interpolation(size: int, out: int, scale: float | None, mode: str, coordinates: str, *, nearest: str, cubic_a: float,
-                  exclude_outside: bool, antialias: bool, roi: tuple[float, float]) -> Taps:
-    """The taps of resizing one axis from `size` to `out` elements; parameters as of the op `resize`."""
-    at = source_coordinates(size, out, scale, coordinates, roi)
-    outside = (at < 0) | (at > size - 1) if coordinates == "tf_crop_and_resize" else np.zeros(out, bool)
+def leaves_alone(shape: Sequence[int], o: Any) -> bool:
+    """Does an op `resize` by scales give its operand, of this shape, as it is? Where no axis changes its size, as onnxruntime."""
+    return bool(o.scales) and o.coordinates != "tf_crop_and_resize" and all(shape[a] == n for a, n in zip(o.axes, o.sizes))
+
+
+def resized(k: int, size: int, out: int, o: Any) -> Axis:
+    """The k-th axis of an op `resize`, whose attributes `o` has."""
+    crop = o.coordinates == "tf_crop_and_resize"
+    step = o.steps[k] if o.steps else None
+    if step is not None and size == out and (o.mode == "linear" or o.antialias):
+        step = 1.0  # PyTorch leaves such an axis alone, whatever the factor, but not in mode cubic
+    narrow = crop or (o.mode == "nearest" and o.coordinates != "half_pixel_symmetric")
+    return Axis(size, out, o.scales[k] if o.scales else None, step, o.coordinates,
+                (o.roi[k], o.roi[len(o.axes) + k]) if crop else (0.0, 1.0), narrow)
+
+
+def interpolation(axis: Axis, mode: str, *, nearest: str, cubic_a: float, exclude_outside: bool, antialias: bool) -> Taps:
+    """The taps of resizing one axis; parameters as of the op `resize`."""
+    size, out = axis.size, axis.out
+    at = axis.coordinate()
+    outside = (at < 0) | (at > size - 1) if axis.coordinates == "tf_crop_and_resize" else np.zeros(out, bool)
     if mode == "nearest":
         rounded = {"round_prefer_floor": np.ceil(at - 0.5), "round_prefer_ceil": np.floor(at + 0.5),
                    "floor": np.floor(at), "ceil": np.ceil(at)}[nearest]
         return Taps(np.clip(rounded, 0, size - 1).astype(np.int64)[:, None], None, outside)
     low = np.floor(at)
-    shrink = min(scale if scale is not None else out / max(size, 1), 1.0) if antialias else 1.0
+    shrink = axis.shrink if antialias else 1.0
     reach = 1 if mode == "linear" else 2
     first = math.floor(-reach / shrink) + 1 if shrink else 1 - reach
     offsets = np.arange(first, 2 - first)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 
 from graphopt.ir.dims import DimLike, Shape
 from graphopt.ir.ops.numeric import widen
-from graphopt.ir.ops.resample import Taps, interpolation, round_to
+from graphopt.ir.ops.resample import Taps, interpolation, leaves_alone, resized, round_to
 from graphopt.ir.ops.windows import positions, widest
 from graphopt.ir.table import Operands, Trait, op
 
@@ -27,8 +28,10 @@ def _resize_shape(o: Operands) -> Shape:
     _one_of(o, "nearest", ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"))
     if any(not 0 <= a < o.x.rank for a in o.axes) or len(set(o.axes)) != n:
         raise o.fail(f"axes={list(o.axes)} do not name axes of {o.x}")
-    if len(o.sizes) != n or len(o.scales) not in (0, n):
-        raise o.fail(f"{len(o.sizes)} sizes and {len(o.scales)} scales for {n} axes")
+    if len(o.sizes) != n or len(o.scales) not in (0, n) or len(o.steps) not in (0, n):
+        raise o.fail(f"{len(o.sizes)} sizes, {len(o.scales)} scales and {len(o.steps)} steps for {n} axes")
+    if o.scales and o.steps:
+        raise o.fail("scales and steps are given, which say the same")
     if o.coordinates == "tf_crop_and_resize" and len(o.roi) != 2 * n:
         raise o.fail(f"roi has {len(o.roi)} entries, it must give starts and ends of {n} axes")
     if o.antialias and o.mode == "nearest":
@@ -48,22 +51,28 @@ def _resize_operations(o: Operands, results) -> DimLike:
 
 @op("resize(x: T; sizes: dims, scales: floats = [], axes: ints, mode: str, coordinates: str = half_pixel, "
     "nearest: str = round_prefer_floor, cubic_a: float = -0.75, exclude_outside: bool = false, antialias: bool = false, "
-    "extrapolation: float = 0, roi: floats = []) -> T", T="number", shape=_resize_shape, operations=_resize_operations)
-def resize(x, *, sizes, scales, axes, mode, coordinates, nearest, cubic_a, exclude_outside, antialias, extrapolation, roi):
+    "extrapolation: float = 0, roi: floats = [], steps: floats = []) -> T", T="number", shape=_resize_shape,
+    operations=_resize_operations)
+def resize(x, *, sizes, scales, axes, mode, coordinates, nearest, cubic_a, exclude_outside, antialias, extrapolation, roi,
+           steps):
     """Resample `axes` to `sizes`, one axis after the other (ONNX Resize; torch interpolate).
 
-    `coordinates` maps an output index to the input, by `scales` where given, else by the ratio of sizes;
-    roi holds the starts, then the ends, of tf_crop_and_resize, normalised. Indices outside are clamped, or with
-    `exclude_outside` their weight goes to the others; tf_crop_and_resize gives `extrapolation` there.
-    `antialias` widens the filter by the downscaling. Computed in f64, rounded once; integers round half to
-    even and saturate.
+    `coordinates` maps an output index to the input, by division by `scales` where given (ONNX), by multiplication by `steps`
+    where given (PyTorch), else by the ratio of sizes; roi holds the starts, then the ends, of tf_crop_and_resize, normalised.
+    Indices outside are clamped, or with `exclude_outside` their weight goes to the others; tf_crop_and_resize gives
+    `extrapolation` there. By scales that leave all sizes as they are nothing changes. `antialias` widens the filter by the
+    downscaling. Computed in f64, rounded once, but for the coordinates of mode nearest and of tf_crop_and_resize, which are f32
+    as in onnxruntime and PyTorch; integers round half to even and saturate.
     """
+    given = SimpleNamespace(sizes=sizes, scales=scales, steps=steps, coordinates=coordinates, roi=roi, axes=axes, mode=mode,
+                            antialias=antialias)
+    if leaves_alone(x.shape, given):
+        return x.copy()
     y = x if mode == "nearest" else x.astype(np.float64)
     outside = np.zeros((1,) * x.ndim, bool)
     for i, (axis, size) in enumerate(zip(axes, sizes)):
-        span = (roi[i], roi[len(axes) + i]) if coordinates == "tf_crop_and_resize" else (0.0, 1.0)
-        taps = interpolation(x.shape[axis], size, scales[i] if scales else None, mode, coordinates, nearest=nearest,
-                             cubic_a=cubic_a, exclude_outside=exclude_outside, antialias=antialias, roi=span)
+        taps = interpolation(resized(i, x.shape[axis], size, given), mode, nearest=nearest, cubic_a=cubic_a,
+                             exclude_outside=exclude_outside, antialias=antialias)
         y = _apply(y, axis, taps)
         along = [1] * x.ndim
         along[axis] = size

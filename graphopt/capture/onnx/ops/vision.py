@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
+
+import numpy as np
 
 from graphopt.capture.onnx.context import Context, Node, rank_of, static_shape
 from graphopt.capture.onnx.table import Defer, Results, entry
-from graphopt.ir.dims import Dim, DimLike
+from graphopt.ir.dims import Dim, DimLike, scaled
 from graphopt.ir.graph import Value
 from graphopt.ir.table import normalise_axis
 from graphopt.ir.types import I64
@@ -15,24 +16,28 @@ from graphopt.ir.types import I64
 
 @entry("Upsample", since=7)
 def upsample_attributes(b: Context, n: Node) -> Results:
-    return _asymmetric(b, n, n.attr("scales"))
+    return _asymmetric(b, n, n[0], n.attr("scales"), "floor")
 
 
 @entry("Upsample", since=9)
 def upsample(b: Context, n: Node) -> Results:
-    return _asymmetric(b, n, _floats(n, 1))
+    return _asymmetric(b, n, n[0], _floats(n, 1), "floor")
 
 
 @entry("Resize", since=10)
 def resize_10(b: Context, n: Node) -> Results:
-    return _asymmetric(b, n, _floats(n, 1))
+    """The nearest element is the one before where an axis grows, the one after where it shrinks: so the operator's own test
+    cases say, and onnxruntime (the specification of opset 10 is silent)."""
+    scales = _floats(n, 1)
+    grown = _asymmetric(b, n, n[0], [max(s, 1.0) for s in scales], "floor")
+    return _asymmetric(b, n, grown, [min(s, 1.0) for s in scales], "ceil")
 
 
-def _asymmetric(b: Context, n: Node, scales: list[float]) -> Value:
-    sizes = [scaled(d, s) for d, s in zip(rank_of(n[0]), scales)]
+def _asymmetric(b: Context, n: Node, x: Value, scales: list[float], nearest: str) -> Value:
+    sizes = [scaled(d, s) for d, s in zip(rank_of(x), scales)]
     mode = n.attr("mode", "nearest")
-    return _resize(b, n[0], list(range(len(scales))), sizes, scales, mode="linear" if mode == "bilinear" else mode,
-                   coordinates="asymmetric", nearest="floor", cubic_a=-0.75, exclude_outside=False, antialias=False,
+    return _resize(b, x, list(range(len(scales))), sizes, scales, mode="linear" if mode == "bilinear" else mode,
+                   coordinates="asymmetric", nearest=nearest, cubic_a=-0.75, exclude_outside=False, antialias=False,
                    extrapolation=0.0, roi=[])
 
 
@@ -61,25 +66,20 @@ def _from_sizes(n: Node, axes: list[int], sizes: list[DimLike]) -> tuple[list[Di
     shape = rank_of(n[0])
     policy = n.attr("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch" and all(shape[a] == s for a, s in zip(axes, sizes) if isinstance(s, Dim) or isinstance(shape[a], Dim)):
-        return sizes, [1.0 if isinstance(s, Dim) else s / shape[a] for a, s in zip(axes, sizes)]  # type: ignore[operator]
+        return sizes, [1.0 if isinstance(s, Dim) else _ratio(s, shape[a]) for a, s in zip(axes, sizes)]
     old = [static_shape(n[0])[a] for a in axes]
     new = n.ints(3)
     assert new is not None
-    ratios = [s / d for s, d in zip(new, old)]
+    ratios = [_ratio(s, d) for s, d in zip(new, old)]
     if policy == "stretch":
         return list(new), ratios
     ratio = min(ratios) if policy == "not_larger" else max(ratios)
     return [math.floor(ratio * d + 0.5) for d in old], [ratio] * len(old)
 
 
-def scaled(d: DimLike, scale: float) -> DimLike:
-    """floor(d * scale)."""
-    if not isinstance(d, Dim):
-        return math.floor(d * scale)
-    exact = Fraction(scale).limit_denominator(4096)
-    if not math.isclose(float(exact), scale, rel_tol=1e-7):
-        raise Defer(f"the size {d} * {scale} is not known")
-    return d * exact.numerator // exact.denominator
+def _ratio(new: DimLike, old: DimLike) -> float:
+    """The scale that onnxruntime makes of two sizes: a quotient in f32. What is empty stays so at any scale."""
+    return float(np.float32(new) / np.float32(old)) if old != 0 else 1.0
 
 
 def _floats(n: Node, index: int) -> list[float]:

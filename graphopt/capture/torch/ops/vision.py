@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from graphopt.capture.torch.context import Context, Refusal
@@ -21,8 +22,8 @@ def _resize(c: Context, x: Value, factors: Sequence[float | None], mode: str, co
     sizes = [c.shape[a] for a in axes]
     if any(f is None for f in factors) and any(f is not None for f in factors):
         raise Refusal("a scale factor for some axes only")
-    scales = [f for f in factors if f is not None]
-    return c.b.resize(x, sizes=sizes, scales=scales, axes=axes, mode=mode, coordinates=coordinates, nearest=nearest,
+    steps = [float(np.float32(1.0 / f)) for f in factors if f is not None]  # as torch keeps a factor
+    return c.b.resize(x, sizes=sizes, steps=steps, axes=axes, mode=mode, coordinates=coordinates, nearest=nearest,
                       cubic_a=cubic_a, exclude_outside=antialias, antialias=antialias, extrapolation=0.0, roi=())
 
 
