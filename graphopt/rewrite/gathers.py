@@ -96,7 +96,7 @@ def _slice_of_concat(m: Match) -> Value | None:
             return None
         last = start + (length - 1) * step
         if length and offset <= start and last < offset + size:
-            starts = [s - offset if a == axis else s for a, s in zip(m.axes, m.starts)]
+            starts = [start - offset if a == axis else s for a, s in zip(m.axes, m.starts)]
             ends = [last + 1 - offset if a == axis else e for a, e in zip(m.axes, m.ends)]
             return m.build.slice(part, axes=m.axes, starts=starts, ends=ends, steps=m.steps)
         offset += size
@@ -139,7 +139,7 @@ def _piece(v: Value, axis: int) -> tuple[Value, int, int] | None:
         shape, start, end = static_shape(source), op.attrs["starts"][0], op.attrs["ends"][0]
         if shape is not None and isinstance(start, int) and isinstance(end, int):
             walked = range(shape[axis])[start:end]
-            return source, walked.start, walked.stop
+            return source, walked.start, walked.start + len(walked)
     if op.name == "split" and op.attrs["axis"] == axis and all(isinstance(s, int) for s in op.attrs["sizes"]):
         sizes = op.attrs["sizes"]
         start = sum(sizes[:v.index])

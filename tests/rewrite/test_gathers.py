@@ -1,8 +1,10 @@
 """Gathers, slices, concats and pads that are known beforehand."""
 
+import numpy as np
 import pytest
 from rewriting import check, names, rewritten, unchanged
 
+from graphopt.ir.evaluate import evaluate
 from graphopt.rewrite import Canonicalise, Gathers
 
 
@@ -104,3 +106,28 @@ def test_pads_add_up():
     }}"""
     assert names(rewritten(Gathers(), text.format(v="0.0"))) == ["pad"]
     assert names(rewritten(Gathers(), text.format(v="1.0"))) == ["pad", "pad"]
+
+
+@pytest.mark.parametrize("start, end, step", [(-5, 99, 3), (-5, 99, 1), (-6, -2, 2), (1, 99, 2), (-2, 99, 1), (2, -1, 1)])
+def test_a_slice_of_a_concat_counts_from_where_it_stands(start, end, step):
+    size = len(range(7)[start:end:step])
+    graph = rewritten(Gathers(), f"""graph @g(%a: f32[1, 1], %b: f32[1, 6]) -> f32[1, {size}] {{
+      %c = concat(%a, %b) {{axis=1}} : f32[1, 7]
+      %y = slice(%c) {{axes=[1], starts=[{start}], ends=[{end}], steps=[{step}]}} : f32[1, {size}]
+      return %y
+    }}""")
+    assert names(graph) == ["slice"]
+    a, b = np.zeros((1, 1), np.float32), 100 + np.arange(6, dtype=np.float32)[None]
+    [got] = evaluate(graph, [a, b])
+    np.testing.assert_array_equal(got, np.concatenate([a, b], 1)[:, start:end:step])
+
+
+def test_an_empty_slice_has_no_neighbours():
+    graph = rewritten(Gathers(), """graph @g(%x: f32[5]) -> f32[3] {
+      %a = slice(%x) {axes=[0], starts=[3], ends=[1], steps=[1]} : f32[0]
+      %b = slice(%x) {axes=[0], starts=[1], ends=[4], steps=[1]} : f32[3]
+      %y = concat(%a, %b) {axis=0} : f32[3]
+      return %y
+    }""")
+    [got] = evaluate(graph, [np.arange(5, dtype=np.float32)])
+    np.testing.assert_array_equal(got, [1, 2, 3])
