@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -94,6 +94,7 @@ class Recipe:
     tune: str | None = None
     tuning: str | PathLike[str] | None = None
     again: bool = False  # whether a program was already made of the model
+    overridden: tuple[str, ...] = ()  # inputs of an ONNX model whose defaults are not used
 
     @cached_property
     def key(self) -> str | None:
@@ -106,7 +107,7 @@ class Recipe:
         given = self.target_given
         target = given if isinstance(given, str) else [(k, sorted(v) if isinstance(v, frozenset) else v)
                                                        for k, v in sorted(vars(given).items())]
-        return programs.model_key(self.model, {"target": target, "threads": threads})
+        return programs.model_key(self.model, {"target": target, "threads": threads, "overridden": self.overridden})
 
     @cached_property
     def target(self) -> Any:
@@ -127,8 +128,8 @@ class Recipe:
     def graph(self) -> Graph:
         from graphopt.capture import capture
 
-        graph = capture(self.model, self.example_inputs, dynamic_shapes=self.dynamic_shapes)
-        if self.again and self.key != Recipe(self.model, None, None, self.target_given, self.threads, False).key:
+        graph = capture(self.model, self.example_inputs, dynamic_shapes=self.dynamic_shapes, overridden=self.overridden)
+        if self.again and self.key != replace(self).key:
             raise InputError("the model's file has changed since it was compiled", where=str(self.model),
                              hint="Compile it again")
         return graph
@@ -168,6 +169,7 @@ class CompiledModel(Model):
         self._recipe = recipe
         _ = recipe.records  # a wrong file is refused before any work
         self._missing: list[str] = []
+        self._overriding: dict[tuple[str, ...], CompiledModel] = {}  # by the inputs whose defaults are not used
         kept = Specialisations(self._build, max_specialisations)
         found = recipe.key and programs.find(recipe.key, recipe.holds)
         known = found.manifest if found else recipe.key and programs.interface(recipe.key)
@@ -205,6 +207,20 @@ class CompiledModel(Model):
             raise TargetError(f"code for {self.target.name} may use what this machine lacks: {', '.join(self._missing)}",
                               hint="Look at its source(), or compile with target='x86' for this machine")
         return super().program(arrays)
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Named arrays in, named arrays out; names are the source model's.
+
+        Initialisers that an ONNX model declares as inputs, too, may be given: another program is compiled the first time.
+        """
+        unknown = inputs.keys() - self._named if isinstance(inputs, Mapping) else ()
+        if unknown and unknown <= set(self._recipe.graph.metadata.get("defaults", ())):
+            names = tuple(sorted(unknown))
+            if names not in self._overriding:
+                self._overriding[names] = CompiledModel(replace(self._recipe, overridden=names, again=False),
+                                                        self._programs.limit)
+            return self._overriding[names].run(inputs)
+        return super().run(inputs)
 
     # Building -----------------------------------------------------------------------------------
     def _build(self, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Specialisation:

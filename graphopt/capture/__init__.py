@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from graphopt.errors import CaptureError
@@ -12,14 +12,15 @@ from graphopt.ir.graph import Graph
 
 
 def capture(model: Any, example_inputs: Any = None, *, dynamic_shapes: Any = None,
-            shapes: Mapping[str, Sequence[int]] | None = None, values: Mapping[str, Any] | None = None) -> Graph:
+            shapes: Mapping[str, Sequence[int]] | None = None, values: Mapping[str, Any] | None = None,
+            overridden: Collection[str] = ()) -> Graph:
     """The graph of a model.
 
     `model` is a path to an .onnx file, its bytes, a `ModelProto`, an `nn.Module`, an `fx.GraphModule`, an
     `ExportedProgram`, or a Graph, which is returned as it is. `example_inputs` and `dynamic_shapes` are
     torch.export's and are needed for torch modules only. For ONNX, `shapes` fixes the shapes of inputs, and
-    `values` binds inputs to constants; bound inputs stay in the signature. Raises CaptureError, and
-    UnsupportedOperators with every operator that is not known.
+    `values` binds inputs to constants; bound inputs stay in the signature; `overridden` names initialisers that are inputs too,
+    whose default is not to be used. Raises CaptureError, and UnsupportedOperators with every operator that is not known.
     """
     if isinstance(model, Graph):
         return model
@@ -29,7 +30,7 @@ def capture(model: Any, example_inputs: Any = None, *, dynamic_shapes: Any = Non
                                hint="Use shapes={input: shape} to fix them")
         from graphopt.capture.onnx import capture_onnx
 
-        return capture_onnx(model, shapes=shapes, values=values)
+        return capture_onnx(model, shapes=shapes, values=values, overridden=overridden)
     if _is_torch(model):
         if shapes is not None or values is not None:
             raise CaptureError("shapes= and values= are for ONNX models", hint="Use example_inputs and dynamic_shapes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,19 +24,21 @@ from graphopt.ir.types import TensorType, Type
 
 
 def capture_onnx(model: Any, *, shapes: Mapping[str, Sequence[int]] | None = None,
-                 values: Mapping[str, Any] | None = None) -> Graph:
+                 values: Mapping[str, Any] | None = None, overridden: Collection[str] = ()) -> Graph:
     """The graph of an ONNX model given as a path, bytes or a ModelProto.
 
-    `shapes` fixes the shapes of inputs by name; `values` binds inputs to constants, which stay in the
-    signature. In the graph's metadata, `control_inputs` names the inputs whose values some operators' attributes
-    depend on, and `recapture(shapes, values)` captures again with those given; it is there when the graph
-    has symbolic dims, control inputs or deferred ops. `modules` are those of `modules_of`.
+    `shapes` fixes the shapes of inputs by name; `values` binds inputs to constants, which stay in the signature. An initialiser
+    that is an input as well is a constant, unless `overridden` names it. In the graph's metadata, `control_inputs` names the
+    inputs whose values some operators' attributes depend on, `defaults` the inputs that are constants, and
+    `recapture(shapes, values)` captures again with those given; it is there when the graph has symbolic dims, control inputs or
+    deferred ops. `modules` are those of `modules_of`.
     Raises CaptureError or UnsupportedOperators.
     """
-    return _capture(load(model), shapes or {}, values or {})
+    return _capture(load(model), shapes or {}, values or {}, frozenset(overridden))
 
 
-def _capture(source: Source, shapes: Mapping[str, Sequence[int]], values: Mapping[str, Any]) -> Graph:
+def _capture(source: Source, shapes: Mapping[str, Sequence[int]], values: Mapping[str, Any],
+             overridden: Collection[str]) -> Graph:
     proto = source.model
     opsets = opset_versions(proto.opset_import) or {"": 1}
     session = Session(source.where, {(domain_of(f.domain), f.name, f.overload): f for f in proto.functions}, source.tensors,
@@ -44,7 +46,8 @@ def _capture(source: Source, shapes: Mapping[str, Sequence[int]], values: Mappin
     check_supported(session, proto.graph, opsets)
     graph = Graph(_identifier(proto.graph.name))
     scope = Scope(session, Context(graph, session.knowledge), opsets)
-    _inputs(proto.graph, scope, session, shapes, values)
+    defaults = {t.name for t in (*proto.graph.initializer, *(s.values for s in proto.graph.sparse_initializer))} - overridden
+    _inputs(proto.graph, defaults, scope, session, shapes, values)
     scope.initialisers(proto.graph, source.tensors)
     scope.run(proto.graph.node)
     graph.outputs = scope.outputs(o.name for o in proto.graph.output)
@@ -54,10 +57,11 @@ def _capture(source: Source, shapes: Mapping[str, Sequence[int]], values: Mappin
     control = session.control_inputs(graph)
     graph.metadata["call"] = None  # positional in the order of the inputs, or by their names
     graph.metadata["control_inputs"] = control
+    graph.metadata["defaults"] = [i.name for i in proto.graph.input if i.name in defaults]
     graph.metadata["external"] = source.external
     graph.metadata["modules"] = modules_of(proto.graph.node)
     if control or graph.symbols() or session.deferred:
-        graph.metadata["recapture"] = lambda shapes, values=None: _capture(source, shapes, values or {})
+        graph.metadata["recapture"] = lambda shapes, values=None: _capture(source, shapes, values or {}, overridden)
     return graph
 
 
@@ -75,11 +79,11 @@ def modules_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
     return found
 
 
-def _inputs(proto: onnx.GraphProto, scope: Scope, session: Session, shapes: Mapping[str, Sequence[int]],
-            values: Mapping[str, Any]) -> None:
-    """Inputs of the graph; those that are initialisers too are constants with a default, as before IR version 4."""
-    graph, initialised = scope.graph, {t.name for t in proto.initializer}
-    declared = [i for i in proto.input if i.name not in initialised]
+def _inputs(proto: onnx.GraphProto, defaults: Collection[str], scope: Scope, session: Session,
+            shapes: Mapping[str, Sequence[int]], values: Mapping[str, Any]) -> None:
+    """Inputs of the graph; those with a default are none (before IR version 4 all initialisers are declared as inputs)."""
+    graph = scope.graph
+    declared = [i for i in proto.input if i.name not in defaults]
     names = {i.name for i in declared}
     for given in [*shapes, *values]:
         if given not in names:
