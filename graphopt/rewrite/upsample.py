@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from graphopt.ir.graph import Value
 from graphopt.rewrite.common import static_shape
 from graphopt.rewrite.manager import RulePass
@@ -24,6 +26,8 @@ def _phases(m: Match) -> Value | None:
     out = static_shape(op.result)
     if x is None or w is None or shape is None or kernel is None or out is None or 0 in (*shape, *kernel, *out):
         return None
+    if not np.isfinite(m.array("w").astype(np.float64)).all():
+        return None  # the convolution's padding would be multiplied by it, where the transposed one has nothing
     a, n = op.attrs, len(shape) - 2
     stride, groups, pad, dilation = a["stride"], a["groups"], a["pad"], a["dilation"]
     window = kernel[2:]
@@ -88,7 +92,7 @@ def _turned(m: Match, w: Value, groups: int) -> Value:
 
 class Upsample(RulePass):
     """Before: transposed convolutions. After: those of constant weights, with stride 1 or a window that is no smaller than the
-    stride, are convolutions; their elements are the same sums."""
+    stride, are convolutions, if all weights are finite; their elements are the same sums."""
 
     name = "upsample"
     rules = (Rule("transposed convolution as a convolution", "conv_transpose(%x, #w, ...)", _phases, ulps=10),)

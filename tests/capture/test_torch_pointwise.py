@@ -307,3 +307,9 @@ def test_degenerate_shapes(shape):
         each({"add": lambda x: x + 1, "gelu": F.gelu, "cmp": lambda x: x > 0, "where": lambda x: torch.where(x > 0, x, -x)}),
         torch.randn(shape),
     )
+
+
+def test_hypot_is_infinite_beside_an_infinity_even_with_nan():
+    special = torch.tensor([0.0, -1.0, 3.0, float("inf"), float("-inf"), float("nan"), 1e30])
+    a, b = (t.contiguous() for t in torch.meshgrid(special, special, indexing="ij"))
+    check(torch.hypot, a, b)

@@ -120,9 +120,13 @@ def _tail_shape(o: Operands) -> Shape:
     shape = _along_axis(o)
     for name in ("scale", "bias"):
         t = getattr(o, name) if any(p.name == name for p in o._def.operands) else None
-        if t is not None and (t.rank > len(shape) or len(broadcast_dims([shape, t.shape])) != len(shape)):
+        if t is not None and (t.rank > len(shape) or _grows(shape, broadcast_dims([shape, t.shape]))):
             raise o.fail(f"{name} {t} does not broadcast to {o.x}")
     return shape
+
+
+def _grows(shape: Shape, common: Shape) -> bool:
+    return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(shape, common, strict=True))
 
 
 def _affine(y: np.ndarray, scale: np.ndarray | None, bias: np.ndarray | None, like: np.ndarray) -> np.ndarray:
@@ -268,7 +272,7 @@ def _attention_shape(o: Operands) -> Shape:
     pairs = ((b, kb), (b, vb), (d, kd), (hk, hv), (length, vl))
     if any(isinstance(m, int) and isinstance(n, int) and m != n for m, n in pairs):
         raise o.fail(f"{o.q}, {o.k} and {o.v} do not match")
-    if isinstance(h, int) and isinstance(hk, int) and (hk == 0 or h % hk):
+    if isinstance(h, int) and isinstance(hk, int) and (h % hk if hk else h):
         raise o.fail(f"{h} query heads are not a multiple of {hk} key heads")
     if o.empty not in ("zero", "nan"):
         raise o.fail(f'empty must be "zero" or "nan", got {o.empty!r}')

@@ -11,6 +11,7 @@ from graphopt.capture.onnx.known import at_least
 from graphopt.capture.onnx.table import Defer, Results, entry
 from graphopt.ir.dims import Dim, DimLike, ceil_div, dim_max, product
 from graphopt.ir.graph import Value
+from graphopt.ir.ops.movement import TO_THE_END
 from graphopt.ir.table import broadcast_dims, normalise_axes, normalise_axis
 from graphopt.ir.types import F32, I64, TensorType
 
@@ -163,7 +164,15 @@ def slice_(b: Context, n: Node) -> Results:
     axes = tuple(range(len(starts))) if axes is None else tuple(normalise_axis(a, len(rank_of(x))) for a in axes)
     steps = (1,) * len(axes) if steps is None else steps
     n.scope.session.assumes |= any(isinstance(rank_of(x)[a], Dim) for a in axes)
+    starts = [_first(start, rank_of(x)[axis]) if step < 0 else start for axis, start, step in zip(axes, starts, steps)]
     return b.slice(x, axes=axes, starts=starts, ends=ends, steps=steps)
+
+
+def _first(start: DimLike, size: DimLike) -> DimLike:
+    """Where a slice backwards begins: no earlier than at 0 (opset 13 clamps to [0, size - 1]), where numpy finds nothing."""
+    if not isinstance(start, int) or start >= 0 or (isinstance(size, int) and start >= -size):
+        return start
+    return 0 if start <= -TO_THE_END else dim_max(size + start, 0)
 
 
 @entry("Pad", since=1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
-from graphopt.capture.onnx.table import Defer, Expand, Results, entry
+from graphopt.capture.onnx.table import Defer, Results, entry
 from graphopt.ir.dims import product
 from graphopt.ir.graph import Value
 from graphopt.ir.table import normalise_axes
+from graphopt.ir.types import F32
 
 
 def flattened(b: Context, n: Node, f: Callable[[Value, int], Value], x: Value | None = None) -> Value:
@@ -36,9 +37,13 @@ def softmax(b: Context, n: Node) -> Results:
 
 @entry("BatchNormalization")
 def batch_normalization(b: Context, n: Node) -> Results:
-    """In training mode, the batch's own statistics, and the running ones as further results."""
+    """In training mode, the batch's own statistics, and the running ones as further results. With `spatial` 0 (before opset 9)
+    every element of an image has statistics of its own."""
     x, scale, bias, mean, var = (n[i] for i in range(5))
     eps, momentum = n.attr("epsilon", 1e-5), n.attr("momentum", 0.9)
+    if n.version < 9 and not n.attr("spatial", 1):
+        factor = b.div(scale, b.sqrt(b.add(var, eps)))
+        return b.add(b.mul(b.sub(x, mean), factor), bias)
     if not n.attr("training_mode", 0):
         wide = mean.dtype if mean.dtype.bits > x.dtype.bits else x.dtype
         y = b.batch_norm(*(b.to(v, wide) for v in (x, scale, bias, mean, var)), eps=eps)
@@ -69,21 +74,28 @@ def group_normalization(b: Context, n: Node) -> Results:
 
 @entry("LayerNormalization")
 def layer_normalization(b: Context, n: Node) -> Results:
+    """Scale and bias may be of any shape that broadcasts to x. The function body in the schema takes each for a flat vector."""
     x, scale, bias = n[0], n[1], n.get(2)
-    dims = rank_of(x)
-    axis = n.axis(-1, len(dims))
-    if n.wants(1) or n.wants(2) or rank_of(scale) != dims[axis:] or (bias is not None and rank_of(bias) != dims[axis:]):
-        raise Expand
-    return b.layer_norm(x, scale, bias, axis=axis, eps=n.attr("epsilon", 1e-5))
+    axis = n.axis(-1, len(rank_of(x)))
+    eps, stash = n.attr("epsilon", 1e-5), n.dtype("stash_type", F32)
+    y = b.layer_norm(x, scale, bias, axis=axis, eps=eps)
+    if not n.wants(1) and not n.wants(2):
+        return y
+    axes, wide = tuple(range(axis, len(rank_of(x)))), b.to(x, stash)
+    mean = b.reduce_mean(wide, axes=axes, keepdims=True)
+    centred = b.sub(wide, mean)
+    variance = b.reduce_mean(b.mul(centred, centred), axes=axes, keepdims=True)
+    return [y, mean, b.reciprocal(b.sqrt(b.add(variance, eps)))]
 
 
 @entry("RMSNormalization")
 def rms_normalization(b: Context, n: Node) -> Results:
     x, scale = n[0], n[1]
     axis = n.axis(-1, len(rank_of(x)))
-    if rank_of(scale) != rank_of(x)[axis:] or scale.dtype is not x.dtype:
-        raise Expand
-    return b.rms_norm(x, scale, axis=axis, eps=n.attr("epsilon", 1e-5))
+    eps = n.attr("epsilon", 1e-5)
+    if scale.dtype is x.dtype:
+        return b.rms_norm(x, scale, axis=axis, eps=eps)
+    return b.mul(b.to(b.rms_norm(x, axis=axis, eps=eps), scale.dtype), scale)
 
 
 @entry("LRN")

@@ -24,7 +24,7 @@ def _(c: Context, query: Value, key: Value, value: Value, attn_mask: Value | Non
     if scale is None:
         if not isinstance(width, int):
             raise Refusal("a symbolic head width")
-        scale = 1 / math.sqrt(width)
+        scale = 1 / math.sqrt(width) if width else math.inf  # of heads without width: 0 * inf, so that all is NaN, as in torch
     mask = attn_mask if attn_mask is not None else attn_bias
     if mask is not None and mask.dtype is not BOOL:
         mask = c.cast(mask, query.dtype)

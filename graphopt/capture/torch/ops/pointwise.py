@@ -248,8 +248,9 @@ def _(c: Context, x: Value, other: Value) -> Value:
     a, b = c.b.abs(c.cast(x, c.dtype)), c.b.abs(c.cast(other, c.dtype))
     big, ratio = c.b.maximum(a, b), c.b.div(c.b.minimum(a, b), c.b.maximum(a, b))
     length = c.b.mul(big, c.b.sqrt(c.b.add(c.b.mul(ratio, ratio), c.scalar(1, c.dtype))))
-    plain = c.b.or_(c.b.equal(big, c.scalar(0, c.dtype)), c.b.isinf(big))
-    return c.b.where(plain, big, length)
+    infinite = c.b.or_(c.b.isinf(a), c.b.isinf(b))  # beside NaN, too (C11, F.10.4.3)
+    finite = c.b.where(c.b.equal(big, c.scalar(0, c.dtype)), big, length)
+    return c.b.where(infinite, c.scalar(float("inf"), c.dtype), finite)
 
 
 # Activations ----------------------------------------------------------------------------------
