@@ -34,7 +34,7 @@ def theirs(m, feeds):
     return onnxruntime.InferenceSession(m.SerializeToString(), options).run(None, feeds)
 
 
-def agrees(m, feeds, compiled=False, tolerance=1e-5):
+def agrees(m, feeds, compiled=False, tolerance=5e-5):  # onnxruntime has coordinates in f32
     expected = theirs(m, feeds)
     if compiled:
         got = list(graphopt.compile(m, threads=1).run(feeds).values())

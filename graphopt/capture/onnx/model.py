@@ -46,7 +46,8 @@ def _capture(source: Source, shapes: Mapping[str, Sequence[int]], values: Mappin
     check_supported(session, proto.graph, opsets)
     graph = Graph(_identifier(proto.graph.name))
     scope = Scope(session, Context(graph, session.knowledge), opsets)
-    defaults = {t.name for t in (*proto.graph.initializer, *(s.values for s in proto.graph.sparse_initializer))} - overridden
+    constants = (*proto.graph.initializer, *(s.values for s in proto.graph.sparse_initializer))
+    defaults = {t.name for t in constants}.difference(overridden)
     _inputs(proto.graph, defaults, scope, session, shapes, values)
     scope.initialisers(proto.graph, source.tensors)
     scope.run(proto.graph.node)

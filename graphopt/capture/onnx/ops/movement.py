@@ -164,7 +164,7 @@ def slice_(b: Context, n: Node) -> Results:
     axes = tuple(range(len(starts))) if axes is None else tuple(normalise_axis(a, len(rank_of(x))) for a in axes)
     steps = (1,) * len(axes) if steps is None else steps
     n.scope.session.assumes |= any(isinstance(rank_of(x)[a], Dim) for a in axes)
-    starts = [_first(start, rank_of(x)[axis]) if step < 0 else start for axis, start, step in zip(axes, starts, steps)]
+    starts = tuple(_first(start, rank_of(x)[axis]) if step < 0 else start for axis, start, step in zip(axes, starts, steps))
     return b.slice(x, axes=axes, starts=starts, ends=ends, steps=steps)
 
 

@@ -79,7 +79,8 @@ def _from_sizes(n: Node, axes: list[int], sizes: list[DimLike]) -> tuple[list[Di
 
 def _ratio(new: DimLike, old: DimLike) -> float:
     """The scale that onnxruntime makes of two sizes: a quotient in f32. What is empty stays so at any scale."""
-    return float(np.float32(new) / np.float32(old)) if old != 0 else 1.0
+    assert isinstance(new, int) and isinstance(old, int)
+    return float(np.float32(new) / np.float32(old)) if old else 1.0
 
 
 def _floats(n: Node, index: int) -> list[float]:
