@@ -1,4 +1,4 @@
-"""Which models are captured, compiled and equal to eager PyTorch: `python -m bench coverage`.
+"""Which models are captured, compiled and equal to eager PyTorch: `python -m bench coverage`; `--ops`: which operators.
 
 One process a model and route. `--target evaluator` stops at the reference evaluator; another target compiles.
 Equal means |ours - eager| <= ATOL * max|eager| + RTOL * |eager| for every element of every output.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import options
+from bench import operators, options
 
 RTOL, ATOL = 2e-3, 1e-4
 TIMEOUT = 1800  # seconds for one model
@@ -33,8 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", type=options.target, default="evaluator", help="evaluator (default), x86, …")
     parser.add_argument("--route", default="fx", choices=("fx", "onnx", "both"))
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of the table")
+    parser.add_argument("--ops", nargs="?", const="*", metavar="PATTERNS",
+                        help="PyTorch's operators instead of models, on samples of its own operator database: all of them, or "
+                             "those whose name matches one of the comma-separated patterns, as nn.functional.*")
+    parser.add_argument("--samples", type=int, default=operators.SAMPLES, help="of every operator, with --ops (%(default)s)")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if args.ops:
+        return operators.report(args.ops.split(","), args.target, args.samples, args.json)
     from bench.zoo import ZOO
 
     names = args.models.split(",") if args.models else list(ZOO)
@@ -152,7 +158,7 @@ def _tensors(result: Any) -> list[np.ndarray]:
     return [t.detach().numpy() for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
 
 
-def compare(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> tuple[str, str]:
+def compare(got: Sequence[np.ndarray], expected: Sequence[np.ndarray], rtol: float = RTOL, atol: float = ATOL) -> tuple[str, str]:
     """("yes" or "no", the largest error as a fraction of the largest element)."""
     if len(got) != len(expected):
         return "no", f"{len(got)} outputs, not {len(expected)}"
@@ -167,7 +173,7 @@ def compare(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> tuple[
         scale = max(float(np.abs(y[np.isfinite(y)]).max(initial=0.0)), 1e-30)
         with np.errstate(invalid="ignore"):
             error = np.where(same, 0, np.abs(x - y))
-            limit = ATOL * scale + RTOL * np.abs(y)
+            limit = atol * scale + rtol * np.abs(y)
         equal &= bool(np.all(same | (error <= limit)))
         worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max()) / scale)
     return "yes" if equal else "no", f"{worst:.1e}"

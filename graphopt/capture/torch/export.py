@@ -14,7 +14,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from graphopt.capture.torch.table import ATEN
+from graphopt.capture.torch.decompositions import decompositions
 from graphopt.errors import CaptureError, GraphOptError
 from graphopt.runtime.structure import Call, Node
 
@@ -28,10 +28,9 @@ def export(model: Any, example_inputs: Any, dynamic_shapes: Any) -> torch.export
     else:
         raise CaptureError(f"a {type(model).__name__} is not a PyTorch model",
                            hint="Give an nn.Module, an fx.GraphModule or an ExportedProgram")
-    table = {o: f for o, f in torch.export.default_decompositions().items() if str(o) not in ATEN}
     with _quiet():
         try:
-            return program.run_decompositions(table)
+            return program.run_decompositions(decompositions())
         except Exception as e:
             raise CaptureError(f"torch could not decompose the program: {_reason(e)}") from e
 

@@ -15,8 +15,9 @@ import torch
 from torch import fx
 
 from graphopt.capture.torch.context import Context
+from graphopt.capture.torch.decompositions import decompositions
 from graphopt.capture.torch.symbols import Symbols
-from graphopt.capture.torch.table import ATEN, Refusal
+from graphopt.capture.torch.table import Refusal
 from graphopt.capture.torch.translate import Translation, location, target_name
 from graphopt.capture.torch.weights import TORCH_DTYPES, Weights
 from graphopt.errors import CaptureError, UnsupportedOperators
@@ -82,11 +83,10 @@ def functional(traced: fx.GraphModule, example_inputs: Sequence[Any], inference:
 
 @cache
 def _decompositions() -> tuple[Any, Any]:
-    """What torch.export would decompose but for the operators in the table: composite ones, and all others."""
+    """Rules for what the table lacks: of composite operators, and of all others."""
     from torch.export.exported_program import _split_decomp_table_to_cia_and_python_decomp
 
-    table = {o: f for o, f in torch.export.default_decompositions().items() if str(o) not in ATEN}
-    composite, others = _split_decomp_table_to_cia_and_python_decomp(table)
+    composite, others = _split_decomp_table_to_cia_and_python_decomp(decompositions())
     return composite, others
 
 

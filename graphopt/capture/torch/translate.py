@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -71,7 +71,8 @@ class Translation:
                 self._pending[node] = (_weight(program, spec), str(spec.target))
             elif spec.kind is not InputKind.TOKEN:
                 raise CaptureError(f"an input of kind {spec.kind.name} is not supported", where=node.name)
-        self._walk(program.graph)
+        tokens = {a for s, a in zip(program.graph_signature.output_specs, _results(program.graph)) if s.kind is OutputKind.TOKEN}
+        self._walk(program.graph, tokens)
         self._outputs(program)
         if self.refused:
             raise UnsupportedOperators(self.refused, where=self.graph.name)
@@ -96,22 +97,22 @@ class Translation:
             self.env[node] = val if val is not None else getattr(spec.arg, "value", None)
 
     def _outputs(self, program: torch.export.ExportedProgram) -> None:
-        (results,) = next(n for n in reversed(program.graph.nodes) if n.op == "output").args
         outputs = []
-        for spec, result in zip(program.graph_signature.output_specs, results):
-            if type(spec.arg).__name__ == "ConstantArgument":
+        for spec, result in zip(program.graph_signature.output_specs, _results(program.graph)):
+            if type(spec.arg).__name__ == "ConstantArgument" or spec.kind is OutputKind.TOKEN:
                 continue
             value = self.argument(result)
             outputs.append(value if isinstance(value, Value) else
                            Context(self.graph, self.symbols).scalar(value, I64))
         self.graph.outputs = outputs
 
-    def _walk(self, graph: fx.Graph) -> None:
-        """Translate the nodes that the outputs need; run-time checks and what only they need are left out."""
+    def _walk(self, graph: fx.Graph, without: Collection[fx.Node] = ()) -> None:
+        """Translate the nodes that the outputs need, but for those in `without` (which keep effects in order); run-time checks
+        and what only they need are left out."""
         needed: set[fx.Node] = set()
         for node in reversed(graph.nodes):
             if node.op == "output" or node in needed:
-                needed.update(node.all_input_nodes)
+                needed.update(n for n in node.all_input_nodes if node.op != "output" or n not in without)
         for node in graph.nodes:
             if node in needed:
                 self.node(node)
@@ -308,6 +309,12 @@ def target_name(target: Any) -> str:
         return str(target)
     module = "operator" if target.__module__ == "_operator" else target.__module__
     return f"{module}.{target.__name__}"
+
+
+def _results(graph: fx.Graph) -> Any:
+    """What a graph returns, in order."""
+    (results,) = next(n for n in reversed(graph.nodes) if n.op == "output").args
+    return results
 
 
 def _weight(program: torch.export.ExportedProgram, spec: Any) -> torch.Tensor:

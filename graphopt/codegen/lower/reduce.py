@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphopt.codegen.expr import Buffer, Expr, cast, combine, const, identity_of, reduce, select
-from graphopt.codegen.loops import Stmt, alloc, loop, seq
+from graphopt.codegen.expr import Buffer, Expr, call, cast, combine, const, identity_of, maximum, minimum, reduce, select
+from graphopt.codegen.loops import If, Stmt, alloc, let, loop, seq
 from graphopt.codegen.lower.common import ZERO, is_nan, lines, read, write
 from graphopt.codegen.lower.registry import OpView, compute, computed, loops
-from graphopt.ir.types import I32, I64, U64
+from graphopt.ir.types import F64, I32, I64, U64
 
 
 def over_axes(o: OpView, kind: str, index: Sequence[Expr], element: Callable[[Expr], Expr] = lambda e: e) -> Expr:
@@ -111,3 +111,58 @@ def running(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
         return alloc("total", d, (1,), body)
 
     return lines([*shape[:axis], *shape[axis + 1:]], line, 2 * x.size)
+
+
+@loops("cummax", "cummin")
+def running_extreme(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
+    """One pass along the axis for every line, the best so far and its place in locals."""
+    (x,), (values, indices) = ins, outs
+    shape, axis = x.shape, o.axis
+    d = computed(x.dtype)
+    largest = o.op.name == "cummax"
+
+    def line(*other: Expr) -> Stmt:
+        def body(best: Buffer, place: Buffer) -> Stmt:
+            def step(k: Expr) -> Stmt:
+                at = (*other[:axis], k, *other[axis:])
+
+                def then(v: Expr) -> Stmt:
+                    ahead = (best[0] <= v) if largest else (v <= best[0])
+                    ahead = ahead | k.eq(0)
+                    if d.is_float:  # nothing but NaN is ahead of NaN
+                        ahead = ahead | is_nan(v)
+                    take = If(ahead, seq(write(best, [0], v), write(place, [0], cast(k, I64))))
+                    return seq(take, write(values, at, best[0]), write(indices, at, place[0]))
+
+                return let("v", read(x, *at), then)
+
+            return seq(write(best, [0], const(0, d)), write(place, [0], const(0, I64)), loop(shape[axis], step, name="k"))
+
+        return alloc("best", d, (1,), lambda best: alloc("place", I64, (1,), lambda place: body(best, place)))
+
+    return lines([*shape[:axis], *shape[axis + 1:]], line, 4 * x.size)
+
+
+@loops("cumlogsumexp")
+def running_logsumexp(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
+    """One pass along the axis for every line, in f64: log(e^a + e^b) = a + log1p(e^(b - a)) for a the greater."""
+    (x,), (y,) = ins, outs
+    shape, axis = x.shape, o.axis
+
+    def line(*other: Expr) -> Stmt:
+        def body(total: Buffer) -> Stmt:
+            def step(k: Expr) -> Stmt:
+                at = (*other[:axis], k, *other[axis:])
+
+                def then(v: Expr, high: Expr) -> Stmt:
+                    sum = high + call("log1p", call("exp", minimum(total[0], v) - high))
+                    put = write(total, [0], select(call("abs", high) < np.inf, sum, high))
+                    return seq(put, write(y, at, cast(total[0], computed(y.dtype))))
+
+                return let("v", cast(read(x, *at), F64), lambda v: let("high", maximum(total[0], v), lambda high: then(v, high)))
+
+            return seq(write(total, [0], const(-np.inf, F64)), loop(shape[axis], step, name="k"))
+
+        return alloc("total", F64, (1,), body)
+
+    return lines([*shape[:axis], *shape[axis + 1:]], line, 20 * x.size)

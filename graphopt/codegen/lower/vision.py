@@ -1,4 +1,4 @@
-"""Resampling: resize and grid sampling as expressions; regions of interest and determinants as loops."""
+"""Resampling: resize and grid sampling as expressions; regions of interest as loops."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fractions import Fraction
 import numpy as np
 
 from graphopt.codegen.expr import INDEX, Buffer, Const, Expr, call, cast, clamp, const, maximum, minimum, reduce, select
-from graphopt.codegen.loops import If, Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.loops import Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import all_of, inside, read, wrapped, write
 from graphopt.codegen.lower.elementwise import convert
 from graphopt.codegen.lower.registry import OpView, compute, loops
 from graphopt.ir.ops.resample import leaves_alone, resized
-from graphopt.ir.types import BOOL, F32, F64, I32, DType
+from graphopt.ir.types import BOOL, F32, F64, DType
 
 UNROLLED_TAPS = 4  # above, the taps of one axis are a reduction
 
@@ -348,52 +348,3 @@ def roi_align(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
         return nest(y.shape, lambda *i: write(y, i, const(0, F64)))
     per_region = x.shape[1] * rows * columns * max(o.sampling_ratio, 2) ** 2 * 16
     return loop(y.shape[0], region, "parallel" if per_region > 1 << 16 else "serial", name="r")
-
-
-# Determinant --------------------------------------------------------------------------------
-def _matrix(o: OpView) -> list[tuple[str, tuple[int, ...]]]:
-    n = o.shape("x")[-1]
-    return [("f64", (n, n))]
-
-
-@loops("det", scratch=_matrix)
-def det(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], scratch: Sequence[Buffer]) -> Stmt:
-    """The product of the pivots of Gaussian elimination with partial pivoting, in f64."""
-    (x,), (y,), (a,) = ins, outs, scratch
-    n = x.shape[-1]
-
-    def matrix(*i: Expr) -> Stmt:
-        def run(state: Buffer, row: Buffer) -> Stmt:
-            return seq(nest((n, n), lambda p, q: write(a, [p, q], cast(read(x, *i, p, q), F64)), ("p", "q")),
-                       write(state, [0], const(1, F64)),
-                       loop(n, lambda k: _eliminate(a, n, k, state, row), name="k"),
-                       write(y, i, state[0]))
-
-        return alloc("state", F64, (2,), lambda state: alloc("row", I32, (1,), lambda row: run(state, row)))
-
-    return nest(x.shape[:-2], matrix)
-
-
-def _eliminate(a: Buffer, n: int, k: Expr, state: Buffer, row: Buffer) -> Stmt:
-    """One column: find the largest element, bring its row up, subtract. state = (determinant so far, largest)."""
-
-    def look(t: Expr) -> Stmt:
-        p = k + 1 + t
-        size = call("abs", a[p, k])
-        return If(size > state[1], seq(write(state, [1], size), write(row, [0], cast(p, I32))))
-
-    def exchange(pivot_row: Expr) -> Stmt:
-        def swap(q: Expr) -> Stmt:
-            return let("upper", a[k, q], lambda u: seq(write(a, [k, q], a[pivot_row, q]), write(a, [pivot_row, q], u)))
-
-        return If(pivot_row.ne(k), seq(loop(n, swap, name="q"), write(state, [0], -state[0])))
-
-    def subtract(t: Expr) -> Stmt:
-        p = k + 1 + t
-        return let("factor", a[p, k] / a[k, k], lambda f: loop(n, lambda q: write(a, [p, q], a[p, q] - f * a[k, q]), name="q"))
-
-    rest = n - 1 - k
-    return seq(write(state, [1], call("abs", a[k, k])), write(row, [0], cast(k, I32)), loop(rest, look, name="t"),
-               let("pivot_row", clamp(cast(row[0], INDEX), 0, n - 1), exchange),
-               write(state, [0], state[0] * a[k, k]),
-               If(a[k, k].ne(0), loop(rest, subtract, name="t")))

@@ -247,6 +247,20 @@ def nonzero(x):
     return np.array(np.unravel_index(found, x.shape), np.int64)
 
 
+def _repeats_shape(o: Operands) -> Shape:
+    if o.counts.rank != 1:
+        raise o.fail(f"counts must have one axis, got {o.counts}")
+    return (None,)  # type: ignore[return-value]
+
+
+@op("repeats(counts: I) -> i64", I="i32|i64", shape=_repeats_shape, traits=Trait.DATA_DEPENDENT)
+def repeats(counts):
+    """The index k counts[k] times, for all k in order; no count is negative."""
+    if (counts < 0).any():
+        raise EvaluationError(f"{counts.min()} is no number of repeats")
+    return np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+
+
 def _compress_shape(o: Operands) -> Shape:
     if o.condition.rank != 1:
         raise o.fail(f"condition must have one axis, got {o.condition}")

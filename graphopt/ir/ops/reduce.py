@@ -145,3 +145,37 @@ def cumsum(x, *, axis, exclusive, reverse):
 def cumprod(x, *, axis, exclusive, reverse):
     """Running products along `axis`, as `cumsum` does sums."""
     return _scan(np.cumprod, 1, x, axis, exclusive, reverse)
+
+
+def _scan_pair(o: Operands) -> list[Shape]:
+    return [_scan_shape(o)] * 2
+
+
+def _running(x: np.ndarray, axis: int, ahead: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The best so far along `axis` and its last index; `ahead(new, old)` says where an element takes over."""
+    lines = np.moveaxis(widen(x), axis, 0)
+    values, indices = np.empty_like(lines), np.empty(lines.shape, np.int64)
+    for k in range(len(lines)):
+        new = ahead(lines[k], values[k - 1]) | np.isnan(lines[k]) if k else np.ones(lines.shape[1:], bool)
+        values[k] = np.where(new, lines[k], values[k - 1])
+        indices[k] = np.where(new, k, indices[k - 1])
+    return narrow(np.moveaxis(values, 0, axis), x.dtype), np.moveaxis(indices, 0, axis)
+
+
+@op("cummax(x: T; axis: int) -> (values: T, indices: i64)", T="number", shape=_scan_pair)
+def cummax(x, *, axis):
+    """The greatest up to and with each element along `axis`, NaN from the first one on, and its index: of equals the last, of
+    NaN the last too."""
+    return _running(x, axis, np.greater_equal)
+
+
+@op("cummin(x: T; axis: int) -> (values: T, indices: i64)", T="number", shape=_scan_pair)
+def cummin(x, *, axis):
+    """The least up to and with each element along `axis`, as `cummax` does the greatest."""
+    return _running(x, axis, np.less_equal)
+
+
+@op("cumlogsumexp(x: T; axis: int) -> T", T="float", shape=_scan_shape)
+def cumlogsumexp(x, *, axis):
+    """log(sum(exp(x))) up to and with each element along `axis`, without overflow."""
+    return narrow(np.logaddexp.accumulate(widen(x).astype(np.float64), axis), x.dtype)

@@ -4,8 +4,10 @@ from graphopt.capture.torch.ops import (  # noqa: F401
     attention,
     control,
     convolution,
+    counting,
     creation,
     indexing,
+    linalg,
     linear,
     movement,
     normalisation,
@@ -13,6 +15,7 @@ from graphopt.capture.torch.ops import (  # noqa: F401
     pooling,
     recurrent,
     reduction,
+    special,
     vision,
 )
 from graphopt.capture.torch.table import ATEN

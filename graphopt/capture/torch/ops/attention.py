@@ -28,23 +28,31 @@ def _(c: Context, query: Value, key: Value, value: Value, attn_mask: Value | Non
     mask = attn_mask if attn_mask is not None else attn_bias
     if mask is not None and mask.dtype is not BOOL:
         mask = c.cast(mask, query.dtype)
-    lead = query.shape[:-2]
     if mask is not None and mask.rank < 2:
         mask = c.reshape(mask, (*[1] * (2 - mask.rank), *mask.shape))
-    if len(lead) < 2:
-        query, key, value = (c.reshape(v, (*[1] * (2 - len(lead)), *v.shape)) for v in (query, key, value))
+    rank = max(v.rank for v in (query, key, value))
+    if rank < 4:
+        query, key, value = (_of_rank(c, v, 4) for v in (query, key, value))
         if mask is not None and mask.rank == 3:  # [B, S, L] beside q [B, S, D]: the batch became the heads
             mask = c.unsqueeze(mask, 0)
-    elif len(lead) > 2:
+    elif rank > 4:
+        lead = broadcast_dims([_of_rank(c, v, rank).shape[:-3] for v in (query, key, value)])
+        query, key, value = (_of_rank(c, v, rank) for v in (query, key, value))
         if mask is not None:
-            mask = c.expand(mask, (*lead, *mask.shape[-2:]))
-            mask = _four(c, mask)
-        query, key, value = (_four(c, v) for v in (query, key, value))
+            mask = _four(c, c.expand(mask, (*lead, *_of_rank(c, mask, 3).shape[-3:])))
+        query, key, value = (_four(c, c.expand(v, (*lead, *v.shape[-3:]))) for v in (query, key, value))
+    else:
+        query, key, value = (_of_rank(c, v, 4) for v in (query, key, value))
     (batch,) = broadcast_dims([v.shape[:1] for v in (query, key, value)])
     query, key, value = (c.expand(v, (batch, *v.shape[1:])) for v in (query, key, value))
     out = c.b.attention(query, key, value, mask, scale=scale, causal=is_causal)
     out = c.reshape(out, c.shape)
     return (out,) if isinstance(c.val, (tuple, list)) else out
+
+
+def _of_rank(c: Context, v: Value, rank: int) -> Value:
+    """A value with axes of one in front."""
+    return c.reshape(v, (*[1] * (rank - v.rank), *v.shape))
 
 
 def _four(c: Context, v: Value) -> Value:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from graphopt.capture.torch.context import Context, Refusal, axis_of
 from graphopt.capture.torch.table import aten
 from graphopt.ir.dims import product
 from graphopt.ir.graph import Value
 from graphopt.ir.table import broadcast_dims
-from graphopt.ir.types import BOOL, I32, I64
+from graphopt.ir.types import BOOL, I32, I64, DType
 
 
 @aten("aten.embedding.default")
@@ -58,10 +60,23 @@ def _(c: Context, x: Value, index: Value) -> Value:
     return c.b.gather(c.reshape(x, (product(x.shape),)), c.indices(index), axis=0)
 
 
+@aten("aten.put.default")
+def _(c: Context, x: Value, index: Value, source: Value, accumulate: bool = False) -> Value:
+    """Elements of the flat input; of several for one place the last stays."""
+    count = product(index.shape)
+    if count == 0:
+        return x
+    flat, at = c.reshape(x, (product(x.shape),)), c.reshape(c.indices(index), (count,))
+    updates = c.reshape(c.cast(source, x.dtype), (count,))
+    return c.reshape(c.b.scatter_elements(flat, at, updates, axis=0, reduction="add" if accumulate else "none"), x.shape)
+
+
 @aten("aten.gather.default")
 def _(c: Context, x: Value, dim: int, index: Value) -> Value:
     if x.rank == 0:
-        return c.reshape(x, c.shape)
+        return c.expand(c.reshape(x, (1,) * len(c.shape)), c.shape)
+    if product(index.shape) == 0:  # of any rank
+        return c.full(0, c.shape, c.dtype)
     axis = axis_of(dim, x.rank)
     for a in range(x.rank):  # torch takes an index that is smaller than the input on the other axes
         if a != axis and index.shape[a] != x.shape[a]:
@@ -171,9 +186,11 @@ _REDUCTIONS = {"sum": "add", "add": "add", "prod": "mul", "multiply": "mul", "am
 
 
 def _scatter(c: Context, x: Value, dim: int, index: Value, src: Any, reduction: str) -> Value:
+    if product(index.shape) == 0:  # of any rank
+        return x
     if x.rank == 0:
-        return c.reshape(_scatter(c, c.reshape(x, (1,)), 0, c.reshape(index, (1,)), src if not isinstance(src, Value)
-                                  else c.reshape(src, (1,)), reduction), ())
+        flat = lambda v: c.reshape(v, (product(v.shape),)) if isinstance(v, Value) else v
+        return c.reshape(_scatter(c, flat(x), 0, flat(index), flat(src), reduction), ())
     if isinstance(src, Value):
         updates = c.cast(src, x.dtype)
         for a in range(x.rank):  # torch uses the corner of src that the index covers
@@ -219,16 +236,43 @@ def _(c: Context, x: Value, dim: int, index: Value, src: Value) -> Value:
 
 @aten("aten.scatter_reduce.two")
 def _(c: Context, x: Value, dim: int, index: Value, src: Value, reduce: str, include_self: bool = True) -> Value:
-    if reduce not in _REDUCTIONS:
-        raise Refusal(f"reduce={reduce}")
+    return _reduced(c, x, reduce, include_self, lambda base, updates, how: _scatter(
+        c, base, dim, index, src if updates is None else updates, how))
+
+
+@aten("aten.index_reduce.default")
+def _(c: Context, x: Value, dim: int, index: Value, source: Value, reduce: str, include_self: bool = True) -> Value:
+    def put(base: Value, updates: Any, how: str) -> Value:
+        given = source if updates is None else c.full(updates, source.shape, base.dtype)
+        return _along(c, base, dim, index, given, how)
+
+    return _reduced(c, x, reduce, include_self, put)
+
+
+def _reduced(c: Context, x: Value, reduce: str, include_self: bool, put: Any) -> Value:
+    """What `put(base, updates, reduction)` scatters (the operator's own updates for None, or a number) combined with x, or
+    among itself alone where anything comes. A mean is the sum over how many were added; of integers it is rounded down."""
+    if reduce == "mean":
+        start = x if include_self else put(x, 0, "none")
+        total = put(start, None, "add")
+        count = put(c.full(1, x.shape, x.dtype), 0, "none") if not include_self else c.full(1, x.shape, x.dtype)
+        count = c.b.maximum(put(count, 1, "add"), c.scalar(1, x.dtype))
+        return c.b.div(total, count) if x.dtype.is_float else c.b.floor_div(total, count)
     if not include_self:
-        neutral: float | None = {"sum": 0, "prod": 1}.get(reduce)
-        if neutral is None:
-            if not x.dtype.is_float:
-                raise Refusal("include_self=False on integers")
-            neutral = float("-inf") if reduce == "amax" else float("inf")
-        x = _scatter(c, x, dim, index, neutral, "none")
-    return _scatter(c, x, dim, index, src, _REDUCTIONS[reduce])
+        x = put(x, _neutral(reduce, x.dtype), "none")
+    return put(x, None, _REDUCTIONS[reduce])
+
+
+def _neutral(reduce: str, d: DType) -> Any:
+    """What changes nothing when it is combined."""
+    if reduce in ("sum", "prod"):
+        return 0 if reduce == "sum" else 1
+    low = reduce == "amax"
+    if d.is_float:
+        return -math.inf if low else math.inf
+    if d.kind == "int":
+        return -(1 << d.bits - 1) if low else (1 << d.bits - 1) - 1
+    return 0 if low else (1 << d.bits) - 1
 
 
 @aten("aten.index_add.default")
@@ -245,12 +289,14 @@ def _(c: Context, x: Value, dim: int, index: Value, source: Value) -> Value:
 
 @aten("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor")
 def _(c: Context, x: Value, dim: int, index: Value, value: Any) -> Value:
-    axis = axis_of(dim, x.rank)
-    return _along(c, x, dim, index, c.full(value, (*x.shape[:axis], index.shape[0], *x.shape[axis + 1:]), x.dtype), "none")
+    axis, count = axis_of(dim, x.rank), product(index.shape)
+    return _along(c, x, dim, index, c.full(value, (*x.shape[:axis], count, *x.shape[axis + 1:]), x.dtype), "none")
 
 
 def _along(c: Context, x: Value, dim: int, index: Value, source: Value, reduction: str) -> Value:
     """Whole slices of `source` into the positions `index` of one axis."""
+    if x.rank == 0:
+        return c.reshape(_along(c, c.reshape(x, (1,)), 0, index, c.reshape(source, (product(source.shape),)), reduction), ())
     axis = axis_of(dim, x.rank)
     wide = c.expand(c.reshape(c.indices(index), (index.shape[0] if index.rank else 1, *[1] * (x.rank - axis - 1))), source.shape)
     return _combined(c, x, wide, c.cast(source, x.dtype), axis, reduction)
@@ -262,29 +308,102 @@ def _(c: Context, x: Value) -> Value:
     return c.swap(c.b.nonzero(c.boolean(x)), 0, 1)  # the IR's has an axis in each row, as ONNX has it
 
 
+@aten("aten.nonzero_static.default")
+def _(c: Context, x: Value, size: int, fill_value: int = -1) -> Value:
+    """The first `size` positions that are not zero, and `fill_value` where there are fewer."""
+    count = product(x.shape)
+    if not all(isinstance(d, int) for d in (size, *x.shape)):
+        raise Refusal("symbolic sizes")
+    if 0 in (count, size, x.rank):
+        return c.full(fill_value, c.shape, I64)
+    kept = c.boolean(c.reshape(x, (count,)))
+    rank = c.b.sub(c.b.cumsum(c.cast(kept, I64), axis=0), c.scalar(1, I64))
+    rank = c.b.minimum(c.b.where(kept, rank, c.scalar(size, I64)), c.scalar(size, I64))
+    at = c.b.iota(shape=(count,), axis=0, dtype=I64)
+    flat = c.slice(c.b.scatter_elements(c.full(-1, (size + 1,), I64), rank, at, axis=0), 0, 0, size)
+    columns, stride = [], count
+    for d in x.shape:
+        stride //= d
+        place = c.b.mod(c.b.floor_div(flat, c.scalar(stride, I64)), c.scalar(d, I64))
+        columns.append(c.unsqueeze(c.b.where(c.b.less(flat, c.scalar(0, I64)), c.scalar(fill_value, I64), place), 1))
+    return c.concat(columns, 1)
+
+
 @aten("aten.bucketize.Tensor", "aten.bucketize.Scalar")
 def _(c: Context, x: Any, boundaries: Value, right: bool = False) -> Value:
     return _count_below(c, c.operand(x, boundaries.dtype) if not isinstance(x, Value) else x, boundaries, right)
 
 
-@aten("aten.searchsorted.Tensor")
-def _(c: Context, sorted_sequence: Value, x: Value, right: bool = False, side: str | None = None, sorter: Any = None) -> Value:
-    if sorter is not None or sorted_sequence.rank != 1:
-        raise Refusal("a sorter or a sequence of several dims")
-    return _count_below(c, x, sorted_sequence, right or side == "right")
+@aten("aten.searchsorted.Tensor", "aten.searchsorted.Scalar")
+def _(c: Context, sorted_sequence: Value, x: Any, right: bool = False, side: str | None = None,
+      sorter: Value | None = None) -> Value:
+    right = right or side == "right"
+    if sorter is not None:
+        sorted_sequence = c.b.gather_elements(sorted_sequence, c.indices(sorter), axis=sorted_sequence.rank - 1)
+    if not isinstance(x, Value):
+        x = c.scalar(x, sorted_sequence.dtype)
+    if sorted_sequence.rank > 1:  # row by row
+        at = c.promoted(x, sorted_sequence)
+        rows = c.unsqueeze(c.cast(sorted_sequence, at), sorted_sequence.rank - 1)
+        return _counted(c, _before(c, rows, c.unsqueeze(c.cast(x, at), x.rank), right))
+    return _count_below(c, x, sorted_sequence, right)
+
+
+def _before(c: Context, boundaries: Value, x: Value, right: bool) -> Value:
+    """Whether a boundary is below x (or equal to it, with `right`); NaN is above all, as x and as a boundary."""
+    return c.b.not_(getattr(c.b, "greater" if right else "greater_equal")(boundaries, x))
+
+
+def _counted(c: Context, below: Value) -> Value:
+    return c.cast(c.b.reduce_sum(c.cast(below, I64), axes=(below.rank - 1,)), c.dtype)
 
 
 def _count_below(c: Context, x: Value, boundaries: Value, right: bool) -> Value:
     """How many boundaries are below each x (or equal to it, with `right`)."""
     at = c.promoted(x, boundaries)
-    below = getattr(c.b, "less_equal" if right else "less")(c.cast(boundaries, at), c.unsqueeze(c.cast(x, at), x.rank))
-    return c.cast(c.b.reduce_sum(c.cast(below, I64), axes=(x.rank,)), c.dtype)
+    return _counted(c, _before(c, c.cast(boundaries, at), c.unsqueeze(c.cast(x, at), x.rank), right))
 
 
 @aten("aten._unique2.default")
-def _(c: Context, x: Value, sorted: bool = True) -> Any:
-    values, _, inverse, counts = c.b.unique(c.reshape(x, (product(x.shape),)), sorted=sorted)
-    return values, c.reshape(inverse, x.shape), counts
+def _(c: Context, x: Value, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    values, _, inverse, counts = c.b.unique(c.reshape(x, (product(x.shape),)), sorted=True)
+    return values, c.reshape(inverse, x.shape) if return_inverse else _none(c), counts if return_counts else _none(c)
+
+
+@aten("aten.unique_dim.default")
+def _(c: Context, x: Value, dim: int, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    values, _, inverse, counts = c.b.unique(x, axis=axis_of(dim, x.rank), sorted=True)
+    return values, inverse if return_inverse else _none(c), counts if return_counts else _none(c)
+
+
+@aten("aten.unique_consecutive.default")
+def _(c: Context, x: Value, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
+    """Slices that differ from the one before, how often each comes, and which one each is of."""
+    shape = x.shape
+    if dim is None:
+        x, dim = c.reshape(x, (product(shape),)), 0
+    axis = axis_of(dim, x.rank)
+    n = x.shape[axis]
+    differs = c.b.not_equal(c.slice(x, axis, 1, n), c.slice(x, axis, 0, n - 1)) if n != 0 else None
+    others = tuple(a for a in range(x.rank) if a != axis)
+    if differs is None:
+        return x, c.full(0, c.type(c.val[1]).shape, I64), _none(c)  # type: ignore[index, arg-type]
+    changes = c.reshape(c.b.reduce_any(differs, axes=others), (n - 1,))
+    first = c.concat([c.full(True, (1,), BOOL), changes], 0)
+    values = c.b.compress(x, first, axis=axis)
+    inverse = c.b.sub(c.b.cumsum(c.cast(first, I64), axis=0), c.scalar(1, I64))
+    inverse = c.reshape(inverse, shape) if len(shape) != 1 and x.rank == 1 else inverse
+    if not return_counts:
+        return values, inverse if return_inverse else _none(c), _none(c)
+    ends = c.b.compress(c.b.iota(shape=(n,), axis=0, dtype=I64), c.concat([changes, c.full(True, (1,), BOOL)], 0), axis=0)
+    starts = c.b.compress(c.b.iota(shape=(n,), axis=0, dtype=I64), first, axis=0)
+    counts = c.b.add(c.b.sub(ends, starts), c.scalar(1, I64))
+    return values, inverse if return_inverse else _none(c), counts
+
+
+def _none(c: Context) -> Value:
+    """torch's result for what is not asked for."""
+    return c.full(0, (0,), I64)
 
 
 @aten("aten.one_hot.default")
@@ -293,3 +412,31 @@ def _(c: Context, x: Value, num_classes: int = -1) -> Value:
         raise Refusal("the number of classes comes from the data")
     classes = c.b.iota(shape=(num_classes,), axis=0, dtype=I64)
     return c.cast(c.b.equal(c.unsqueeze(c.cast(x, I64), x.rank), classes), c.dtype)
+
+
+@aten("aten.repeat_interleave.Tensor")
+def _(c: Context, repeats: Value, output_size: Any = None) -> Value:
+    return _repeated(c, repeats, 0)
+
+
+@aten("aten.repeat_interleave.self_Tensor")
+def _(c: Context, x: Value, repeats: Value, dim: int | None = None, output_size: Any = None) -> Value:
+    if dim is None:
+        x, dim = c.reshape(x, (product(x.shape),)), 0
+    axis = axis_of(dim, x.rank)
+    if repeats.rank == 0 or repeats.shape == (1,):
+        repeats = c.expand(c.reshape(repeats, (1,)), (x.shape[axis],))
+    return c.b.gather(x, _repeated(c, repeats, axis), axis=axis)
+
+
+def _repeated(c: Context, repeats: Value, axis: int) -> Value:
+    """The index k repeats[k] times, for all k in order, as many as the result's axis has. Where that is known, place p belongs
+    to the index that comes after all that end at or before it."""
+    repeats = c.cast(repeats, I64)
+    try:
+        size = c.shape[axis]
+    except Refusal:  # a size computed from the data
+        return c.b.repeats(repeats)
+    ends = c.b.cumsum(repeats, axis=0)
+    place = c.b.iota(shape=(size, 1), axis=0, dtype=I64)
+    return c.b.reduce_sum(c.cast(c.b.less_equal(ends, place), I64), axes=(1,))

@@ -83,6 +83,8 @@ def _(c: Context, x1: Value, x2: Value, p: float = 2.0) -> Value:
     if p == 2:
         return c.b.sqrt(c.b.reduce_sum(c.b.mul(difference, difference), axes=(last,)))
     size = c.b.abs(difference)
+    if p == 0:
+        return c.b.reduce_sum(c.cast(c.b.not_equal(difference, c.scalar(0, size.dtype)), size.dtype), axes=(last,))
     if p == 1:
         return c.b.reduce_sum(size, axes=(last,))
     if p == float("inf"):

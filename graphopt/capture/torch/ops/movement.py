@@ -245,6 +245,14 @@ def _pad(c: Context, x: Value, pad: Sequence[Any], mode: str, value: Any = None)
         before[x.rank - 1 - i], after[x.rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
     if not any(before) and not any(after):
         return x
+    if mode == "edge" and any(isinstance(p, int) and p < 0 for p in pad):  # the edge of the whole, not of what is left of it
+        for axis, (b, e) in enumerate(zip(before, after)):
+            if b or e:
+                n = x.shape[axis]
+                if not (isinstance(n, int) and isinstance(b, int) and isinstance(e, int)):
+                    raise Refusal("symbolic padding other than with a constant")
+                x = c.b.gather(x, c.b.const(np.clip(np.arange(-b, n + e), 0, n - 1)), axis=axis)
+        return x
     if all(isinstance(p, int) for p in pad):
         fill = c.operand(value, x.dtype) if mode == "constant" and value not in (None, 0) else None
         return c.b.pad(x, fill, pads=[*before, *after], mode=mode)
@@ -263,6 +271,8 @@ def _pad(c: Context, x: Value, pad: Sequence[Any], mode: str, value: Any = None)
 # Windows and diagonals ------------------------------------------------------------------------
 @aten("aten.unfold.default", "aten.unfold_copy.default")
 def _(c: Context, x: Value, dimension: int, size: int, step: int) -> Value:
+    if x.rank == 0:  # its one element, or none
+        return c.full(c.reshape(x, ()), c.shape, x.dtype)
     axis = axis_of(dimension, x.rank)
     length = x.shape[axis]
     if not isinstance(length, int):
@@ -283,17 +293,53 @@ def _(c: Context, x: Value, size: Sequence[Any], stride: Sequence[Any], storage_
     return c.b.gather(c.reshape(x, (product(x.shape),)), c.b.const(offsets), axis=0)
 
 
-@aten("aten.diagonal.default", "aten.diagonal_copy.default")
-def _(c: Context, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+@aten("aten.as_strided_scatter.default")
+def _(c: Context, x: Value, src: Value, size: Sequence[Any], stride: Sequence[Any], storage_offset: Any = None) -> Value:
+    """`src` into the places of the flat input that as_strided looks at; where two coincide the last one stays."""
+    if not all(isinstance(v, int) for v in (*size, *stride, *x.shape)):
+        raise Refusal("symbolic sizes")
+    count = product(size)
+    if count == 0:
+        return x
+    offsets = np.full((), storage_offset or 0, np.int64)
+    for n, s in zip(size, stride):
+        offsets = offsets[..., None] + np.arange(n) * s
+    flat, updates = c.reshape(x, (product(x.shape),)), c.reshape(c.cast(src, x.dtype), (count,))
+    return c.reshape(c.b.scatter_elements(flat, c.b.const(offsets.reshape(-1)), updates, axis=0), x.shape)
+
+
+def _diagonal(x: Value, offset: int, dim1: int, dim2: int) -> tuple[list[int], np.ndarray]:
+    """The order of axes that has the two of a diagonal last, and its places in those two as one."""
     a, b = axis_of(dim1, x.rank), axis_of(dim2, x.rank)
-    x = c.permute(x, [i for i in range(x.rank) if i not in (a, b)] + [a, b])
-    rows, columns = x.shape[-2:]
+    rows, columns = x.shape[a], x.shape[b]
     if not (isinstance(rows, int) and isinstance(columns, int)):
         raise Refusal("the diagonal of symbolic dims")
     r0, c0 = max(-offset, 0), max(offset, 0)
     along = np.arange(max(min(rows - r0, columns - c0), 0))
-    flat = c.reshape(x, (*x.shape[:-2], rows * columns))
-    return c.b.gather(flat, c.b.const((along + r0) * columns + along + c0), axis=flat.rank - 1)
+    return [i for i in range(x.rank) if i not in (a, b)] + [a, b], (along + r0) * columns + along + c0
+
+
+@aten("aten.diagonal.default", "aten.diagonal_copy.default")
+def _(c: Context, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    order, places = _diagonal(x, offset, dim1, dim2)
+    x = c.permute(x, order)
+    flat = c.reshape(x, (*x.shape[:-2], product(x.shape[-2:])))
+    return c.b.gather(flat, c.b.const(places), axis=flat.rank - 1)
+
+
+@aten("aten.diagonal_scatter.default")
+def _(c: Context, x: Value, src: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    """Every place takes the input's element, or that of `src` which lies there."""
+    order, places = _diagonal(x, offset, dim1, dim2)
+    if not len(places):
+        return x
+    moved = c.permute(x, order)
+    shape = (*moved.shape[:-2], product(moved.shape[-2:]))
+    taken = np.full(shape[-1], -1, np.int64)  # type: ignore[arg-type]  # static, as `_diagonal` asks
+    taken[places] = np.arange(len(places))
+    from_src = c.b.gather(c.cast(src, x.dtype), c.b.const(np.maximum(taken, 0)), axis=src.rank - 1)
+    out = c.b.where(c.b.const(taken >= 0), from_src, c.reshape(moved, shape))
+    return c.permute(c.reshape(out, moved.shape), [int(a) for a in np.argsort(order)])
 
 
 @aten("aten.tril.default")

@@ -9,7 +9,9 @@ import torch
 
 from graphopt.capture.torch.context import Context, Refusal, axis_of
 from graphopt.capture.torch.table import aten
+from graphopt.ir.dims import product
 from graphopt.ir.graph import Value
+from graphopt.ir.types import F32
 
 
 @aten("aten.softmax.int", "aten._softmax.default")
@@ -42,7 +44,8 @@ def _(c: Context, x: Value, dim: int) -> Value:
 def _(c: Context, input: Value, normalized_shape: Sequence[Any], weight: Value | None = None, bias: Value | None = None,
       eps: float = 1e-5) -> Any:
     axis = input.rank - len(normalized_shape)
-    return _first(c, c.b.layer_norm(input, _as(c, weight, input), _as(c, bias, input), axis=axis, eps=eps))
+    out = _first(c, c.b.layer_norm(input, _as(c, weight, input), _as(c, bias, input), axis=axis, eps=eps))
+    return (*out, *_statistics(c, input, range(axis, input.rank), eps)) if isinstance(out, tuple) else out
 
 
 @aten("aten.rms_norm.default", "aten._fused_rms_norm.default")
@@ -60,7 +63,9 @@ def _(c: Context, input: Value, num_groups: int, weight: Value | None = None, bi
 
 @aten("aten.native_group_norm.default")
 def _(c: Context, input: Value, weight: Value | None, bias: Value | None, group: int, eps: float) -> Any:
-    return _first(c, c.b.group_norm(input, _as(c, weight, input), _as(c, bias, input), groups=group, eps=eps))
+    out = c.b.group_norm(input, _as(c, weight, input), _as(c, bias, input), groups=group, eps=eps)
+    n, channels, *rest = input.shape
+    return out, *_statistics(c, c.reshape(input, (n, group, channels // group * product(rest))), (2,), eps)
 
 
 @aten("aten.instance_norm.default")
@@ -85,12 +90,30 @@ def _(c: Context, input: Value, weight: Value | None, bias: Value | None, runnin
 @aten("aten._native_batch_norm_legit_no_training.default")
 def _(c: Context, input: Value, weight: Value | None, bias: Value | None, running_mean: Value, running_var: Value,
       eps: float) -> Any:
-    return (_batch_norm(c, input, weight, bias, running_mean, running_var, eps),)
+    out = _batch_norm(c, input, weight, bias, running_mean, running_var, eps)
+    if not (c.uses(1) or c.uses(2)):
+        return (out,)
+    return out, *(c.full(0, t.shape, t.dtype) for t in map(c.type, c.val[1:3]))  # type: ignore[index, arg-type]
 
 
 @aten("aten._native_batch_norm_legit.no_stats")
 def _(c: Context, input: Value, weight: Value | None, bias: Value | None, eps: float) -> Any:
-    return (_batch_statistics(c, input, weight, bias, eps),)
+    out = _batch_statistics(c, input, weight, bias, eps)
+    return out, *_statistics(c, input, [a for a in range(input.rank) if a != 1], eps)
+
+
+def _statistics(c: Context, x: Value, axes: Sequence[int], eps: float) -> tuple[Value | None, Value | None]:
+    """The second and third result of a norm, where they are used: mean and 1 / sqrt(variance + eps) over the axes."""
+    if not (c.uses(1) or c.uses(2)):
+        return None, None
+    mean_type, scale_type = c.type(c.val[1]), c.type(c.val[2])  # type: ignore[index]
+    x = c.cast(x, F32) if x.dtype.bits < 32 else x
+    mean = c.b.reduce_mean(x, axes=tuple(axes), keepdims=True)
+    deviation = c.b.sub(x, mean)
+    variance = c.b.reduce_mean(c.b.mul(deviation, deviation), axes=tuple(axes), keepdims=True)
+    scale = c.b.rsqrt(c.b.add(variance, c.scalar(eps, variance.dtype)))
+    return tuple(c.cast(c.reshape(v, t.shape), t.dtype)  # type: ignore[return-value, arg-type]
+                 for v, t in ((mean, mean_type), (scale, scale_type)))
 
 
 def _batch_norm(c: Context, x: Value, weight: Value | None, bias: Value | None, mean: Value, variance: Value,

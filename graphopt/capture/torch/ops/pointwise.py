@@ -147,15 +147,31 @@ def _(c: Context, x: Value) -> Value:
     return _in_f32(c, x, lambda v, at: c.b.mul(c.b.log(v), c.scalar(1 / math.log(10), at)))
 
 
-@aten("aten.erfc.default")
-def _(c: Context, x: Value) -> Value:
-    return _in_f32(c, x, lambda v, at: c.b.sub(c.scalar(1, at), c.b.erf(v)))
-
-
 def _in_f32(c: Context, x: Value, f: Any) -> Value:
     """f(x, dtype) at f32 for the half types, rounded once, as torch's kernels do."""
     at: DType = F32 if c.dtype.is_float and c.dtype.bits == 16 else c.dtype
     return c.cast(f(c.cast(x, at), at), c.dtype)
+
+
+@aten("aten.round.decimals")
+def _(c: Context, x: Value, decimals: int = 0) -> Value:
+    """round(x 10^decimals) / 10^decimals in the tensor's dtype, as torch has it; for negative decimals the other way round."""
+    if not x.dtype.is_float:
+        return x
+    scale = c.scalar(10.0 ** abs(decimals), x.dtype)
+    if decimals == 0:
+        return c.b.round(x)
+    if decimals > 0:
+        return c.b.div(c.b.round(c.b.mul(x, scale)), scale)
+    return c.b.mul(c.b.round(c.b.div(x, scale)), scale)
+
+
+@aten("aten.angle.default")
+def _(c: Context, x: Value) -> Value:
+    """Of a real number: pi below zero, else 0; NaN stays."""
+    x = c.cast(x, c.dtype)
+    zero = c.scalar(0, c.dtype)
+    return c.b.where(c.b.isnan(x), x, c.b.where(c.b.less(x, zero), c.scalar(math.pi, c.dtype), zero))
 
 
 @aten("aten.square.default")

@@ -11,6 +11,7 @@ from graphopt.capture.torch.ops.convolution import spread
 from graphopt.capture.torch.table import aten
 from graphopt.ir.dims import product
 from graphopt.ir.graph import Value
+from graphopt.ir.types import I64
 
 
 def _batched(c: Context, x: Value, n: int) -> Value:
@@ -81,3 +82,39 @@ for _n in (1, 2, 3):
     aten(f"aten.adaptive_max_pool{_n}d.default")(_adaptive_max(_n))
 for _n in (2, 3):
     aten(f"aten._adaptive_avg_pool{_n}d.default")(_adaptive_avg(_n))
+
+
+def _fractional(n: int) -> Any:
+    def entry(c: Context, x: Value, kernel_size: Any, output_size: Any, random_samples: Value) -> Any:
+        """Windows that begin at int((i + u) a) - int(u a), a = (size - kernel) / (outputs - 1), u a random sample an axis; the
+        last begins where it just fits (Graham, 2014)."""
+        kernel, output = spread(kernel_size, n), spread(output_size, n)
+        batched = _batched(c, x, n)
+        if not batched.type.is_static:
+            raise Refusal("symbolic sizes")
+        batch, channels, *sizes = batched.static_shape
+        samples = c.cast(random_samples, c.dtype)
+        wide = (batch, channels, *(d for pair in zip(output, kernel) for d in pair))
+        places, flat = [], None
+        for axis in range(n):
+            own = n - 1 - axis if n == 2 else axis  # of two, that of the width comes first
+            u = c.slice(samples, 2, own, own + 1)
+            step = c.scalar((sizes[axis] - kernel[axis]) / max(output[axis] - 1, 1), c.dtype)
+            i = c.b.iota(shape=(1, 1, output[axis]), axis=2, dtype=I64)
+            begin = c.b.sub(c.cast(c.b.mul(c.b.add(c.cast(i, c.dtype), u), step), I64), c.cast(c.b.mul(u, step), I64))
+            begin = c.b.where(c.b.equal(i, c.scalar(output[axis] - 1, I64)), c.scalar(sizes[axis] - kernel[axis], I64), begin)
+            at = c.b.add(c.unsqueeze(begin, 3), c.b.iota(shape=(1, 1, 1, kernel[axis]), axis=3, dtype=I64))
+            at = c.reshape(at, (batch, channels, *[1] * (2 * axis), output[axis], kernel[axis], *[1] * (2 * (n - 1 - axis))))
+            places.append(c.unsqueeze(c.expand(at, wide), len(wide)))
+            flat = at if flat is None else c.b.add(c.b.mul(flat, c.scalar(sizes[axis], I64)), at)
+        windows = c.b.gather_nd(batched, c.concat(places, len(wide)), batch_dims=2)
+        order = [0, 1, *(2 + 2 * a for a in range(n)), *(3 + 2 * a for a in range(n))]
+        rows = (batch, channels, *output, product(kernel))
+        windows, indices = (c.reshape(c.permute(v, order), rows) for v in (windows, c.expand(flat, wide)))  # type: ignore[arg-type]
+        best = c.b.argmax(windows, axis=n + 2, keepdims=True)
+        return tuple(c.reshape(c.b.gather_elements(v, best, axis=n + 2), c.shape) for v in (windows, indices))
+    return entry
+
+
+for _n in (2, 3):
+    aten(f"aten.fractional_max_pool{_n}d.default")(_fractional(_n))

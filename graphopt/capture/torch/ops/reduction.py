@@ -10,7 +10,7 @@ import torch
 from graphopt.capture.torch.context import Context, Refusal, axes_of, axis_of, product
 from graphopt.capture.torch.table import aten
 from graphopt.ir.graph import Value
-from graphopt.ir.types import BOOL, F32, DType
+from graphopt.ir.types import BOOL, F32, I64, DType
 
 
 def _wide(d: DType) -> DType:
@@ -207,6 +207,8 @@ def _(c: Context, x: Value, dim: int) -> Value:
 def _(c: Context, x: Value, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     if not isinstance(k, int):
         raise Refusal("a symbolic k")
+    if x.rank == 0:
+        return x, c.scalar(0, I64)
     return c.b.top_k(x, k=k, axis=axis_of(dim, x.rank), largest=largest, sorted=sorted)
 
 
@@ -224,30 +226,111 @@ def _(c: Context, x: Value, dim: int = -1, descending: bool = False) -> Any:
 
 @aten("aten.kthvalue.default")
 def _(c: Context, x: Value, k: int, dim: int = -1, keepdim: bool = False) -> Any:
-    axis = axis_of(dim, x.rank)
-    return _ranked(c, x, k - 1, axis)
-
-
-@aten("aten.median.dim")
-def _(c: Context, x: Value, dim: int, keepdim: bool = False) -> Any:
-    axis = axis_of(dim, x.rank)
-    size = x.shape[axis]
-    if not isinstance(size, int):
-        raise Refusal("the median of a symbolic dim")
-    return _ranked(c, x, (size - 1) // 2, axis)
+    if x.rank == 0:
+        return x, c.scalar(0, I64)
+    return _ranked(c, x, k - 1, axis_of(dim, x.rank))
 
 
 def _ranked(c: Context, x: Value, position: int, axis: int) -> Any:
-    """The element at `position` in ascending order, and its index."""
+    """The element at `position` in ascending order, and its index; NaN stands behind all."""
     found = c.b.top_k(x, k=position + 1, axis=axis, largest=False, sorted=True)
     return tuple(c.reshape(c.slice(v, axis, position, position + 1), c.shape) for v in found)
 
 
+@aten("aten.median.dim")
+def _(c: Context, x: Value, dim: int, keepdim: bool = False) -> Any:
+    return _median(c, x, axis_of(dim, x.rank), ignore_nan=False)
+
+
+@aten("aten.nanmedian.dim")
+def _(c: Context, x: Value, dim: int, keepdim: bool = False) -> Any:
+    return _median(c, x, axis_of(dim, x.rank), ignore_nan=True)
+
+
 @aten("aten.median.default")
 def _(c: Context, x: Value) -> Value:
-    count = product(x.shape)
-    if not isinstance(count, int):
+    return _median(c, c.reshape(x, (product(x.shape),)), 0, ignore_nan=False)[0]
+
+
+@aten("aten.nanmedian.default")
+def _(c: Context, x: Value) -> Value:
+    return _median(c, c.reshape(x, (product(x.shape),)), 0, ignore_nan=True)[0]
+
+
+def _median(c: Context, x: Value, axis: int, ignore_nan: bool) -> tuple[Value, Value]:
+    """The lower median along an axis and its index: a NaN where there is one, or (`ignore_nan`) where there is nothing else."""
+    if x.rank == 0:
+        return x, c.scalar(0, I64)
+    size = x.shape[axis]
+    if not isinstance(size, int):
         raise Refusal("the median of a symbolic dim")
-    position = (count - 1) // 2
-    values, _ = c.b.top_k(c.reshape(x, (count,)), k=position + 1, axis=0, largest=False, sorted=True)
-    return c.reshape(c.slice(values, 0, position, position + 1), ())
+    if size == 0:  # of a whole tensor; of an axis torch refuses it
+        return c.full(math.nan if x.dtype.is_float else _least(x.dtype), c.shape, x.dtype), c.full(-1, c.shape, I64)
+    if not x.dtype.is_float:
+        values, indices = _ranked(c, x, (size - 1) // 2, axis)
+        return values, indices
+    lost = c.b.isnan(x)
+    if ignore_nan:
+        found = c.b.top_k(x, k=size, axis=axis, largest=False, sorted=True)
+        count = c.b.reduce_sum(c.cast(c.b.not_(lost), I64), axes=(axis,), keepdims=True)
+        at = c.b.shift_right(c.b.maximum(c.b.sub(count, c.scalar(1, I64)), c.scalar(0, I64)), c.scalar(1, I64))
+        values, indices = (c.reshape(c.b.gather_elements(v, at, axis=axis), c.shape) for v in found)
+        return values, indices
+    values, indices = _ranked(c, x, (size - 1) // 2, axis)
+    any_lost = c.reshape(c.b.reduce_any(lost, axes=(axis,)), c.shape)
+    first = c.reshape(c.b.argmax(x, axis=axis), c.shape)  # NaN counts as the greatest
+    return c.b.where(any_lost, c.scalar(math.nan, x.dtype), values), c.b.where(any_lost, first, indices)
+
+
+def _least(d: DType) -> int:
+    return -(1 << d.bits - 1) if d.kind == "int" else 0
+
+
+@aten("aten.mode.default")
+def _(c: Context, x: Value, dim: int = -1, keepdim: bool = False) -> Any:
+    """The most frequent along an axis, of several the least, and its last index: runs of the sorted elements are counted."""
+    if x.rank == 0:
+        return x, c.scalar(0, I64)
+    axis = axis_of(dim, x.rank)
+    size = x.shape[axis]
+    if not isinstance(size, int):
+        raise Refusal("the mode of a symbolic dim")
+    key = c.cast(x, c.dtype_of(torch.uint8)) if x.dtype is BOOL else x
+    values, indices = c.b.top_k(key, k=size, axis=axis, largest=False, sorted=True)
+    equal = c.b.equal(c.unsqueeze(values, axis), c.unsqueeze(values, axis + 1))
+    count = c.b.maximum(c.b.reduce_sum(c.cast(equal, I64), axes=(axis,)), c.scalar(1, I64))
+    most = c.b.argmax(count, axis=axis, keepdims=True)
+    last = c.b.sub(c.b.add(most, c.b.reduce_max(count, axes=(axis,), keepdims=True)), c.scalar(1, I64))
+    found = (c.reshape(c.b.gather_elements(v, last, axis=axis), c.shape) for v in (values, indices))
+    value, index = found
+    return c.cast(value, x.dtype), index
+
+
+# Running extremes -------------------------------------------------------------------------------
+@aten("aten.cummax.default", "aten._cummax_helper.default")
+def _(c: Context, x: Value, dim: int) -> Any:
+    return _running_extreme(c, "cummax", x, dim)
+
+
+@aten("aten.cummin.default")
+def _(c: Context, x: Value, dim: int) -> Any:
+    return _running_extreme(c, "cummin", x, dim)
+
+
+def _running_extreme(c: Context, ir: str, x: Value, dim: int) -> Any:
+    if x.rank == 0:
+        return x, c.scalar(0, I64)
+    key = c.cast(x, c.dtype_of(torch.uint8)) if x.dtype is BOOL else x
+    values, indices = getattr(c.b, ir)(key, axis=axis_of(dim, x.rank))
+    return c.cast(values, x.dtype), indices
+
+
+@aten("aten.logcumsumexp.default")
+def _(c: Context, x: Value, dim: int) -> Value:
+    return x if x.rank == 0 else c.b.cumlogsumexp(x, axis=axis_of(dim, x.rank))
+
+
+# Ranges of the data -----------------------------------------------------------------------------
+@aten("aten.dist.default")
+def _(c: Context, x: Value, other: Value, p: Any = 2) -> Value:
+    return _norm(c, c.b.sub(c.cast(x, c.dtype), c.cast(other, c.dtype)), p, None, False)
