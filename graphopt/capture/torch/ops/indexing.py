@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from graphopt.capture.torch.context import Context, Refusal, axis_of
 from graphopt.capture.torch.table import aten
