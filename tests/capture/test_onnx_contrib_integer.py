@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -97,6 +98,12 @@ BLOCKS = {
     "nibbles, no zero points": gathered(q(10, 16), np.array(4), np.abs(r(10, 2)), bits=4, block_size=16, gather_axis=0,
                                         quantize_axis=1),
 }
+BLOCKS |= {
+    "4 bits of embeddings": gathered(q(10, 32).view(i8).astype(ml_dtypes.int4), np.array([1, 9, -1]), np.abs(r(10, 2)),
+                                     Fixed(q(10, 2).astype(ml_dtypes.int4)), block_size=16, gather_axis=0, quantize_axis=1),
+    "4 bits, unsigned, along another axis": gathered(q(32, 6).astype(ml_dtypes.uint4), np.array([[1, 5]]), np.abs(r(2, 6)),
+                                                     block_size=16, gather_axis=1, quantize_axis=0),
+}
 
 
 @pytest.mark.parametrize("name", PRODUCTS | QUANTISED | BLOCKS)
@@ -117,4 +124,4 @@ def test_runs_in_kernels() -> None:
     kinds = {case.op: name for name, case in PRODUCTS.items()}
     some = {name: PRODUCTS[name] for name in kinds.values()}
     check_compiled(some | {k: QUANTISED[k] for k in ("to u16", "from i16")} |
-                   {k: BLOCKS[k] for k in ("4 bits, ragged, zero points", "nibbles of embeddings")})
+                   {k: BLOCKS[k] for k in ("4 bits, ragged, zero points", "nibbles of embeddings", "4 bits of embeddings")})

@@ -234,7 +234,7 @@ def decoder_attention(b: Context, n: Node) -> Results:
         added = None if mask is None else padding(b, n, mask, rank_of(q)[0], 1, rank_of(mask)[-1], 0)
         for term in (added, bias):
             if term is not None:
-                term = _widened(b, term, room)
+                term = _widened(b, b.to(term, q.dtype), room)
                 seen = b.where(seen, term, b.const(-np.inf, term.dtype)) if seen.dtype.kind == "bool" else b.add(seen, term)
         y = b.op("attention", [q, k, v, seen], {"scale": scale_of(n, rank_of(q)[3])}).result
     else:

@@ -101,9 +101,10 @@ def matmul_bnb4(b: Context, n: Node) -> Results:
 @contrib("GatherBlockQuantized", inputs=4, attrs="bits block_size gather_axis quantize_axis")
 def gather_block_quantized(b: Context, n: Node) -> Results:
     """Gather, then dequantise what was gathered; an index out of range gives zeros."""
-    data, indices, scales, zeros = n[0], n[1], n[2], n.get(3)
+    data, indices, scales, zeros = _in_bytes(b, n[0]), n[1], n[2], n.get(3)
+    zeros = None if zeros is None else _in_bytes(b, zeros)
     bits, block = n.attr("bits", 4), n.attr("block_size", 128)
-    packed = data.dtype is U8
+    packed = n[0].dtype is U8
     rank = len(rank_of(data))
     axis, blocked = normalise_axis(n.attr("gather_axis", 0), rank), normalise_axis(n.attr("quantize_axis", 1), rank)
     if data.dtype.is_float:
@@ -135,6 +136,12 @@ def gather_block_quantized(b: Context, n: Node) -> Results:
     y = b.mul(wide, _spread(b, b.to(scale, F32), blocked, block, width))
     where = b.reshape(seen, shape=(*[1] * axis, *rank_of(indices), *[1] * (rank - 1 - axis)))
     return b.to(b.where(where, y, b.const(0, F32)), scales.dtype)
+
+
+def _in_bytes(b: Context, x: Value) -> Value:
+    """Constants of 2 and 4 bits with a byte for each: kernels gather bytes."""
+    content = b.content(x) if x.dtype.bits < 8 and x.dtype.is_integer else None
+    return x if content is None else b.const(content.astype(np.int8 if x.dtype.kind == "int" else np.uint8))
 
 
 def _spread(b: Context, v: Value, axis: int, block: int, size: int) -> Value:
