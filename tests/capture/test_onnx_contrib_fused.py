@@ -144,6 +144,8 @@ VISION = {
     "gather": Case("GatherND", [r(3, 4), np.array([[1, 2], [0, 3]])]),
     "range": Case("Range", [Fixed(np.float32(1)), Fixed(np.float32(5)), Fixed(np.float32(1.5))]),
     "pad": Case("Pad", [r(3, 4), Fixed(np.array([1, 0, 0, 2])), Fixed(np.float32([9]))]),
+    "distances": Case("CDist", [r(5, 3), r(4, 3)], {"metric": "euclidean"}),
+    "squared distances": Case("CDist", [r(5, 3), r(4, 3)], {"metric": "sqeuclidean"}),
     "dims": Case("ExpandDims", [r(3, 4), Fixed(np.array(-1, np.int32))]),
 }
 ALL = ACTIVATIONS | NORMS | IMAGE_NORMS | PRODUCTS | ROTARY | VISION

@@ -18,6 +18,17 @@ def dynamic_pad(b: Context, n: Node) -> Results:
     return pad(b, n)
 
 
+@contrib("CDist", inputs=2, attrs="metric")
+def cdist(b: Context, n: Node) -> Results:
+    """The distance of every row of one matrix to every row of another, by the differences."""
+    x, y, metric = n[0], n[1], n.attr("metric", "sqeuclidean")
+    if metric not in ("euclidean", "sqeuclidean"):
+        raise n.error(f"metric={metric!r} is not supported", "Known are euclidean and sqeuclidean")
+    apart = b.sub(b.unsqueezed(x, [1]), b.unsqueezed(y, [0]))
+    squares = b.reduce_sum(b.mul(apart, apart), axes=(2,), keepdims=False)
+    return squares if metric == "sqeuclidean" else b.sqrt(squares)
+
+
 @contrib("ExpandDims", inputs=2)
 def expand_dims(b: Context, n: Node) -> Results:
     rank = len(rank_of(n[0])) + 1
