@@ -134,6 +134,8 @@ VISION = {
                           {"mode": "nearest", "extrapolation_value": 7.0}),
     "crop of one point": Case("CropAndResize", [IMAGE, ROIS, np.array([0, 1, 1, 0], np.int32),
                                                 Fixed(np.array([1, 2], np.int32))], {"extrapolation_value": -2.0}),
+    "inverse": Case("Inverse", [r(3, 2, 4, 4) + 3 * np.eye(4, dtype=f32)]),
+    "inverse, f64": Case("Inverse", [RNG.standard_normal((5, 5))], rtol=1e-6),
     "max pool, u8": Case("NhwcMaxPool", [RNG.integers(0, 256, (2, 9, 8, 3)).astype(np.uint8)],
                          {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]}),
     "max pool, i8": Case("NhwcMaxPool", [RNG.integers(-128, 128, (2, 9, 8, 3)).astype(np.int8)],
@@ -176,7 +178,7 @@ def test_saved_statistics() -> None:
 @pytest.mark.parametrize("case, words", [
     (Case("RotaryEmbedding", [r(2, 3, 32), WHERE, COS, SIN], {"is_packed_batching": 1}), "is_packed_batching=1"),
     (Case("QuickGelu", [X], {"beta": 2.0}), "attribute beta=2.0"),
-    (Case("Gelu", [X, BIAS]), "operand 1"),
+    (Case("Gelu", [X, BIAS]), "operand 1, "),
     (Case("FusedConv", [IMAGE, Fixed(r(6, 4, 3, 3))], {"activation": "Cos"}), "activation='Cos'"),
     (Case("SkipSimplifiedLayerNormalization", [X, SKIP, GAMMA], {}, [True, True]), "output 1"),
 ])

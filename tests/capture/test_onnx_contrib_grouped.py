@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 import graphopt
 from graphopt.errors import CaptureError
+from graphopt.ir import evaluate
 from tests.capture.contrib import MS, Case, Fixed, captured, check, check_compiled, model
 from tests.capture.onnx_models import run_ort
 
@@ -83,6 +84,35 @@ def test_a_prompt_of_several_lengths() -> None:
         np.testing.assert_allclose(y[row, :count], expected[row, :count], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(k[row, :, :count], keys[row, :, :count], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(v[row, :, :count], values[row, :, :count], rtol=1e-4, atol=1e-5)
+
+
+def test_padded_steps() -> None:
+    """Each batch element has its own count of new rows; those behind are not specified."""
+    case = gqa(2, 3, [9, 6], 12, held=12, rotary=True)
+    news = np.array([3, 1], np.int32)
+    case.operands = [*case.operands, *[None] * 7, news]
+    m, feeds = model({"case": case}), case.feeds("c0_")
+    y, k, v = evaluate(captured(m), list(feeds.values()))
+    expected, keys, values = run_ort(m, feeds)
+    for row, (new, count) in enumerate(zip(news, (9, 6))):
+        np.testing.assert_allclose(y[row, :new], expected[row, :new], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(k[row, :, :count], keys[row, :, :count], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(v[row, :, :count], values[row, :, :count], rtol=1e-4, atol=1e-5)
+
+
+def test_norms_of_queries_and_keys() -> None:
+    """No kernel for CPUs has them: queries and keys normalised beforehand, in numpy."""
+    case = gqa(1, 1, [8], 8, held=7, rotary=True)
+    weights = [r(H), r(H)]
+
+    def normalised(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        heads = x.reshape(*x.shape[:2], -1, H).astype(np.float64)
+        return (heads / np.sqrt((heads**2).mean(-1, keepdims=True) + 1e-6) * weight).astype(f32).reshape(x.shape)
+
+    before = Case(case.op, [*map(normalised, case.operands[:2], weights), *case.operands[2:]], case.attrs, ALL_OUT)
+    after = Case(case.op, [*case.operands, *[None] * 5, *weights], case.attrs, ALL_OUT,
+                 expected=run_ort(model({"c": before}), before.feeds("c0_")))
+    check(after)
 
 
 def test_decoding_with_free_sizes() -> None:

@@ -37,6 +37,7 @@ CASES = {
     "softmax": Case("QLinearSoftmax", [X, *IN, *SMALL], {"opset": 13, "axis": -1}, steps=1),
     "softmax, signed": Case("QLinearSoftmax", [XI, *INI, f32(1 / 256), i8(-128)], {"opset": 13, "axis": 1}, steps=1),
     "softmax, flat": Case("QLinearSoftmax", [X, *IN, *SMALL], {"opset": 11, "axis": 2}, steps=1),
+    "softmax, flat, last axis": Case("QLinearSoftmax", [X, *IN, *SMALL], {"opset": 11}, steps=1),
     "average pool": Case("QLinearAveragePool", [X, *IN, *OUT], {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]},
                          steps=1),
     "average pool, padding counts": Case("QLinearAveragePool", [XI, *INI, *OUTI],

@@ -110,12 +110,11 @@ def after(b: Context, past: Value | None, x: Value) -> tuple[Value, DimLike]:
 FUSED = "num_heads unidirectional scale mask_filter_value do_rotary past_present_share_buffer"
 
 
-@contrib("Attention", inputs=7, outputs=2, attrs=f"{FUSED} qkv_hidden_sizes rotary_embedding_dim")
+@contrib("Attention", inputs=6, outputs=2, attrs=f"{FUSED} qkv_hidden_sizes rotary_embedding_dim",
+         beyond=("past_sequence_length (of past_present_share_buffer=1)",))
 def attention(b: Context, n: Node) -> Results:
     """Attention of x W + bias, split into queries, keys and values; the present is keys and values [2, B, heads, T, size]."""
     refuse(n, "past_present_share_buffer", "do_rotary")
-    if n.get(6) is not None:
-        raise n.error("operand 6, past_sequence_length, is not supported: it belongs to past_present_share_buffer=1")
     qkv = b.matmul(n[0], n[1])
     if (bias := n.get(2)) is not None:
         qkv = b.add(qkv, bias)
@@ -148,7 +147,8 @@ def _projected(b: Context, n: Node, qkv: Value, *, mask: Value | None, past: Val
     return [y, present]
 
 
-@contrib("MultiHeadAttention", inputs=8, outputs=4, attrs="num_heads unidirectional scale mask_filter_value")
+@contrib("MultiHeadAttention", inputs=8, outputs=4, attrs="num_heads unidirectional scale mask_filter_value",
+         beyond=("past_sequence_length", "cache_indirection"))
 def multi_head_attention(b: Context, n: Node) -> Results:
     """Queries [B, S, heads * size], keys and values likewise, packed into one operand, or [B, heads, L, size]."""
     q, k, v = _separate(b, n, n[0], n.get(1), n.get(2), n.get(3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 
@@ -27,8 +27,11 @@ class Form:
 KNOWN: dict[tuple[str, str], Form] = {}  # by domain and name
 
 
-def contrib(*names: str, attrs: str = "", inputs: int, outputs: int = 1, domain: str = MS) -> Callable[[Entry], Entry]:
+def contrib(*names: str, attrs: str = "", inputs: int, outputs: int = 1, domain: str = MS,
+            beyond: Sequence[str] = ()) -> Callable[[Entry], Entry]:
     """Register an entry that knows these attributes and so many operands and results; a node with others is refused.
+
+    `beyond` names the operands behind those that are known, as their documentation does.
 
     These operators are not versioned: new options appear in them while the opset stays 1.
     """
@@ -42,7 +45,8 @@ def contrib(*names: str, attrs: str = "", inputs: int, outputs: int = 1, domain:
                     raise n.error(f"attribute {name}={n.attrs[name]!r} is not supported", _known("attributes", sorted(known)))
             for i in range(inputs, len(n.inputs)):
                 if n.inputs[i] is not None:
-                    raise n.error(f"operand {i} ({n.proto.input[i]!r}) is not supported", f"The first {inputs} are")
+                    name = beyond[i - inputs] if i - inputs < len(beyond) else repr(n.proto.input[i])
+                    raise n.error(f"operand {i}, {name}, is not supported", f"The first {inputs} are")
             for i in range(outputs, n.outputs):
                 if n.wants(i):
                     raise n.error(f"output {i} ({n.proto.output[i]!r}) is not supported", f"The first {outputs} are")

@@ -15,40 +15,45 @@ from graphopt.ir.types import F32, I64
 
 ATTRS = ("num_heads kv_num_heads scale softcap do_rotary rotary_interleaved local_window_size smooth_softmax causal qk_output "
          "sliding_window_cache k_quant_type v_quant_type kv_cache_bit_width qk_norm_epsilon q_norm_epsilon k_norm_epsilon")
-LEFT_OUT = {12: "k_scale", 13: "v_scale", 14: "q_norm_weight", 15: "k_norm_weight", 16: "query_seqlens"}
 
 
-@contrib("GroupQueryAttention", inputs=12, outputs=3, attrs=ATTRS)
+@contrib("GroupQueryAttention", inputs=17, outputs=3, attrs=ATTRS)
 def group_query_attention(b: Context, n: Node) -> Results:
     """Row t of a batch element's cache is that of position t: its past ones, then the new ones.
 
     `seqlens_k` + 1 is how many there are afterwards, and `total_sequence_length` the largest of them, which says how long the
     present is (that of the past, where it is a buffer with room). A first call (as many queries as keys) has no past. Rows
-    behind the last position are zeros, as onnxruntime leaves them where past and present are not the same memory.
+    behind the last position are zeros, as onnxruntime leaves them where past and present are not the same memory. Where the
+    new rows are padded, `query_seqlens` is how many there are.
     """
     refuse(n, "sliding_window_cache", "qk_output")
     for name in ("k_quant_type", "v_quant_type"):
         if n.attr(name, "NONE") != "NONE":
             raise n.error(f"{name}={n.attr(name)!r} is not supported", "A cache of floats is (NONE)")
-    q, k, v = _operands(b, n)
+    for i, name in ((12, "k_scale"), (13, "v_scale")):
+        if n.get(i) is not None:
+            raise n.error(f"operand {i}, {name}, is not supported: a cache of floats is")
+    q, k, v = _normalised(b, n, *_operands(b, n))
     batch, _, length, _ = rank_of(q)
     past_k, past_v = n.get(3), n.get(4)
     total = _total(n)
     held: DimLike = 0 if past_k is None else rank_of(past_k)[2]
     first, room = _form(n, length, total, held)
+    first = first and n.get(16) is None
     counts = b.reshape(b.add(b.to(n[5], I64), 1), shape=(batch, 1))
-    before = b.const(np.zeros((1, 1), np.int64)) if first else b.sub(counts, number(b, length))
+    new = number(b, length) if n.get(16) is None else b.reshape(b.to(n[16], I64), shape=(batch, 1))
+    before = b.const(np.zeros((1, 1), np.int64)) if first else b.sub(counts, new)
     if n.attr("do_rotary", 0):
         cos, sin = n[7], n[8]
         positions = n.get(9)
         if positions is None:
             steps = b.iota(shape=(1, length), axis=1, dtype=I64)
             positions = b.add(steps, before)
-            if first and length != 1:  # behind the end of a prompt there is no position
+            if length != 1 and (first or n.get(16) is not None):  # behind the end of a prompt there is no position
                 positions = b.where(b.less(positions, counts), positions, b.const(1, I64))
         q, k = (turned_by(b, x, positions, cos, sin, bool(n.attr("rotary_interleaved", 0))) for x in (q, k))
     if not first and past_k is not None and past_v is not None:
-        k, v = (_placed(b, new, old, before, room) for new, old in ((k, past_k), (v, past_v)))
+        k, v = (_placed(b, x, old, before, new, room) for x, old in ((k, past_k), (v, past_v)))
     elif room != length:
         k, v = (_grown(b, x, room) for x in (k, v))
     y = _attend(b, n, q, k, v, before, counts, first)
@@ -63,6 +68,16 @@ def _operands(b: Context, n: Node) -> tuple[Value, Value, Value]:
         size = width // (heads + 2 * shared)
         q, k, v = b.parts(q, 2, (heads * size, shared * size, shared * size))
     return split_heads(b, q, heads), split_heads(b, k, shared), split_heads(b, v, shared)
+
+
+def _normalised(b: Context, n: Node, q: Value, k: Value, v: Value) -> tuple[Value, Value, Value]:
+    """Queries and keys with the RMS norm of every head where its weights are given."""
+    q_weight, k_weight = n.get(14), n.get(15)
+    if q_weight is None or k_weight is None:
+        return q, k, v
+    both = n.attr("qk_norm_epsilon", 1e-6)
+    return (b.rms_norm(q, q_weight, axis=3, eps=n.attr("q_norm_epsilon", both)),
+            b.rms_norm(k, k_weight, axis=3, eps=n.attr("k_norm_epsilon", both)), v)
 
 
 def _total(n: Node) -> DimLike:
@@ -95,15 +110,15 @@ def _grown(b: Context, x: Value, room: DimLike) -> Value:
     return b.concat(x, b.full(0, (batch, heads, room - length, size), x.dtype), axis=2)
 
 
-def _placed(b: Context, new: Value, old: Value, before: Value, room: DimLike) -> Value:
-    """A cache [B, heads, room, size]: the first `before` [B, 1] rows of `old`, the rows of `new`, and zeros."""
+def _placed(b: Context, new: Value, old: Value, before: Value, count: Value, room: DimLike) -> Value:
+    """A cache [B, heads, room, size]: the first `before` [B, 1] rows of `old`, `count` rows of `new`, and zeros."""
     batch, heads, length, size = rank_of(new)
     held = rank_of(old)[2]
     if held != room:
         old = _grown(b, old, room)
     rows = b.iota(shape=(1, room), axis=1, dtype=I64)
     place = b.sub(rows, before)  # [B, room]: which of the new rows
-    ours = b.and_(b.greater_equal(place, 0), b.less(place, number(b, length)))
+    ours = b.and_(b.greater_equal(place, 0), b.less(place, count))
     if length == 1:
         grown = new  # broadcasts along the rows
     else:

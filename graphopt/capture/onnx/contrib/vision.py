@@ -27,6 +27,15 @@ def grid_sample(b: Context, n: Node) -> Results:
                          padding=n.attr("padding_mode", "zeros"), align_corners=bool(n.attr("align_corners", 0)))
 
 
+@contrib("Inverse", inputs=1)
+def inverse(b: Context, n: Node) -> Results:
+    """Of each matrix [..., N, N], by elimination in f64; one that has none gives what is not finite."""
+    x = n[0]
+    *lead, _, size = rank_of(x)
+    one = b.equal(b.iota(shape=(size, 1), axis=0, dtype=I64), b.iota(shape=(1, size), axis=1, dtype=I64))
+    return b.solve(x, b.expand(b.cast(one, to=x.dtype), shape=(*lead, size, size)))[0]
+
+
 @contrib("CropAndResize", inputs=4, attrs="mode extrapolation_value")
 def crop_and_resize(b: Context, n: Node) -> Results:
     """Regions (y1, x1, y2, x2 as parts of the image's last row and column), each sampled at rows x columns points from corner to
