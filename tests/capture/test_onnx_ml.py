@@ -104,7 +104,7 @@ def test_a_vector_is_one_row() -> None:
 def test_what_is_wrong_is_said() -> None:
     for op, outputs, attrs, said in (
             ("LinearRegressor", [F], {"coefficients": W[:3], "post_transform": "CUBE"}, "CUBE"),
-            ("LinearClassifier", [I, F], {"coefficients": W[:4], "classlabels_ints": [0, 1]}, "coefficients"),
+            ("LinearClassifier", [I, F], {"coefficients": W[:4], "intercepts": W[:2], "classlabels_ints": [0, 1]}, "coeffi"),
             ("LinearClassifier", [I, F], {"coefficients": W[:3]}, "classlabels"),
             ("SVMRegressor", [F], {"coefficients": W[:3], "rho": [0.0], "n_supports": 2, "support_vectors": W[:6]}, "2 support"),
             ("SVMClassifier", [I, F], svm("CUBIC"), "CUBIC"),
@@ -116,6 +116,14 @@ def test_what_is_wrong_is_said() -> None:
             ("ZipMap", [F], {}, "classlabels")):
         with pytest.raises(CaptureError, match=said):
             captured(one_node(op, X, outputs, **attrs))
+
+
+def test_surplus_coefficients_are_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    """As in the iris model that onnxruntime comes with, trained on 4 features and declared with 2."""
+    model = one_node("LinearClassifier", X[:, :2].copy(), [I, F], coefficients=W[:12], intercepts=[0.1, 0.2, 0.3],
+                     classlabels_ints=[0, 1, 2], post_transform="LOGISTIC")
+    check(captured(model), model, {"x": X[:, :2].copy()}, rtol=1e-4, atol=1e-5)
+    assert "12 coefficients for 3 classes of 2 features: the first 6" in caplog.text
 
 
 def test_compiled_without_host_ops() -> None:

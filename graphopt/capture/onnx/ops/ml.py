@@ -5,6 +5,7 @@ Where ONNX's document is silent, what onnxruntime does holds: how the score of o
 
 from __future__ import annotations
 
+import logging
 from itertools import combinations
 
 import numpy as np
@@ -16,6 +17,7 @@ from graphopt.ir.graph import Value
 from graphopt.ir.types import F32, F64, I64
 
 ML = "ai.onnx.ml"
+log = logging.getLogger(__name__)
 KERNELS = ("LINEAR", "POLY", "RBF", "SIGMOID")
 
 
@@ -24,8 +26,13 @@ def _f32(values: object) -> np.ndarray:
 
 
 def _columns(n: Node, x: Value, coefficients: np.ndarray, columns: int, what: str) -> np.ndarray:
-    """The coefficients as [features, columns]. CaptureError where they do not fit to x [N, features]."""
+    """The coefficients as [features, columns]. CaptureError where they do not fit to x [N, features]; of more than there are
+    places for onnxruntime takes the first, and so it is done and said here."""
     width = rank_of(x)[1]
+    if isinstance(width, int) and coefficients.size > width * columns:
+        log.warning("%s: %s has %d coefficients for %d %s of %d features: the first %d are taken", n.place, n.kind,
+                    coefficients.size, columns, what, width, width * columns)
+        coefficients = coefficients[:width * columns]
     if not columns or coefficients.size % columns or (isinstance(width, int) and coefficients.size != width * columns):
         raise n.error(f"has {coefficients.size} coefficients for {columns} {what} of {width} features")
     return np.ascontiguousarray(coefficients.reshape(columns, -1).T)

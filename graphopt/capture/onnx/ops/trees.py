@@ -52,9 +52,17 @@ class Forest:
             if level > len(self.feature):
                 raise n.error("the trees have a cycle")
             deep[tree] = level
-            both = np.unique(np.stack([np.tile(tree, 2), np.concatenate([self.yes[at], self.no[at]])]), axis=1)
-            tree, at = both[0], both[1]
+            tree, at = self.below(tree, at)
         return deep
+
+    def below(self, tree: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The children of inner nodes, with their trees; each once, where chains lead to some by several ways."""
+        tree, at = np.tile(tree, 2), np.concatenate([self.yes[at], self.no[at]])
+        size = len(self.feature) + self.leaves
+        if len(at) > size:
+            tree, at = np.divmod(np.unique(tree * size + (at + self.leaves)), size)
+            at = at - self.leaves
+        return tree, at
 
     def tables(self, n: Node, d: DType) -> dict[str, np.ndarray | None]:
         """Each branch as an interval that its answer is yes or no within, and a node for each leaf behind the inner ones."""
@@ -90,8 +98,7 @@ class Forest:
             seen, at = seen[at >= 0], at[at >= 0]
             if not at.size:
                 break
-            both = np.unique(np.stack([np.tile(seen, 2), np.concatenate([self.yes[at], self.no[at]])]), axis=1)
-            seen, at = both[0], both[1]
+            seen, at = self.below(seen, at)
         column = np.full(len(self.roots), -1)
         owner, used = tree[self.holder], self.target
         column[owner[owner >= 0]] = used[owner >= 0]
