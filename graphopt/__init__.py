@@ -16,6 +16,7 @@ from graphopt.errors import (
     GraphOptError,
     InputError,
     IRError,
+    OutOfMemoryError,
     ParseError,
     PickleError,
     RewriteError,
@@ -46,5 +47,5 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ArtifactError", "CaptureError", "CodegenError", "CompiledModel", "EvaluationError", "GraphOptError", "IRError", "InputError",
-    "ParseError", "PickleError", "RewriteError", "TargetError", "UnsupportedOperators", "compile", "load",
+    "OutOfMemoryError", "ParseError", "PickleError", "RewriteError", "TargetError", "UnsupportedOperators", "compile", "load",
 ]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt import programs
-from graphopt.errors import ArtifactError, InputError, TargetError
+from graphopt.errors import ArtifactError, InputError, OutOfMemoryError, TargetError
 from graphopt.records import Records, check_mode, still_holds
 from graphopt.runtime import artifact
 from graphopt.runtime.machine import missing
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
     from graphopt.targets import Target
 
 MAX_SPECIALISATIONS = 16
+MOST = 1 << 20  # of whatever is counted in options
 
 
 def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x86", threads: int | None = None,
             dynamic_shapes: Any = None, max_specialisations: int = MAX_SPECIALISATIONS, validate: bool = False,
-            tune: str | None = None, tuning: str | PathLike[str] | None = None, winograd: bool = True) -> Any:
+            tune: str | None = None, tuning: str | PathLike[str] | None = None, winograd: bool = True, **unknown: Any) -> Any:
     """Compile a trained network for one target.
 
     - `model`: an `nn.Module` (with `example_inputs`), an `fx.GraphModule`, an `ExportedProgram`, an ONNX `ModelProto`, bytes or
@@ -57,11 +59,19 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
     Programs of ONNX paths and bytes are kept on disk (GRAPHOPT_CACHE) and found again without compiling.
     Raises GraphOptError: UnsupportedOperators, CaptureError, TargetError, ...
     """
+    _check_options(unknown)
     _check_counts(threads=threads, max_specialisations=max_specialisations)
+    _check_flags(validate=validate, winograd=winograd)
     if not winograd:
         from graphopt.targets import without_winograd
 
         target = without_winograd(target, threads)
+    with enough_memory():
+        return _compiled(model, example_inputs, target, threads, dynamic_shapes, max_specialisations, validate, tune, tuning)
+
+
+def _compiled(model: Any, example_inputs: Any, target: Any, threads: int | None, dynamic_shapes: Any, max_specialisations: int,
+              validate: bool, tune: str | None, tuning: str | PathLike[str] | None) -> Any:
     recipe = Recipe(model, example_inputs, dynamic_shapes, target, threads, validate, check_mode(tune), tuning)
     if str(getattr(target, "kind", target)).partition(":")[0] == "x86":
         return CompiledModel(recipe, max_specialisations)
@@ -74,11 +84,45 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
     return compile_emitted(recipe.graph, where, example_inputs, validate)
 
 
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """What is done within runs out of memory by an error of ours."""
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except MemoryError as e:
+        raise OutOfMemoryError("there is no memory to compile the model", hint="Its weights are held about twice while it is "
+                               "compiled; give the process more, or compile where there is more") from e
+
+
+def _check_options(unknown: Mapping[str, Any]) -> None:
+    """Refuse options that are none."""
+    if unknown:
+        import difflib
+        import inspect
+
+        known = [n for n in inspect.signature(compile).parameters if n not in ("model", "example_inputs", "unknown")]
+        name = next(iter(unknown))
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(known)}"
+        raise InputError(f"compile has no option {name!r}", hint=hint)
+
+
+def _check_flags(**given: Any) -> None:
+    """Refuse arguments that are neither True nor False."""
+    for name, flag in given.items():
+        if not isinstance(flag, bool):
+            raise InputError(f"must be True or False, got {flag!r}", where=name)
+
+
 def _check_counts(**given: Any) -> None:
     """Refuse arguments that are neither None nor a whole number from 1 on."""
     for name, n in given.items():
         if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
             raise InputError(f"must be a whole number of at least 1, got {n!r}", where=name)
+        if n is not None and n > MOST:
+            raise InputError(f"must be at most {MOST}, got {n}", where=name)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from graphopt.errors import InputError, TargetError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
-from graphopt.pipeline import check_data, optimise, specialise, specs
+from graphopt.pipeline import check_data, check_sizes, of_ours, optimise, specialise, specs
 from graphopt.repro import guarded
 from graphopt.runtime.executable import Executable, OutputSpec, aligned
 from graphopt.runtime.model import Model, Specialisation, Specialisations
@@ -35,11 +35,13 @@ class EmittedModel(Model):
         from graphopt.codegen.project import interface, refuse_host_ops
 
         check_data(graph)
+        check_sizes(graph)
         self.target, self._source = target, graph
         start = time.perf_counter()
         self.graph, self._results = optimise(graph, validate)
         passes = time.perf_counter()
-        self._plan = plan(self.graph, style)
+        with of_ours():
+            self._plan = plan(self.graph, style)
         refuse_host_ops(self._plan, target.name)
         self._interface = interface(self._plan)
         self._seconds = {"passes": passes - start, "plan": time.perf_counter() - passes}

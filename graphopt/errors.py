@@ -68,6 +68,10 @@ class InputError(GraphOptError, ValueError):
     """Wrong number, name, dtype or shape of a compiled model's inputs, or a wrong argument."""
 
 
+class OutOfMemoryError(GraphOptError, MemoryError):
+    """No memory for what a compilation or a call needs; says how much that is, where it is known."""
+
+
 class PickleError(GraphOptError, TypeError):
     """A compiled model that something tried to pickle; what pickles expects a TypeError."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from graphopt.errors import InputError, IRError
+from graphopt.errors import CodegenError, GraphOptError, InputError, IRError, TargetError
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Builder, Graph, Value
 from graphopt.ir.types import TensorType, Type
@@ -124,6 +125,30 @@ def check_data(graph: Graph) -> None:
         raise IRError(f"it cannot be compiled: {len(lacking)} of its constants are without data: {shown}", where="graph",
                       hint="The text form leaves out large constants: give constants= to parse_graph, or save the graph as a "
                            ".gir file (graphopt-dump MODEL --after capture -o net.gir)")
+
+
+@contextmanager
+def of_ours() -> Iterator[None]:
+    """What fails within, but for want of memory or of a file, is the code generator's fault: an error of ours."""
+    try:
+        yield
+    except (GraphOptError, OSError, MemoryError):
+        raise
+    except Exception as e:
+        raise CodegenError(f"the code generator failed: {type(e).__name__}: {e}",
+                           hint="This is a bug in graphopt; please report it") from e
+
+
+MOST_BYTES = 1 << 47  # what a process can address
+
+
+def check_sizes(graph: Graph) -> None:
+    """Refuse a graph with a value that no memory holds: TargetError with its size."""
+    for v in graph.values():
+        if isinstance(v.type, TensorType) and v.type.is_static and v.type.nbytes > MOST_BYTES:  # type: ignore[operator]
+            at = f"input %{v.name}" if v.op is None else v.op.where()
+            raise TargetError(f"{v.type} takes {v.type.nbytes} bytes, more than a process can address", where=at,
+                              hint="Its shape is wrong, or not meant for one machine")
 
 
 def names_without_data(graph: Graph) -> list[str]:

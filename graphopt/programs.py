@@ -38,10 +38,12 @@ def model_key(model: Any, options: Mapping[str, Any]) -> str | None:
     try:
         if isinstance(model, (str, os.PathLike)):
             path = Path(os.fspath(model))
+            if not path.is_file():  # what is no file may have no end
+                return None
             digest, place = store.digest(path), str(path.resolve())  # external data is looked for beside the file
         else:
             digest, place = store.digest_of(bytes(model)), ""
-    except OSError:  # the capture says why it cannot be read
+    except (OSError, ValueError):  # the capture says why it cannot be read
         return None
     compiler = compiler_digest()
     if compiler is None:

@@ -83,6 +83,8 @@ class Records:
             root = store.folder()
             records = Records(root / "tuning" / "records.json" if root else None)
         else:
+            if not isinstance(named, (str, os.PathLike)) or "\0" in str(named):
+                raise InputError(f"must be the path of a file, got {named!r}", where="tuning")
             records = Records(Path(os.fspath(named)), given=True)
             if not to_write and not records.path.exists():  # type: ignore[union-attr]
                 raise InputError("there is no such file of tuning records", where=str(records.path),

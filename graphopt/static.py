@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt.errors import CodegenError
 from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
-from graphopt.pipeline import X86Keeps, check_data, optimise
+from graphopt.pipeline import X86Keeps, check_data, check_sizes, of_ours, optimise
 from graphopt.records import Records, from_records, record_key
 from graphopt.repro import guarding
 from graphopt.rewrite.context import Reason
@@ -45,16 +46,18 @@ def compile_static(graph: Graph, target: Any, validate: bool = False, tune: str 
     run outside of kernels. IRError where the graph's constants are not all there.
     """
     check_data(graph)
+    check_sizes(graph)
     start = time.perf_counter()
     optimised, results = optimise(graph, validate, X86Keeps(target))
     passes = time.perf_counter()
     records = records or Records(None)
-    if tune is not None:
-        measure(optimised, target, tune, records)
-    tuned = time.perf_counter()
-    program = plan_static(optimised, results, target, records, block)
-    planned = time.perf_counter()
-    code = build_code(program, target)
+    with of_ours():
+        if tune is not None:
+            measure(optimised, target, tune, records)
+        tuned = time.perf_counter()
+        program = plan_static(optimised, results, target, records, block)
+        planned = time.perf_counter()
+        code = build_code(program, target)
     seconds = {"passes": passes - start, **({"tune": tuned - passes} if tune else {}), "plan": planned - tuned,
                "code": time.perf_counter() - planned}
     if announce:
@@ -107,8 +110,12 @@ def link(compiled: Compiled, threads: int, each: Any = None, marked: Any = None,
     from graphopt.codegen.tir.build import stretches
 
     program, code = compiled.program, each or marked or compiled.code
-    functions = iter(code.functions if code.library is None else
-                     runtime(*code.runtime).entries(code.library, code.names, threads))
+    try:
+        functions = iter(code.functions if code.library is None else
+                         runtime(*code.runtime).entries(code.library, code.names, threads))
+    except OSError as e:
+        raise CodegenError(f"the compiled program cannot be loaded: {e}", hint="Is the cache (GRAPHOPT_CACHE) on a file system "
+                           "that allows code (exec)?") from e
     steps: list[Any] = []
     for part in stretches(program, each is not None):
         if isinstance(part, list):
@@ -126,7 +133,18 @@ def link(compiled: Compiled, threads: int, each: Any = None, marked: Any = None,
         host = place(slot, v) if dynamic and slot is not None else None
         outputs.append(OutputSpec(shape, dt, host))
     return Executable(steps, outputs, _weights(compiled, program), program.arena_size + room,
-                      [_known(v.type) for v in compiled.graph.inputs])
+                      [_known(v.type) for v in compiled.graph.inputs], _largest(program))
+
+
+def _largest(program: Any) -> str:
+    """The largest value between kernels, in words; empty where there is none."""
+    inside = [v for v, slot in program.slots.items()
+              if slot.space == "arena" and isinstance(v.type, TensorType) and v.type.is_static]
+    if not inside:
+        return ""
+    v = max(inside, key=lambda v: v.type.nbytes)  # type: ignore[union-attr]
+    at = f" at {', '.join(v.op.loc)}" if v.op is not None and v.op.loc else ""
+    return f"the largest is %{v.name or '?'}{at}: {v.type}, {v.type.nbytes} bytes"  # type: ignore[union-attr]
 
 
 def _known(t: Any) -> tuple[tuple[int, ...] | None, np.dtype | None]:

@@ -5,12 +5,14 @@ Without a C compiler (`cc`) programs run in memory on TVM's own runtime and thre
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -34,12 +36,23 @@ def compiler() -> str | None:
 
 def link(objects: Sequence[bytes]) -> bytes:
     """A shared library of these object files. CodegenError where the linker refuses, or where a symbol is missing."""
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as work:
+    with _scratch() as work:
         paths = []
         for k, contents in enumerate(objects):
-            paths.append(Path(work) / f"code{k}.o")
+            paths.append(work / f"code{k}.o")
             paths[-1].write_bytes(contents)
-        return _run(["-shared", "-nostartfiles", "-Wl,-z,defs", *map(str, paths), "-lm", "-lgcc", "-lc"], Path(work))
+        return _run(["-shared", "-nostartfiles", "-Wl,-z,defs", *map(str, paths), "-lm", "-lgcc", "-lc"], work)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder. CodegenError where there is none, it is full, or nothing can be started in it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as work:
+            yield Path(work)
+    except OSError as e:
+        raise CodegenError(f"the program cannot be linked: {e.strerror or e}", where=str(e.filename or "temporary folder"),
+                           hint="The linker must start, and have a temporary folder with room: TMPDIR names another") from e
 
 
 def runtime_key() -> str:
@@ -52,8 +65,8 @@ def runtime_key() -> str:
 
 def build_runtime() -> bytes:
     """The runtime library, compiled."""
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as work:
-        return _run([*FLAGS, *map(str, sorted(SOURCES.glob("*.c"))), "-ldl"], Path(work))
+    with _scratch() as work:
+        return _run([*FLAGS, *map(str, sorted(SOURCES.glob("*.c"))), "-ldl"], work)
 
 
 def _run(arguments: list[str], work: Path) -> bytes:
@@ -61,6 +74,8 @@ def _run(arguments: list[str], work: Path) -> bytes:
     command = [compiler() or "cc", *arguments, "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
+        if "No space left" in done.stderr or "File too large" in done.stderr or done.returncode < 0:
+            raise OSError(errno.ENOSPC, f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}", str(work))
         raise CodegenError(f"`{' '.join(command)}` ended with {done.returncode}: {done.stderr.strip()[:2000]}",
                            hint="The C compiler is broken or incomplete. Repair it, or take it out of PATH to run in memory")
     return output.read_bytes()

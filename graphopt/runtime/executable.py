@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -69,9 +70,9 @@ class Executable:
     """Steps over inputs, outputs, weights and an arena. Calls may overlap: each takes its own arena."""
 
     def __init__(self, steps: Sequence[Callable[..., Any] | HostStep], outputs: Sequence[OutputSpec], weights: np.ndarray,
-                 arena_size: int, inputs: Sequence[pycall.Tensor]) -> None:
+                 arena_size: int, inputs: Sequence[pycall.Tensor], largest: str = "") -> None:
         self.steps, self.outputs, self.weights, self.arena_size = list(steps), list(outputs), weights, arena_size
-        self._inputs = list(inputs)
+        self._inputs, self._largest = list(inputs), largest
         self._arenas: list[np.ndarray] = []
         # One stretch of kernels and every shape known: nothing to interpret between the arrays and the call.
         only = self.steps[0] if len(self.steps) == 1 and all(o.host is None for o in outputs) else None
@@ -79,6 +80,12 @@ class Executable:
         self._weights_pointer = pointer(weights)
         self._caller: pycall.Call | None = pycall.never if self._only is None else None
         self._takes_tensors = False
+
+    def needs(self) -> str:
+        """What memory a call takes, in words."""
+        results = sum(math.prod(o.shape) * o.dtype.itemsize for o in self.outputs if o.shape is not None and o.dtype is not None)
+        inner = f" ({self._largest})" if self._largest else ""
+        return f"{self.arena_size} bytes for values in between{inner} and {results} for results"
 
     def caller(self, torch: bool = False) -> pycall.Call:
         """The short way to `run`: `call(*arrays)` gives one result or a tuple of them; None, with nothing done, for arrays that

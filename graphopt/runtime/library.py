@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import ArtifactError, GraphOptError
+from graphopt.errors import ArtifactError, GraphOptError, OutOfMemoryError
 
 ABI = 1  # GRAPHOPT_ABI of graphopt.h
 LAUNCH = "__TVMBackendParallelLaunch"  # the variable through which generated code starts its parallel loops
@@ -45,7 +45,7 @@ class Runtime:
             if threads not in self._pools:
                 made = self.library.graphopt_pool_create(threads)
                 if not made:
-                    raise MemoryError("no memory for a pool of threads")
+                    raise OutOfMemoryError(f"there is no memory for a pool of {threads} threads")
                 self._pools[threads] = made
             return self._pools[threads]
 
@@ -93,24 +93,20 @@ _OPENED = itertools.count()
 
 
 def open_library(image: Path | bytes) -> ctypes.CDLL:
-    """Load a shared library from a file, or from memory by way of a file that is gone afterwards. OSError where it cannot be.
+    """Load a shared library from a file or from memory. OSError where it cannot be.
 
     The dynamic loader takes a path that it knows for the library that it has from there, whatever the file is by now. It
     is therefore given the open file, by a name that it was never given before; a file that it has already (the same device
     and inode) is still not loaded again.
     """
     if isinstance(image, bytes):
-        import tempfile
-
-        handle, path = tempfile.mkstemp(prefix="graphopt-", suffix=".so")
-        try:
-            with os.fdopen(handle, "wb") as f:
-                f.write(image)
-            return open_library(Path(path))
-        finally:
-            os.unlink(path)
-    opened = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+        opened = os.memfd_create("graphopt.so", os.MFD_CLOEXEC)
+    else:
+        opened = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        if isinstance(image, bytes):
+            with os.fdopen(os.dup(opened), "wb") as f:
+                f.write(image)
         unique = "".join("/." if bit == "1" else "/" for bit in f"{next(_OPENED):b}")  # paths of one meaning
         return ctypes.CDLL(f"/proc/self/fd{unique}/{opened}")
     finally:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from graphopt.errors import InputError, PickleError
+from graphopt.errors import InputError, OutOfMemoryError, PickleError
 from graphopt.runtime.arrays import from_numpy, kind_of, to_numpy
 from graphopt.runtime.executable import Executable
 from graphopt.runtime.pycall import never
@@ -108,8 +108,11 @@ class Model:
     # Calling ----------------------------------------------------------------------------------
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run as the source model runs: the same arguments, the same structure of results, arrays in kind."""
-        if not kwargs and (result := self._by_arguments(*args)) is not None:
-            return result
+        try:
+            if not kwargs and (result := self._by_arguments(*args)) is not None:
+                return result
+        except MemoryError as e:
+            raise self._out_of_memory() from e
         given = self._structure.flatten(args, kwargs) if self._structure is not None else self._by_position(args, kwargs)
         results = self._computed(given)
         if self._structure is not None:
@@ -129,10 +132,21 @@ class Model:
 
     def _computed(self, given: Sequence[Any]) -> list[Any]:
         """Results for the inputs in order, arrays in kind."""
-        if (made := self._by_inputs(*given)) is not None:
-            return [made] if len(self.outputs) == 1 else list(made)
-        kind = kind_of(given)
-        return [from_numpy(r, kind, given) for r in self._run(given, kind == "torch")]
+        try:
+            if (made := self._by_inputs(*given)) is not None:
+                return [made] if len(self.outputs) == 1 else list(made)
+            kind = kind_of(given)
+            return [from_numpy(r, kind, given) for r in self._run(given, kind == "torch")]
+        except OutOfMemoryError:
+            raise
+        except MemoryError as e:
+            raise self._out_of_memory() from e
+
+    def _out_of_memory(self) -> OutOfMemoryError:
+        latest = self._only or self._programs.latest
+        needs = f": it needs {latest.executable.needs()}" if latest is not None else ""
+        return OutOfMemoryError(f"there is no memory for a call{needs}",
+                                hint="Give smaller inputs, or a machine with more memory")
 
     def __reduce__(self) -> Any:
         raise PickleError("a compiled model cannot be pickled, nor sent to another process: it holds machine code",

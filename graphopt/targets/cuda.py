@@ -28,6 +28,6 @@ class Cuda(Target):
                               hint=f"Use cuda:sm_90 (H100, H200), ...: {', '.join(ARCHITECTURES)}")
         if arch not in ARCHITECTURES:
             near = difflib.get_close_matches(arch, ARCHITECTURES, 1)
-            raise TargetError(f"unknown GPU architecture {arch!r}", hint=f"Did you mean {near[0]}? " * bool(near)
+            raise TargetError(f"unknown GPU architecture {arch!r}", hint=(f"Did you mean {near[0]}? " if near else "")
                               + f"Known: {', '.join(ARCHITECTURES)}")
         return Cuda("cuda", f"cuda:{arch}", arch)

@@ -153,10 +153,10 @@ def test_a_crash_in_compile_leaves_a_folder_and_says_where(tmp_path, monkeypatch
 def test_the_command_reduces_the_folder_that_a_crash_left(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("GRAPHOPT_CRASH_DIR", str(tmp_path))
     monkeypatch.setitem(COMPUTE, "tan", broken_code)
-    with pytest.raises(KeyError) as e:
+    with pytest.raises(CodegenError, match="KeyError: 'no such loop'") as e:
         graphopt.compile(network(), threads=1)
     (folder,) = crashed(tmp_path)
-    assert any(str(folder) in note for note in e.value.__notes__)
+    assert str(folder) in str(e.value)
     assert main([str(folder), "--repro", str(tmp_path / "small")]) == 0
     graph, _, about = load(tmp_path / "small")
     assert about["threads"] == 1 and [op.name for op in graph.ops] == ["tan"]

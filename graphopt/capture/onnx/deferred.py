@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from graphopt.capture.onnx.context import Node
     from graphopt.capture.onnx.scope import Scope
 
+MOST_DIMS = 4096
+
 
 def defer(node: Node, reason: Defer) -> list[Value | None]:
     """A `deferred` op for the node; the control operands that it lacks are noted in the session."""
@@ -127,7 +129,11 @@ def _infer(node: Node) -> dict[str, onnx.TypeProto]:
         proto.input.append("" if v is None else f"operand {i}")
         if v is None:
             continue
-        types[f"operand {i}"] = to_type_proto(v.type)
+        t = v.type
+        if isinstance(t, TensorType) and t.shape is not None and len(t.shape) == 1 and isinstance(t.shape[0], int) \
+                and t.shape[0] > MOST_DIMS:
+            t = TensorType(t.dtype, None)  # inference would make a shape of that many dims
+        types[f"operand {i}"] = to_type_proto(t)
         content = node.scope.ctx.content(v)
         if isinstance(content, np.ndarray) and content.dtype != object and content.size <= 1024:
             data[f"operand {i}"] = onnx.numpy_helper.from_array(content)
@@ -135,7 +141,8 @@ def _infer(node: Node) -> dict[str, onnx.TypeProto]:
         return onnx.shape_inference.infer_node_outputs(
             schema, proto, types, data, None, [onnx.helper.make_opsetid(d, v) for d, v in node.scope.opsets.items()],
             node.scope.session.ir_version)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, KeyError, RuntimeError):
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, KeyError, RuntimeError, TypeError,
+            MemoryError):
         return {}  # no help from there: the fallback knows the dtype
 
 

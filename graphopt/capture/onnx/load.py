@@ -14,6 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
+from graphopt.capture.onnx.check import check_dims, check_tensors, tensors_of
 from graphopt.capture.onnx.types import decoded, element_dtype, tensor_array
 from graphopt.capture.onnx.wire import cut
 from graphopt.errors import CaptureError
@@ -40,9 +41,11 @@ def load(model: Any) -> Source:
         path = Path(model)
         where = str(path)
         try:
+            if path.exists() and not path.is_file():
+                raise CaptureError("is no file", where=where, hint="Give the path of an .onnx file")
             data = _mapped(path)
-        except OSError as e:
-            raise CaptureError(f"cannot be read: {e.strerror}", where=where) from e
+        except (OSError, ValueError) as e:
+            raise CaptureError(f"cannot be read: {getattr(e, 'strerror', None) or e}", where=where[:200]) from e
         lean = cut(data.data)
         given, folder = _parse(data.tobytes() if lean is None else lean.model, where), path.resolve().parent
         if lean is not None and len(lean.places) == len(given.graph.initializer):
@@ -54,6 +57,7 @@ def load(model: Any) -> Source:
     else:
         given, folder, where = model, None, model.graph.name or "model"
     _check_header(given, where)
+    check_tensors(given, where)
     proto = _without_weights(given)  # what recapturing needs; the weights are held once, as arrays
     tensors: dict[str, Tensor] = {}
     for k, t in enumerate(given.graph.initializer):
@@ -114,7 +118,10 @@ def _check_header(proto: onnx.ModelProto, where: str) -> None:
     if not proto.opset_import and not proto.functions and proto.ir_version >= 3:
         raise CaptureError("imports no opset", where=where, hint="The file is truncated or damaged")
     _check_text(proto.graph, where)
-    for o in proto.opset_import:
+    for o in (*proto.opset_import, *(o for f in proto.functions for o in f.opset_import)):
+        if not 0 <= o.version < 1 << 31:
+            raise CaptureError(f"uses version {o.version} of the operators {o.domain or 'ai.onnx'!r}", where=where,
+                               hint="The file is damaged")
         if o.domain in ("", "ai.onnx") and o.version > NEWEST_OPSET:
             raise CaptureError(f"uses opset {o.version}; known are those up to {NEWEST_OPSET}", where=where,
                                hint="Export it for an older opset, or convert it with onnx.version_converter")
@@ -165,14 +172,21 @@ def _external(t: TensorProto, folder: Path | None, place: str) -> np.ndarray:
                            hint="Give the path of the model instead")
     if not location:
         raise CaptureError("its data is external, but no file is named", where=place)
-    path = (folder / location).resolve()
+    try:
+        path = (folder / location).resolve()
+        no_file = path.exists() and not path.is_file()
+    except (OSError, ValueError, RuntimeError) as e:  # a NUL in it, a link to itself, a name that is too long
+        raise CaptureError(f"its data points to {location!r}, which is no file: {getattr(e, 'strerror', None) or e}",
+                           where=place) from e
     if os.path.isabs(location) or not path.is_relative_to(folder):
         raise CaptureError(f"its data points to {location!r}, outside the model's folder", where=place,
                            hint="Such a file is refused: it could read any file of this machine")
+    if no_file:
+        raise CaptureError(f"its data points to {location!r}, which is no file", where=place)
     if t.data_type == TensorProto.STRING:
         raise CaptureError("string tensors cannot be external", where=place)
     d = element_dtype(t.data_type, place)
-    count = int(np.prod(list(t.dims), dtype=np.int64)) if t.dims else 1
+    count = check_dims(t.dims, place)
     expected = (count * d.bits + 7) // 8 if d.kind != "bool" else count
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or expected)
@@ -189,7 +203,10 @@ def _external(t: TensorProto, folder: Path | None, place: str) -> np.ndarray:
                            hint="The data file is truncated or belongs to another model")
     if count == 0:
         return np.zeros(list(t.dims), dtype=d.numpy)
-    raw = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+    try:
+        raw = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+    except OSError as e:
+        raise CaptureError(f"its data file {location!r} cannot be read: {e.strerror}", where=place) from e
     if d.bits < 8:  # packed two or four to a byte: unpacked by onnx from a copy
         copy = TensorProto(data_type=t.data_type, dims=t.dims, raw_data=raw.tobytes())
         return tensor_array(copy, place)
@@ -206,20 +223,8 @@ def _inline_external(proto: onnx.ModelProto, folder: Path | None, where: str) ->
 
 
 def _nested_tensors(proto: onnx.ModelProto) -> Iterator[tuple[TensorProto, str]]:
-    def of_nodes(nodes: Any) -> Iterator[tuple[TensorProto, str]]:
-        for node in nodes:
-            for a in node.attribute:
-                place = f"{node.name or node.op_type}, attribute {a.name}"
-                for t in [a.t] if a.HasField("t") else a.tensors:
-                    yield t, place
-                for g in [a.g] if a.HasField("g") else a.graphs:
-                    for t in g.initializer:
-                        yield t, f"initializer {t.name!r}"
-                    yield from of_nodes(g.node)
-
-    yield from of_nodes(proto.graph.node)
-    for f in proto.functions:
-        yield from of_nodes(f.node)
+    for nodes in (proto.graph.node, *(f.node for f in proto.functions)):
+        yield from tensors_of(nodes)
 
 
 __all__ = ["NEWEST_IR", "NEWEST_OPSET", "Source", "load"]

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 
 from graphopt.capture.onnx import contrib, ops  # noqa: F401  (they fill the table)
+from graphopt.capture.onnx.check import check_nodes
 from graphopt.capture.onnx.context import Context
 from graphopt.capture.onnx.load import Source, load
 from graphopt.capture.onnx.scope import Scope, location
-from graphopt.capture.onnx.session import Session, check_supported, opset_versions
+from graphopt.capture.onnx.session import Session, opset_versions
 from graphopt.capture.onnx.table import domain_of
 from graphopt.capture.onnx.types import DimKey, dim_key, from_type_proto
 from graphopt.errors import CaptureError, InputError
@@ -43,7 +44,7 @@ def _capture(source: Source, shapes: Mapping[str, Sequence[int]], values: Mappin
     opsets = opset_versions(proto.opset_import) or {"": 1}
     session = Session(source.where, {(domain_of(f.domain), f.name, f.overload): f for f in proto.functions}, source.tensors,
                       proto.ir_version)
-    check_supported(session, proto.graph, opsets)
+    check_nodes(session, proto.graph, opsets)
     graph = Graph(_identifier(proto.graph.name))
     scope = Scope(session, Context(graph, session.knowledge), opsets)
     constants = (*proto.graph.initializer, *(s.values for s in proto.graph.sparse_initializer))

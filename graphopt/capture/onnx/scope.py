@@ -148,14 +148,16 @@ class Scope:
             results = defer(node, reason)
         except CaptureError:
             raise
-        except (IndexError, ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError) as e:
-            raise CaptureError(f"{proto.op_type}: attributes and operands do not fit: {type(e).__name__}: {e}",
-                               where=node.place, hint="The model is damaged, or breaks a rule of the operator") from e
+        except MemoryError as e:
+            raise CaptureError(f"{proto.op_type}: there is no memory for what it computes at capture", where=node.place) from e
         except GraphOptError as e:
             if not self._vague(inputs):
                 raise CaptureError(f"{proto.op_type}: {e}", where=node.place) from e
             self._undo(mark)
             results = defer(node, Defer(str(e)))
+        except Exception as e:  # an entry is written for operands and attributes that fit
+            raise CaptureError(f"{proto.op_type}: attributes and operands do not fit: {type(e).__name__}: {e}",
+                               where=node.place, hint="The model is damaged, or breaks a rule of the operator") from e
         finally:
             self.ctx.loc = outer_loc
         listed: list[Value | None] = [results] if isinstance(results, Value) else list(results)

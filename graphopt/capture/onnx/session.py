@@ -12,7 +12,6 @@ from onnx import defs
 from graphopt.capture.onnx.known import Knowledge
 from graphopt.capture.onnx.table import domain_of, find
 from graphopt.capture.onnx.types import Symbols
-from graphopt.errors import UnsupportedOperators
 from graphopt.ir.graph import Graph, Tensor, Value
 from graphopt.ir.types import TensorType
 
@@ -94,33 +93,7 @@ def schema_of(domain: str, name: str, version: int) -> Any:
         return None
 
 
-def check_supported(session: Session, graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
-    """Raise UnsupportedOperators naming every operator without an entry or a function body, with its places."""
-    missing: list[tuple[str, str]] = []
-    visited: set[FunctionKey] = set()
-
-    def visit(nodes: Iterable[onnx.NodeProto], versions: Mapping[str, int], prefix: str) -> None:
-        for node in nodes:
-            place = prefix + (node.name or next((o for o in node.output if o), node.op_type))
-            domain = domain_of(node.domain)
-            function = session.function(node)
-            if function is not None:
-                key = (domain, node.op_type, node.overload)
-                if key not in visited:
-                    visited.add(key)
-                    visit(function.node, {**versions, **opset_versions(function.opset_import)}, f"{place}/")
-            elif not supported(domain, node.op_type, versions.get(domain, 1)):
-                missing.append((f"{domain}.{node.op_type}" if domain else node.op_type, place))
-            for a in node.attribute:
-                for inner in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
-                    visit(inner.node, versions, f"{place}/")
-
-    visit(graph.node, opsets, "")
-    if missing:
-        raise UnsupportedOperators(missing, where=session.where, hint=_advice(missing))
-
-
-def _advice(missing: Iterable[tuple[str, str]]) -> str | None:
+def advice(missing: Iterable[tuple[str, str]]) -> str | None:
     """What to do where there is something better than to write an entry."""
     if any(name.startswith("com.microsoft.nchwc.") for name, _ in missing):
         return ("onnxruntime blocked the weights for the machine that it optimised the file on, which does not say how: "
@@ -135,4 +108,4 @@ def supported(domain: str, name: str, version: int) -> bool:
     return schema is not None and (schema.has_function or schema.has_context_dependent_function)
 
 
-__all__ = ["CONTROL_ELEMENTS", "FunctionKey", "Session", "check_supported", "opset_versions", "schema_of", "supported"]
+__all__ = ["CONTROL_ELEMENTS", "FunctionKey", "Session", "advice", "opset_versions", "schema_of", "supported"]

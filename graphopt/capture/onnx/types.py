@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -155,7 +156,7 @@ def _readable(text: str) -> bool:
 
 def tensor_array(t: TensorProto, where: str) -> np.ndarray:
     """The data of a tensor that lies in the proto itself."""
-    expected = int(np.prod(list(t.dims), dtype=np.int64)) if t.dims else 1
+    expected = math.prod(t.dims)
     element_dtype(t.data_type, where)
     try:
         if any(d < 0 for d in t.dims):
@@ -186,11 +187,15 @@ def decoded(s: Any, where: str) -> str:
 def sparse_array(t: onnx.SparseTensorProto, where: str) -> np.ndarray:
     """A sparse tensor made dense."""
     values, indices = tensor_array(t.values, where), tensor_array(t.indices, where)
-    dense = np.zeros(list(t.dims), dtype=values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
-    else:
-        dense[tuple(indices.T)] = values
+    try:
+        dense = np.zeros(list(t.dims), dtype=values.dtype)
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+    except (IndexError, ValueError, MemoryError) as e:
+        raise CaptureError(f"{len(values)} values at their indices are no tensor of shape {list(t.dims)}: {e}", where=where,
+                           hint="The file is damaged") from e
     return dense
 
 

@@ -58,7 +58,14 @@ _DIFFERS_IN_TRAINING = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple, dict[str, Any]]:
-    as_torch = lambda x: torch.from_numpy(np.asarray(x, order="C")) if isinstance(x, np.ndarray) else x
+    def as_torch(x: Any) -> Any:
+        if not isinstance(x, np.ndarray):
+            return x
+        try:
+            return torch.from_numpy(np.asarray(x, order="C"))
+        except (TypeError, ValueError) as e:
+            raise CaptureError(f"an array of {x.dtype} is nothing that torch takes: {e}", where="example_inputs") from e
+
     convert = lambda t: pytree.tree_map(as_torch, t)
     if isinstance(example_inputs, Mapping):
         return (), {k: convert(v) for k, v in example_inputs.items()}

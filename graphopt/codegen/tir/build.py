@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import tempfile
+import resource
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -29,6 +30,10 @@ from graphopt.targets.x86 import X86
 
 # Where programs run in memory: TVM's thread pool would take half of the processors, guessing that they are hyper-threads.
 os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+
+log = logging.getLogger("graphopt")
+
+LARGE_OBJECT = 1 << 26  # bytes: far more than any kernel's
 
 
 @dataclass
@@ -155,17 +160,33 @@ def _objects(program: Program, calls: list[list[Step]], names: list[str], target
 
     largest = sorted(used, key=lambda name: -len(keys[name]))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
-        made = [workers.submit(kernel, name) for name in largest]
+        try:
+            made = [workers.submit(kernel, name) for name in largest]
+        except RuntimeError as e:  # no thread can be started: one after the other, then
+            log.info("kernels are compiled one after the other: %s", e)
+            workers.shutdown(cancel_futures=True)
+            return [entries(), *map(kernel, largest)]
         return [entries(), *(m.result() for m in made)]
 
 
 def _object(mod: Any, target: X86) -> bytes:
-    """The object file of a module."""
+    """The object file of a module, made in memory: where a file system is full LLVM ends the process."""
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if room != resource.RLIM_INFINITY and room < LARGE_OBJECT:
+        raise CodegenError(f"files of this process may have {room} bytes, and LLVM ends it where that is too few",
+                           where="ulimit -f", hint=f"Allow at least {LARGE_OBJECT}")
     module = compile_module(mod, target)
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as work:
-        path = Path(work) / "code.o"
-        module.write_to_file(str(path))
-        return path.read_bytes()
+    try:
+        memory = os.memfd_create("graphopt-code.o", os.MFD_CLOEXEC)
+    except OSError as e:
+        raise CodegenError(f"there is no memory for an object file: {e.strerror}") from e
+    try:
+        module.write_to_file(f"/proc/self/fd/{memory}", "o")
+        with os.fdopen(os.dup(memory), "rb") as f:
+            f.seek(0)
+            return f.read()
+    finally:
+        os.close(memory)
 
 
 def _lowering(machine: Any) -> Any:

@@ -15,6 +15,8 @@ from graphopt.ir.ops.movement import TO_THE_END
 from graphopt.ir.table import broadcast_dims, normalise_axes, normalise_axis
 from graphopt.ir.types import F32, I64, TensorType
 
+MOST_STEPS = 1 << 26  # of a range in floating point, which is made at capture
+
 
 @entry("Shape")
 def shape(b: Context, n: Node) -> Results:
@@ -137,6 +139,8 @@ def split(b: Context, n: Node) -> Results:
     sizes: tuple[DimLike, ...] | None = tuple(n.attrs["split"]) if "split" in n.attrs else n.dims(1)
     if sizes is None:
         count = n.attr("num_outputs", n.outputs)
+        if count != n.outputs:
+            raise n.error(f"num_outputs is {count}, and the node has {n.outputs} outputs")
         each = ceil_div(total, count)
         if isinstance(total, int) and total % count:
             whole = -(-total // count)
@@ -233,6 +237,8 @@ def range_(b: Context, n: Node) -> Results:
         if any(isinstance(v, Dim) for v in (start, limit, delta)):
             raise Defer("its length depends on symbolic dims in floating point")
         steps_taken = max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
+        if steps_taken > MOST_STEPS:
+            raise n.error(f"has {steps_taken} elements, more than {MOST_STEPS}")
         return b.const((np.arange(steps_taken) * float(delta) + float(start)).astype(d.numpy))
     if isinstance(delta, Dim) or delta == 0:
         raise Defer("its step depends on symbolic dims")
