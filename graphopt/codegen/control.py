@@ -26,6 +26,7 @@ class Planned:
 
 
 Copy = Callable[[Value, Slot, Slot], Step]  # a value like this one, from here to there
+Clear = Callable[[Value, Slot], Step]  # zeros into a value like this one, there
 
 
 # What can be one ---------------------------------------------------------------------------------
@@ -52,7 +53,9 @@ def _loop(op: Op) -> str | None:
         assert start is not None
         if before.type != after.type or start.type != before.type:
             return f"carried value {k} changes its shape: it starts as {start.type}, then {before.type} becomes {after.type}"
-    if op.results[carried:] and iterations(op) is None:
+    if op.attrs["rows"] is not None and known_trip(op) not in range(op.attrs["rows"] + 1):
+        return f"it may have more iterations than the {op.attrs['rows']} rows of its scan outputs"
+    if op.results[carried:] and op.attrs["rows"] is None and iterations(op) is None:
         return "its number of iterations, and with it the length of its scan outputs, is known only when running"
     trip = op.operand("trip")
     if trip is not None and (not isinstance(trip.type, TensorType) or trip.dtype.name not in ("i64", "i32")):
@@ -112,7 +115,8 @@ class Loop:
         self.arena_at = at
         return at + body.size
 
-    def steps(self, body: Planned, arena: Slot, operands: Sequence[Slot | None], results: Sequence[Slot], copy: Copy) -> Repeat:
+    def steps(self, body: Planned, arena: Slot, operands: Sequence[Slot | None], results: Sequence[Slot], copy: Copy,
+              clear: Clear) -> Repeat:
         op = self.op
         counter, alive, again = (arena.shifted(k * WORD) for k in range(3))
         start = operands[2:2 + self.carried]
@@ -124,6 +128,8 @@ class Loop:
         inside = bound(body.steps, [counter, alive, *here, *captures], [again, *there, *scans], arena.shifted(self.arena_at))
         before = [copy(v, s, arena.shifted(at)) for v, s, (at, _) in zip(self.body.inputs[2:], start, self.states)
                   if s is not None]
+        if op.attrs["rows"] is not None:  # those behind the last iteration's are zero
+            before += [clear(v, r) for v, r in zip(op.results[self.carried:], results[self.carried:])]
         after = [copy(v, s, r) for v, s, r in zip(op.results, here, results) if v.uses]
         cond, trip = op.operand("cond"), op.operand("trip")
         if cond is not None and cond.constant is not None and cond.constant.all():

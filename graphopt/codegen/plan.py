@@ -200,7 +200,7 @@ class _Planner:
             given = [None if v is None else self.operand(v, None) for v in op.operands]
             if p.loop is None:
                 return control.branch(op, p.bodies, extra[0], given, results)
-            return p.loop.steps(p.bodies[0], extra[0], given, results, self.copy)
+            return p.loop.steps(p.bodies[0], extra[0], given, results, self.copy, self.clear)
         # constants reach a host op as they are, strings included
         args = tuple(None if v is None or v.constant is not None else self.slot(v) for v in op.operands)
         return Host(op, args, tuple(results), p.why)
@@ -287,6 +287,14 @@ class _Planner:
         op = scratch.add("identity", [scratch.add_input(like.type, "x")])
         scratch.outputs = [op.result]
         return Call(self.lower(op).kernel, (source, target), op)
+
+    def clear(self, like: Value, target: Slot) -> Call:
+        """A kernel that writes zeros where a value like that one lies."""
+        scratch = Graph("clear")
+        zero = scratch.constant(np.zeros((), like.dtype.numpy))
+        op = scratch.add("expand", [zero], {"shape": like.static_shape})
+        scratch.outputs = [op.result]
+        return Call(self.lower(op).kernel, (target,), op)
 
     # Memory
     def lifetimes(self, pending: Sequence[_Pending], copies: Sequence[tuple[Value, int]]) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from graphopt.ir.graph import Builder, Graph, Op, Value
 from graphopt.ir.ops.control import trip_count
-from graphopt.ir.types import TensorType
+from graphopt.ir.types import I64, TensorType
 from graphopt.rewrite.context import Context
 from graphopt.rewrite.manager import GraphPass
 
+MOST_ROWS, MOST_BYTES = 1 << 16, 1 << 26  # of the scan outputs of a loop that may end early
 
 class Bodies(GraphPass):
     """Before: any graph. After: a branch or body holds the constants that it captures, so that what is made of them is folded and
     weights are packed; it captures nothing twice or in vain; what a loop carries without changing it is captured, and its
     condition, which is true in every iteration, is a constant there; results that nobody uses are not computed. Loops that never
-    run are gone.
+    run are gone. One that its condition may end before its trip count, which is known, stacks its outputs in tensors of that
+    many rows, of which those that there were are taken behind it, where the target has loops for it.
     """
 
     name = "bodies"
@@ -29,6 +32,8 @@ class Bodies(GraphPass):
                 continue
             if op.name == "loop":
                 changed |= self._loop(graph, op, context)
+                if op.graph is graph:  # as it was
+                    changed |= self._bound(graph, op, context)
             elif op.name == "if":
                 changed |= self._if(graph, op, context)
         return changed
@@ -76,13 +81,49 @@ class Bodies(GraphPass):
         _, wanted = _captures(given, [copy], 2 + len(kept))
         _settle(copy, 2 + len(kept), given, wanted)
         made = graph.add("loop", [*op.operands[:2], *(start[k] for k in kept), *(given[k] for k in wanted)],
-                         {"carried": len(kept)}, regions=[copy], loc=op.loc, before=op,
+                         {**op.attrs, "carried": len(kept)}, regions=[copy], loc=op.loc, before=op,
                          types=[op.results[k].type for k in (*kept, *scans)])
         for k in same:
             value = start[k]
             assert value is not None
             op.results[k].replace_all_uses_with(value)
         _replace(op, [*kept, *scans], made.results)
+        return True
+
+
+    def _bound(self, graph: Graph, op: Op, context: Context) -> bool:
+        body, carried, ask = op.regions[0], op.attrs["carried"], getattr(context.target, "loops", None)
+        trip = op.operand("trip")
+        if ask is None or op.attrs["rows"] is not None or len(op.results) == carried or trip is None or trip.constant is None \
+                or trip.constant.size != 1 or trip_count(op.view(), body) is not None:
+            return False
+        rows = max(int(trip.constant.reshape(-1)[0]), 0)
+        stacked = body.outputs[1 + carried:]
+        if rows > MOST_ROWS or not all(map(_known, stacked)):
+            return False
+        if rows * sum(math.prod(v.static_shape) * v.dtype.itemsize for v in stacked) > MOST_BYTES:
+            return False
+        build = Builder(graph, before=op, loc=op.loc)
+        copy = body.clone()
+        inputs, outputs = list(copy.inputs), list(copy.outputs)
+        number = copy.add_input(TensorType(I64, ()), "count")
+        copy.inputs = [*inputs[:2 + carried], number, *inputs[2 + carried:]]
+        for k, v in enumerate(copy.inputs):
+            v.index = k
+        copy.outputs = [*outputs[:1 + carried], Builder(copy).add(number, 1), *outputs[1 + carried:]]
+        zero = build.const(np.int64(0))
+        made = graph.add("loop", [*op.operands[:2 + carried], zero, *op.operands[2 + carried:]],
+                         {"carried": carried + 1, "rows": rows}, regions=[copy], loc=op.loc, before=op,
+                         types=[*(r.type for r in op.results[:carried]), zero.type,
+                                *(TensorType(v.dtype, (rows, *v.static_shape)) for v in stacked)])
+        if not ask(made) or not context.take("give the scan outputs of a loop that may end early all their rows", op):
+            made.erase()
+            return False
+        context.because(op, f"its scan outputs lie in tensors of {rows} rows, cut to the length that they turn out to have")
+        there = build.less(build.const(np.arange(rows)), made.results[carried])
+        scans = [graph.add("compress", [v, there], {"axis": 0}, loc=op.loc, before=op, types=[old.type]).result
+                 for v, old in zip(made.results[carried + 1:], op.results[carried:])]
+        _replace(op, range(len(op.results)), [*made.results[:carried], *scans])
         return True
 
 

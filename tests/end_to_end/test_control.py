@@ -262,6 +262,25 @@ def test_scan_outputs_of_unknown_length_are_left_to_the_evaluator() -> None:
     assert "scan output" in reason(model, {"m": np.array(3), "x": f32(4)})
 
 
+def test_scan_outputs_of_a_loop_that_may_end_early_are_cut_behind_it() -> None:
+    model = parse("""g (float[4] x, float[4, 4] w) => (float[4] y, float[K, 4] all, int64[K] numbers) {
+        keep = Constant<value = bool {1}>()  most = Constant<value_int = 40>()
+        y, all, numbers = Loop(most, keep, x) <body = b (int64 i, bool k, float[4] v) =>
+                (bool ko, float[4] vo, float[4] out, int64 at) {
+            q = MatMul(v, w)  vo = Add(v, q)  s = ReduceSum<keepdims = 0>(vo)  high = Constant<value_float = 5.0>()
+            ko = Less(s, high)  out = Identity(v)  at = Identity(i) }> }""")
+    w = np.eye(4, dtype=np.float32) / 4
+    compiled: Any = graphopt.compile(model)
+    lengths = set()
+    for start in (9, 1, .1, 0, -1, np.nan):
+        given = {"x": np.full(4, start, np.float32), "w": w}
+        expected = run_ort(model, given)
+        for mine, right in zip(compiled.run(given).values(), expected, strict=True):
+            same(np.asarray(mine), right, 1e-4, 1e-5)
+        lengths.add(len(expected[1]))
+    assert len(lengths) > 2 and {name for name, _, _ in compiled.host_ops} == {"compress"}
+
+
 # Saved, shared, concurrent -------------------------------------------------------------------------------------------------
 def test_a_saved_model_with_a_loop_and_a_branch_runs_again_also_from_c(tmp_path: Path) -> None:
     model = parse("""g (int64[1] m, float[4] x) => (float[4] y) {

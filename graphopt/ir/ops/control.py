@@ -135,7 +135,7 @@ def _loop_types(o: Operands) -> list[Type]:
         if merged is None:
             raise o.fail(f"carried value {i} is {start} before the loop and {after} after an iteration")
         out.append(merged)
-    count = trip_count(o, body)
+    count = trip_count(o, body) if o.rows is None else o.rows
     for v in body.outputs[1 + carried:]:
         if not isinstance(v.type, TensorType):
             raise o.fail(f"scan output {v.type} is not a tensor")
@@ -172,14 +172,15 @@ def _loop_operations(o: Operands, outs: Sequence[TensorType]) -> DimLike:
     return (trip_count(o, o.regions[0]) or 0) * operations_of(o.regions[0])
 
 
-@op("loop(trip?: any, cond?: any, values*: any; carried: int) [body] -> any*", types=_loop_types, traits=Trait.CONTROL,
-    operations=_loop_operations)
-def loop(trip, cond, *values, carried, regions, result_types):
+@op("loop(trip?: any, cond?: any, values*: any; carried: int, rows: int?) [body] -> any*", types=_loop_types,
+    traits=Trait.CONTROL, operations=_loop_operations)
+def loop(trip, cond, *values, carried, rows, regions, result_types):
     """ONNX Loop: run the body while the iteration is below `trip` (absent: no bound) and the condition holds (absent: true).
 
     values are the carried ones, then captures. The body takes (iteration i64[], condition bool[], carried...,
     captures...) and gives (condition, carried..., scan outputs...). Results are the last carried values, then
-    the scan outputs stacked along a new axis 0 (no iterations: size 0). Carried values may change shape.
+    the scan outputs stacked along a new axis 0 (no iterations: size 0). Carried values may change shape. Where there are to be
+    so many `rows`, zeros follow those of fewer iterations.
     """
     bound = None if trip is None else int(_scalar(trip, "the trip count"))
     keep = True if cond is None else bool(_scalar(cond, "the condition"))
@@ -195,7 +196,15 @@ def loop(trip, cond, *values, carried, regions, result_types):
                 raise EvaluationError(f"a scan output changes its shape from {list(kept[0].shape)} to {list(value.shape)}")
             kept.append(value)
         iteration += 1
-    return (*state, *(_stack(kept, t) for kept, t in zip(scans, result_types[carried:])))
+    return (*state, *(_padded(_stack(kept, t), rows) for kept, t in zip(scans, result_types[carried:])))
+
+
+def _padded(stacked: np.ndarray, rows: int | None) -> np.ndarray:
+    if rows is None:
+        return stacked
+    if len(stacked) > rows:
+        raise EvaluationError(f"the loop has {len(stacked)} iterations, more than its {rows} rows")
+    return np.concatenate([stacked, np.zeros((rows - len(stacked), *stacked.shape[1:]), stacked.dtype)])
 
 
 def _stack(kept: list[np.ndarray], t: TensorType) -> np.ndarray:
