@@ -119,6 +119,13 @@ def test_symbolic_extents_agree_with_concrete_ones_within_the_axis(data):
     assert substitute(slice_extent(N, END, FRONT, -step), values) == len(range(n)[::-step])
 
 
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("start, end", [(-3, 2), (-8, 2), (-1, 1), (-2, 7), (-2**31, 3), (-2**40, END)])
+def test_starts_from_the_back_and_ends_from_the_front_are_exact_for_all_lengths(start, end, step):
+    for n in range(12):
+        assert substitute(slice_extent(N, start, end, step), {"N": n}) == len(range(n)[start:end:step]), n
+
+
 @pytest.mark.parametrize("start, end, step, wanted", [
     ("0", END, 1, "N"), ("0", FRONT, 1, "0"), ("1", END, 1, "N - 1"), ("0", -1, 1, "N - 1"), ("-1", END, 1, "1"),
     ("1", -1, 1, "N - 2"), ("0", 5, 1, "min(5, N)"), ("S", END, 1, "N - S"), ("0", S, 1, "S"), ("-S", END, 1, "S"),

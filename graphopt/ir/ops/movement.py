@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import IRError
-from graphopt.ir.dims import DimLike, Shape, ceil_div, dim_min, product
+from graphopt.ir.dims import DimLike, Shape, ceil_div, dim_max, dim_min, product
 from graphopt.ir.table import Operands, Trait, first_rows, op, rows_beside
 from graphopt.ir.types import I64, TensorType
 
@@ -93,12 +93,17 @@ def expand(x, *, shape):
 def slice_extent(n: DimLike, start: DimLike, end: DimLike, step: int) -> DimLike:
     """How many elements start:end:step takes of an axis of `n`, by numpy's rules.
 
-    Exact where all are integers. Otherwise a symbolic start or end is taken to lie within the axis (to count
-    from its back where all its terms are negative), and so is an integer start.
+    Exact where all are integers, and where integers count from different ends in a way that only some lengths allow (-3:2).
+    Otherwise a symbolic start or end is taken to lie within the axis (to count from its back where all its terms are
+    negative), and so is an integer start.
     """
     if isinstance(n, int) and isinstance(start, int) and isinstance(end, int):
         return len(range(n)[start:end:step])
     backwards = step < 0
+    if isinstance(start, int) and isinstance(end, int) and not backwards:
+        start = 0 if start <= -TO_THE_END else start
+        if start < 0 <= end < TO_THE_END:
+            return dim_max(ceil_div(dim_min(end, n) - dim_max(n + start, 0), step), 0)
     first = _from_front(start, n)
     if isinstance(start, int) and backwards and start >= TO_THE_END:
         first = n - 1
