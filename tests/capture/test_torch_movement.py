@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_check import check, each, ops
+from torch_check import Of, capture, check, each, ops, run, same
 
 torch.manual_seed(0)
 X = torch.randn(3, 4, 5)
@@ -225,3 +225,16 @@ def test_degenerate_shapes(shape):
 
 def test_a_view_of_the_same_shape_costs_nothing():
     assert ops(check(lambda x: x.view(3, 4, 5).expand(3, 4, 5)[:].permute(0, 1, 2), X)) == []
+
+
+@pytest.mark.parametrize("bounds", [(-8, 2), (-8, None), (-4, 9), (1, -5), (-40, -2)])
+@pytest.mark.parametrize("length", [3, 12])
+def test_slices_of_a_free_axis_are_cut_where_it_ends(bounds, length):
+    """torch guards on which side of a bound the length lies; the graph is held against eager at every length that it admits."""
+    cut = slice(*bounds)
+    module = Of(lambda x: x[cut] * 2)
+    graph = capture(module, torch.randn(length, 3), dynamic=(({0: torch.export.Dim.AUTO},),))
+    low, high = graph.metadata["dim_ranges"].get("".join(graph.symbols()), (length, length))
+    for n in range(low, min(high or 15, 15) + 1):
+        x = torch.randn(n, 3)
+        same(run(graph.specialise(dict.fromkeys(graph.symbols(), n)), x), module(x))

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.capture.torch.context import Context, Refusal, axes_of, axis_of, product
 from graphopt.capture.torch.table import aten
-from graphopt.ir.dims import Dim, DimLike
+from graphopt.ir.dims import Dim, DimLike, ceil_div
 from graphopt.ir.graph import Value
 from graphopt.ir.types import I64
 
@@ -63,8 +63,20 @@ def _(c: Context, src: Value) -> Value:
 @aten("aten.slice.Tensor", "aten.slice_copy.Tensor")
 def _(c: Context, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
     axis = axis_of(dim, x.rank)
-    start, end = _bounds(x.shape[axis], start, end)
-    return c.slice(x, axis, start, end, step)
+    size = x.shape[axis]
+    low, high = _bounds(size, start, end)
+    if isinstance(size, Dim):
+        low, high = _clamped(size, low, high, step, c.shape[axis])
+    return c.slice(x, axis, low, high, step)
+
+
+def _clamped(size: DimLike, low: DimLike, high: DimLike, step: int, extent: DimLike) -> tuple[DimLike, DimLike]:
+    """The bounds of a slice of an axis of unknown size; those that lie outside of it by torch's guards, which show in the size
+    that it gives the result, are at its edge: x[-8:] of at most 7 elements is x[0:]."""
+    for first, last in ((low, high), (0, high), (low, size), (0, size), (low, 0)):
+        if extent == (0 if last == 0 else ceil_div(last - first, step)):
+            return first, last
+    return low, high
 
 
 def _bounds(size: DimLike, start: Any, end: Any) -> tuple[DimLike, DimLike]:
