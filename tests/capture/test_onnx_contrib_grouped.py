@@ -60,6 +60,8 @@ CASES = {
     "bias": gqa(2, 5, [5, 5], 5, bias=(1, N, 5, 5)),
     "bias, step": gqa(2, 1, [8, 5], 8, held=7, bias=(2, 1, 1, 8)),
     "positions": gqa(2, 1, [8, 5], 8, held=7, rotary=True, positions=np.array([[9], [3]])),
+    "positions of a prompt": gqa(2, 3, [3, 3], 3, rotary=True, positions=np.array([[5, 9, 1], [2, 8, 3]])),
+    "positions of several steps": gqa(1, 3, [9], 9, held=6, rotary=True, positions=np.array([[7, 2, 11]])),
     "both ways": gqa(2, 5, [5, 5], 5, causal=0),
 }
 

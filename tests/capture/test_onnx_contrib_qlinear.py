@@ -57,6 +57,19 @@ CASES = {
                                                 Fixed(i8([0, 0, 0, 0])), f32(2.0), u8(128), Fixed(np.arange(4, dtype=np.int32))],
                                 {"channels_last": 1, "pads": [1, 1, 1, 1]}, steps=1),
 }
+IDS = np.array([[3, 1, 4], [1, 5, 0]], np.int32)
+
+
+def embedding(segments: bool, mask: bool) -> Case:
+    tables = [q(6, 8), q(5, 8), q(2, 8) if segments else None, q(8), q(8)]
+    scales = [f32(.01), f32(.02), f32(.03) if segments else None, f32(.04), f32(.05)]
+    zeros = [u8(120), u8(130), u8(9) if segments else None, u8(128), u8(100)]
+    return Case("QEmbedLayerNormalization", [
+        IDS, IDS % 2 if segments else None, *(t if t is None else Fixed(t) for t in tables),
+        np.array([[1, 1, 0], [1, 1, 1]], np.int32) if mask else None, *scales, *zeros], {"epsilon": 1e-5}, [True, True])
+
+
+CASES |= {"embedding": embedding(True, True), "embedding, no segments, no mask": embedding(False, False)}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
-from graphopt.capture.onnx.contrib.common import contrib, refuse, scalar
+from graphopt.capture.onnx.contrib.common import contrib, refuse, scalar, scale_at
 from graphopt.capture.onnx.ops.contract import centred
 from graphopt.capture.onnx.table import Defer, Results
 from graphopt.ir.dims import Dim, DimLike
@@ -127,8 +127,7 @@ def qattention(b: Context, n: Node) -> Results:
     refuse(n, "past_present_share_buffer", "do_rotary")
     x = centred(b, n[0], scalar(b, n, 6))
     w = centred(b, n[1], n.get(7), 1)
-    x_scale, w_scale = scalar(b, n, 3), n[4]
-    assert x_scale is not None
+    x_scale, w_scale = scale_at(b, n, 3), n[4]
     factor = b.mul(x_scale, b.reshaped(w_scale, ()) if rank_of(w_scale) == (1,) else w_scale)
     qkv = b.add(b.mul(b.cast(b.matmul(x, w), to=F32), factor), n[2])
     return _projected(b, n, qkv, mask=n.get(5), past=n.get(8), bias=None)

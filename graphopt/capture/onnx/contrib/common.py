@@ -100,21 +100,24 @@ def scalar(b: Context, n: Node, index: int) -> Value | None:
     return b.reshaped(v, ())
 
 
+def scale_at(b: Context, n: Node, index: int) -> Value:
+    """A scale that holds for the whole tensor, and must be there."""
+    found = scalar(b, n, index)
+    if found is None:
+        raise n.error(f"operand {index}, a scale, is missing")
+    return found
+
+
 def real(b: Context, n: Node, index: int, scale: int | None = None) -> Value:
     """Operand `index` in f32; its scale and zero point are operands `scale` (default: the next) and the one after."""
     at = index + 1 if scale is None else scale
-    factor = scalar(b, n, at)
-    if factor is None:
-        raise n.error(f"operand {at}, a scale, is missing")
-    return b.dequantize(n[index], factor, scalar(b, n, at + 1), axis=0, to=F32)
+    return b.dequantize(n[index], scale_at(b, n, at), scalar(b, n, at + 1), axis=0, to=F32)
 
 
 def stored(b: Context, n: Node, y: Value, scale: int, to: DType) -> Value:
     """`y` quantised by operands `scale` and the zero point after it."""
-    factor = scalar(b, n, scale)
-    if factor is None:
-        raise n.error(f"operand {scale}, a scale, is missing")
-    return b.quantize(y, factor, scalar(b, n, scale + 1), axis=0, to=to)
+    return b.quantize(y, scale_at(b, n, scale), scalar(b, n, scale + 1), axis=0, to=to)
 
 
-__all__ = ["KNOWN", "MS", "Form", "channels_first", "channels_last", "contrib", "real", "refuse", "replaced", "scalar", "stored"]
+__all__ = ["KNOWN", "MS", "Form", "channels_first", "channels_last", "contrib", "real", "refuse", "replaced", "scalar",
+           "scale_at", "stored"]

@@ -44,14 +44,8 @@ def group_query_attention(b: Context, n: Node) -> Results:
     new = number(b, length) if n.get(16) is None else b.reshape(b.to(n[16], I64), shape=(batch, 1))
     before = b.const(np.zeros((1, 1), np.int64)) if first else b.sub(counts, new)
     if n.attr("do_rotary", 0):
-        cos, sin = n[7], n[8]
-        positions = n.get(9)
-        if positions is None:
-            steps = b.iota(shape=(1, length), axis=1, dtype=I64)
-            positions = b.add(steps, before)
-            if length != 1 and (first or n.get(16) is not None):  # behind the end of a prompt there is no position
-                positions = b.where(b.less(positions, counts), positions, b.const(1, I64))
-        q, k = (turned_by(b, x, positions, cos, sin, bool(n.attr("rotary_interleaved", 0))) for x in (q, k))
+        positions = _positions(b, n, length, before, counts, first)
+        q, k = (turned_by(b, x, positions, n[7], n[8], bool(n.attr("rotary_interleaved", 0))) for x in (q, k))
     if not first and past_k is not None and past_v is not None:
         k, v = (_placed(b, x, old, before, new, room) for x, old in ((k, past_k), (v, past_v)))
     elif room != length:
@@ -78,6 +72,17 @@ def _normalised(b: Context, n: Node, q: Value, k: Value, v: Value) -> tuple[Valu
     both = n.attr("qk_norm_epsilon", 1e-6)
     return (b.rms_norm(q, q_weight, axis=3, eps=n.attr("q_norm_epsilon", both)),
             b.rms_norm(k, k_weight, axis=3, eps=n.attr("k_norm_epsilon", both)), v)
+
+
+def _positions(b: Context, n: Node, length: DimLike, before: Value, counts: Value, first: bool) -> Value:
+    """[B or 1, S]: those given (of a first call the very first alone, from which on they count), or those behind the past."""
+    given, steps = n.get(9), b.iota(shape=(1, length), axis=1, dtype=I64)
+    if given is not None:
+        return b.add(b.cut(b.cut(given, 0, 0, 1), 1, 0, 1), steps) if first else given
+    positions = b.add(steps, before)
+    if length != 1 and (first or n.get(16) is not None):  # behind the end there is no position
+        positions = b.where(b.less(positions, counts), positions, b.const(1, I64))
+    return positions
 
 
 def _total(n: Node) -> DimLike:

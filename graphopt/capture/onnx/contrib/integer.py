@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
-from graphopt.capture.onnx.contrib.common import channels_first, channels_last, contrib, replaced, scalar
+from graphopt.capture.onnx.contrib.common import channels_first, channels_last, contrib, replaced, scalar, scale_at
 from graphopt.capture.onnx.ops.contract import centred, product_of
 from graphopt.capture.onnx.ops.quant import dequantize, dynamic_quantize, qlinear_conv, quantize
 from graphopt.capture.onnx.table import Results
@@ -41,9 +41,7 @@ def qgemm(b: Context, n: Node) -> Results:
     y = b.transpose(y, perm=(1, 0)) if n.attr("transB", 0) else y
     total = b.matmul(x, y)
     total = total if bias is None else b.add(total, b.to(bias, I32))
-    a_scale = scalar(b, n, 1)
-    assert a_scale is not None
-    factor, alpha = b.mul(a_scale, n[4]), n.attr("alpha", 1.0)
+    factor, alpha = b.mul(scale_at(b, n, 1), n[4]), n.attr("alpha", 1.0)
     out = b.mul(b.cast(total, to=F32), factor if alpha == 1.0 else b.mul(factor, alpha))
     if n.get(7) is None:
         return out

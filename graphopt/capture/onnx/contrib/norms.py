@@ -70,14 +70,13 @@ def embed_layer_norm(b: Context, n: Node) -> Results:
                     position_ids=n.get(8))
 
 
-def embedded(b: Context, n: Node, *, words: Value | None, positions: Value | None, segments: Value | None, gamma: Value | None,
-             beta: Value | None, mask: Value | None, position_ids: Value | None) -> list[Value | None]:
+def embedded(b: Context, n: Node, *, words: Value, positions: Value, segments: Value | None, gamma: Value, beta: Value,
+             mask: Value | None, position_ids: Value | None) -> list[Value | None]:
     """The layer norm of word + position (+ segment) embeddings, how many of each mask's elements are 1, and the sum.
 
     Operands 0 and 1 are the ids of words and segments. Without position ids positions count from 0.
     """
     ids, segment_ids = n[0], n.get(1)
-    assert words is not None and positions is not None
     batch, length = rank_of(ids)
     if position_ids is None:
         where = b.cut(positions, 0, 0, length)

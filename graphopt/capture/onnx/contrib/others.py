@@ -15,6 +15,8 @@ contrib("Range", inputs=3)(range_)
 
 @contrib("Pad", inputs=3, attrs="mode")
 def dynamic_pad(b: Context, n: Node) -> Results:
+    if n.get(1) is None:
+        raise n.error("operand 1, the pads, is missing")
     return pad(b, n)
 
 

@@ -7,7 +7,7 @@ value lies within some 1e-5 of the middle between two.
 from __future__ import annotations
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
-from graphopt.capture.onnx.contrib.common import channels_first, channels_last, contrib, real, scalar, stored
+from graphopt.capture.onnx.contrib.common import channels_first, channels_last, contrib, real, scalar, scale_at, stored
 from graphopt.capture.onnx.ops.windows import window
 from graphopt.capture.onnx.table import Results
 from graphopt.ir.dims import product
@@ -95,14 +95,9 @@ def embed_layer_norm(b: Context, n: Node) -> Results:
     """EmbedLayerNormalization of quantised tables; the operands' scales come from 8 on, their zero points from 13 on."""
     from graphopt.capture.onnx.contrib.norms import embedded
 
-    def table(index: int, scale: int) -> Value | None:
-        x = n.get(index)
-        if x is None:
-            return None
-        factor = scalar(b, n, scale)
-        if factor is None:
-            raise n.error(f"operand {scale}, a scale, is missing")
-        return b.dequantize(x, factor, scalar(b, n, scale + 5), axis=0, to=F32)
+    def table(index: int, scale: int) -> Value:
+        return b.dequantize(n[index], scale_at(b, n, scale), scalar(b, n, scale + 5), axis=0, to=F32)
 
-    return embedded(b, n, words=table(2, 8), positions=table(3, 9), segments=table(4, 10), gamma=table(5, 11),
-                    beta=table(6, 12), mask=n.get(7), position_ids=None)[:2]
+    segments = None if n.get(4) is None else table(4, 10)
+    return embedded(b, n, words=table(2, 8), positions=table(3, 9), segments=segments, gamma=table(5, 11), beta=table(6, 12),
+                    mask=n.get(7), position_ids=None)[:2]

@@ -42,7 +42,8 @@ def crop_and_resize(b: Context, n: Node) -> Results:
     corner (the middle, where there is one). What lies outside of the image has the extrapolation value."""
     x, rois, images = n[0], n[1], n[2]
     size = n.ints(3)
-    assert size is not None
+    if size is None or len(size) != 2:
+        raise n.error("operand 3, the height and width of the crops, must have 2 elements")
     mode = n.attr("mode", "bilinear")
     if mode not in ("bilinear", "nearest"):
         raise n.error(f"mode={mode!r} is not supported", "Known are bilinear and nearest")
