@@ -9,7 +9,7 @@ import torch
 from graphopt.capture.torch.context import Context, Refusal
 from graphopt.capture.torch.ops.convolution import spread
 from graphopt.capture.torch.table import aten
-from graphopt.ir.dims import product
+from graphopt.ir.dims import is_static, product
 from graphopt.ir.graph import Value
 from graphopt.ir.types import I64
 
@@ -90,7 +90,7 @@ def _fractional(n: int) -> Any:
         last begins where it just fits (Graham, 2014)."""
         kernel, output = spread(kernel_size, n), spread(output_size, n)
         batched = _batched(c, x, n)
-        if not batched.type.is_static:
+        if not is_static(batched.shape):
             raise Refusal("symbolic sizes")
         batch, channels, *sizes = batched.static_shape
         samples = c.cast(random_samples, c.dtype)
