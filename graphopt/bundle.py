@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,8 @@ from graphopt.runtime.executable import OutputSpec
 from graphopt.runtime.model import Spec
 from graphopt.static import Compiled, compile_static, decisions, statistics
 
+log = logging.getLogger("graphopt")
+
 
 class Case(NamedTuple):
     """What a program is made for: the shapes of all inputs, and the values of those that shape the program."""
@@ -31,10 +34,11 @@ class Case(NamedTuple):
 
 
 class Bundle:
-    """What an artifact will hold: add programs, then `save`. `interface` is that of `saved.model_interface`."""
+    """What an artifact will hold: add programs, then `save`. `interface` is that of `saved.model_interface`; `source` names the
+    model's file, where it came from one."""
 
-    def __init__(self, interface: Mapping[str, Any]) -> None:
-        self.interface = dict(interface)
+    def __init__(self, interface: Mapping[str, Any], source: str | None = None) -> None:
+        self.interface, self.source = dict(interface), source
         self.programs: list[dict[str, Any]] = []
         self._files: dict[str, Any] = {}
         self._blocks: dict[str, WeightBlock] = {}  # by CPU
@@ -73,23 +77,47 @@ class Bundle:
 
     def manifest(self) -> dict[str, Any]:
         """All that the manifest says but of the files."""
-        return {"made_by": made_by(), "runtime": self._runtime, **self.interface, "programs": self.programs}
+        made = made_by() if self.source is None else {**made_by(), "model": self.source}
+        return {"made_by": made, "runtime": self._runtime, **self.interface, "programs": self.programs}
 
     def files(self) -> dict[str, Any]:
         """The files and what they hold, for `saving.write`."""
         packed = {f"{cpu}/weights.bin": _packed(b.weights, b.size) for cpu, b in self._blocks.items()}
         return {name: packed.get(name, contents) for name, contents in self._files.items()}
 
-    def save(self, path: Path) -> None:
-        """Write the artifact; one that is there is replaced. ArtifactError where it cannot be, and the old one stays."""
+    def save(self, path: Path, force: bool = False) -> None:
+        """Write the artifact; one that is there is replaced, and where it was another model's, that is logged. ArtifactError
+        where it cannot be, or files that graphopt did not write are there and `force` does not say that they may go; the old
+        one stays."""
         from graphopt.runtime.cfiles import companions
-        from graphopt.runtime.saving import write
+        from graphopt.runtime.saving import standing, write
 
         manifest = self.manifest()
         try:
-            write(path, manifest, {**self.files(), **companions(manifest)})
+            before = standing(path)
+            write(path, manifest, {**self.files(), **companions(manifest)}, force=force)
         except OSError as e:
             raise ArtifactError(f"cannot be written: {e.strerror}", where=str(path)) from e
+        if before is not None and (other := another(before, manifest)):
+            log.warning("%s held another model, which was replaced: %s", path, other)
+
+
+def another(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What model an artifact is of, if it is another one than that of a second manifest: one of another file's name, or with
+    other inputs or outputs."""
+    names = [m["made_by"].get("model") if isinstance(m.get("made_by"), dict) else None for m in (before, now)]
+    faces = []
+    for m in (before, now):
+        try:
+            tensors = {kind: [(s["name"], s["numpy"], s["shape"]) for s in m[kind]] for kind in ("inputs", "outputs")}
+        except (KeyError, TypeError):
+            return "one whose manifest is damaged"
+        faces.append(tensors)
+    if faces[0] == faces[1] and (None in names or names[0] == names[1]):
+        return ""
+    dims = lambda shape: "*" if shape is None else ", ".join(map(str, shape))
+    ins, outs = (", ".join(f"{n}: {t}[{dims(s)}]" for n, t, s in faces[0][kind]) for kind in ("inputs", "outputs"))
+    return f"{f'{names[0]}, ' if names[0] else ''}{ins} -> {outs}"
 
 
 def build(graph: Graph, inputs: Sequence[Spec], bundle: Bundle, target: Any, cases: Sequence[Case], *,

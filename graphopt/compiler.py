@@ -404,8 +404,9 @@ class CompiledModel(Model):
         lines += [f"host op {name} at {loc or '?'}: {why}" for name, loc, why in self.host_ops]
         return "\n".join(lines)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the model as a folder that `graphopt.load` runs without the compiler; one that is there is replaced.
+    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
+        """Write the model as a folder that `graphopt.load` runs without the compiler; one that is there is replaced, if all in it
+        was written by graphopt and is as it was, or if `force` says that the rest may go, too.
 
         Of a model with symbolic dims, or with inputs whose values shape the program, it holds the programs for the shapes and
         values that it was called with (the latest `max_specialisations` of them), their weights once. Raises ArtifactError
@@ -413,7 +414,7 @@ class CompiledModel(Model):
         """
         from graphopt import bundle
 
-        where, made = str(path), bundle.Bundle(self._interface())
+        where, made = str(path), bundle.Bundle(self._interface(), self._file_name())
         try:
             if self._only is not None:
                 made.add(self._details(), self.target)
@@ -429,7 +430,12 @@ class CompiledModel(Model):
                              records=recipe.records)
         except ArtifactError as e:
             raise e if e.where else ArtifactError(e.what, where=where, hint=e.hint) from e
-        made.save(Path(path))
+        made.save(Path(path), force)
+
+    def _file_name(self) -> str | None:
+        """Of the model's file, None where it came from none."""
+        given = self._recipe.model
+        return Path(given).name if isinstance(given, (str, PathLike)) else None
 
     def __repr__(self) -> str:
         target = getattr(self._recipe.target_given, "name", self._recipe.target_given)

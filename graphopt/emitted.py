@@ -129,9 +129,9 @@ class CudaModel(EmittedModel):
                  "threads": self.launches[c.kernel.name].threads, "args": [[s.space, s.index, s.offset] for s in c.args],
                  "op": c.op.name, "loc": list(c.op.loc)} for c in self._plan.calls]
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write kernels.cu, kernels.cubin (where it can be made), weights.bin, emulation.h and the launch list to `folder`,
-        all or nothing."""
+        all or nothing. What was saved there before is replaced; `force`: with files that graphopt did not write."""
         from graphopt.codegen import cuda
         from graphopt.codegen.project import write_project
 
@@ -140,7 +140,7 @@ class CudaModel(EmittedModel):
         if cuda.available():
             files["kernels.cubin"] = self.cubin()
         write_project(folder, files, {**self._manifest(), "arena_bytes": self._plan.arena_size,
-                                      "weights_bytes": self._plan.weights_size, "launches": self.launch_list()})
+                                      "weights_bytes": self._plan.weights_size, "launches": self.launch_list()}, force)
 
     def emulated(self, reverse: bool = False) -> Model:
         """The same kernels on the host, one thread after the other; with `reverse`, the last thread first."""
@@ -173,8 +173,9 @@ class FpgaModel(EmittedModel):
         return Design(self._plan, self.target, number)  # type: ignore[arg-type]
 
     def save(self, folder: str | os.PathLike[str], *, number: str = "float", stimulus: Sequence[Sequence[Any]] | None = None,
-             rtol: float | None = None, atol: float | None = None) -> None:
-        """Write the Vitis HLS project to `folder`, all or nothing.
+             rtol: float | None = None, atol: float | None = None, force: bool = False) -> None:
+        """Write the Vitis HLS project to `folder`, all or nothing. What was saved there before is replaced; `force`: with files
+        that graphopt did not write.
 
         The test bench runs `stimulus`, a list of samples (each a list of arrays, one an input; three random ones where not
         given), and expects what the reference evaluator gives within `atol + rtol * |expected|` (default 1e-5, or 64 units
@@ -186,7 +187,8 @@ class FpgaModel(EmittedModel):
         samples = [self._sample(s) for s in stimulus] if stimulus is not None else [self._random(seed) for seed in range(3)]
         expected = [evaluate(self._source, s) for s in samples]
         files = {**design.files(), **design.test_bench(samples, expected, rtol, atol)}
-        write_project(folder, files, {**self._manifest(), "part": design.target.part, "number": number, "top": design.name})
+        write_project(folder, files, {**self._manifest(), "part": design.target.part, "number": number, "top": design.name},
+                      force)
 
     def _sample(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         if len(arrays) != len(self.inputs):

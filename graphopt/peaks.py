@@ -9,9 +9,7 @@ barriers that loops of ours have no word for.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import subprocess
 import tempfile
@@ -142,20 +140,17 @@ def here(threads: int) -> Peaks:
     Measured in some two seconds and kept in the cache folder. What else runs can only make a measurement smaller: so the
     first few processes that ask measure again, and the largest of every number is kept.
     """
-    root = store.folder()
+    root, where = store.folder(), store.place("peaks")
     given = f"{identity()} | {caches()} | {threads}".encode() + SOURCE.read_bytes()
-    path = None if root is None else root / "peaks" / f"{hashlib.sha256(given).hexdigest()}.json"
-    kept: dict[str, Any] = {"runs": 0}
-    if path is not None:
-        with contextlib.suppress(OSError, ValueError):
-            kept = json.loads(path.read_text())
+    path = None if where is None else where / f"{hashlib.sha256(given).hexdigest()}.json"
+    kept: dict[str, Any] = (path and store.read_json(path)) or {"runs": 0}
     if kept["runs"] < KEPT_RUNS:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             kept = _larger(kept, measure(build(Path(folder)), threads, tries=3))
         if path is not None and root is not None:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                store.write(path, json.dumps(kept).encode())
+                store.room("peaks")
+                store.write_json(path, kept)
             except OSError as e:
                 store.cannot_keep(root, e)
     return from_json(kept, threads)

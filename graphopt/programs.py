@@ -7,7 +7,6 @@ compiler, onnx or TVM.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import json
@@ -23,6 +22,7 @@ import numpy as np
 
 from graphopt import store
 from graphopt.errors import ArtifactError
+from graphopt.ownership import why_not_all
 from graphopt.runtime import artifact
 from graphopt.runtime.machine import identity
 
@@ -63,20 +63,24 @@ def program_key(model: str, shapes: Mapping[str, tuple[int, ...]], values: Mappi
 
 def find(key: str, holds: Callable[[Mapping[str, Any]], bool]) -> artifact.Artifact | None:
     """The whole entry of that name if what the manifest says of its program `holds`, else None; a damaged one is removed."""
-    root = store.folder()
-    path = root / "programs" / key if root else None
-    if path is None or not path.is_dir():
+    folder = store.place("programs")
+    path = folder / key if folder else None
+    if path is None or not os.path.lexists(path):
         return None
     try:
+        if (why := why_not_all(path)) is not None:
+            raise ValueError(why)
         found = artifact.read(path)
-        if not holds(found.programs[0].said):
+        said = found.programs[0].said
+        if found.manifest["key"] != key or not isinstance(said["stats"], dict) or not isinstance(said["decisions"], str):
+            raise ValueError("it is another entry")
+        if not holds(said):
             return None
         for file, digest in found.manifest["external"]:
             if store.digest(Path(file)) != digest:
-                raise FileNotFoundError(f"{file} has changed since")  # nothing is wrong with the entry but its age
-    except (ArtifactError, KeyError, TypeError) as e:
-        log.warning("removing the damaged cache entry %s: %s", path, e)
-        store.remove(path)
+                return None  # nothing is wrong with the entry but its age
+    except (ArtifactError, KeyError, TypeError, ValueError) as e:
+        store.damaged(path, e)
         return None
     except OSError:
         return None
@@ -89,14 +93,16 @@ def keep(key: str, manifest: Mapping[str, Any], files: Mapping[str, Any], extern
     root = store.folder()
     if root is None:
         return None
-    path = root / "programs" / key
     from graphopt.runtime.saving import write
 
     try:
+        folder = store.room("programs")
+        if folder is None:
+            return None
         outside = [[str(f), store.digest(f)] for f in external]
-        write(path, {**manifest, "external": outside}, files)
+        write(folder / key, {**manifest, "key": key, "external": outside}, files, force=True, private=True)
         store.trim(root)
-        return artifact.just_written(path)
+        return artifact.just_written(folder / key)
     except OSError as e:
         store.cannot_keep(root, e)
     except ArtifactError as e:
@@ -106,15 +112,23 @@ def keep(key: str, manifest: Mapping[str, Any], files: Mapping[str, Any], extern
 
 def interface(key: str) -> dict[str, Any] | None:
     """What `keep_interface` stored of a model whose programs depend on its inputs' shapes."""
-    root = store.folder()
-    with contextlib.suppress(OSError, ValueError):
-        if root is not None:
-            path = root / "programs" / f"{key}.json"
-            found: dict[str, Any] = json.loads(path.read_text())
-            if all(store.digest(Path(file)) == digest for file, digest in found["external"]):
-                store.touch(path)
-                return found
-    return None
+    folder = store.place("programs")
+    path = folder / f"{key}.json" if folder else None
+    found = store.read_json(path) if path else None
+    if path is None or found is None:
+        return None
+    try:
+        if not {"inputs", "outputs", "control_inputs", "ranges"} <= found.keys():
+            raise ValueError("it describes no model")
+        if any(store.digest(Path(file)) != digest for file, digest in found["external"]):
+            return None
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        store.damaged(path, e)
+        return None
+    except OSError:
+        return None
+    store.touch(path)
+    return found
 
 
 def keep_interface(key: str, description: Mapping[str, Any], external: Sequence[Path]) -> None:
@@ -124,8 +138,9 @@ def keep_interface(key: str, description: Mapping[str, Any], external: Sequence[
         return
     try:
         outside = [[str(f), store.digest(f)] for f in external]
-        (root / "programs").mkdir(parents=True, exist_ok=True)
-        store.write(root / "programs" / f"{key}.json", json.dumps({**description, "external": outside}).encode())
+        folder = store.room("programs")
+        if folder is not None:
+            store.write_json(folder / f"{key}.json", {**description, "external": outside})
     except OSError as e:
         store.cannot_keep(root, e)
 

@@ -1,7 +1,7 @@
 """What was measured of kernels: which of a template's candidates was the fastest, by target, threads and kernel.
 
-Records are one JSON file, in the cache folder or where the user says, which several processes may write to at once. The
-tuner makes them; compilations take what they say (codegen/tuning.py). Nothing here imports the compiler.
+Records are one JSON file with the digest of its records, in the cache folder or where the user says, which several processes may
+write to at once. The tuner makes them; compilations take what they say (codegen/tuning.py). Nothing here imports the compiler.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphopt import store
+from graphopt import ownership, store
 from graphopt.errors import InputError
+from graphopt.ownership import open_plain
 
 log = logging.getLogger("graphopt")
 
 MODES = ("fast", "full")
 TEMPLATES = 1  # to be raised when templates change so much that what was measured of them says nothing any more
-FORMAT = 1
+FORMAT = 2  # 1 had no digest
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def check_mode(tune: Any) -> str | None:
 class Records:
     """The records of one file, read once; `put` adds to them, `save` merges what was added into the file.
 
-    `given`: the user named the file, so that a damaged one is an error; one in the cache is left alone and replaced.
+    `given`: the user named the file, so that a damaged one is an error; one in the cache is put aside and begun anew.
     """
 
     path: Path | None
@@ -80,8 +81,8 @@ class Records:
         """
         named = path or os.environ.get("GRAPHOPT_TUNING") or None
         if named is None:
-            root = store.folder()
-            records = Records(root / "tuning" / "records.json" if root else None)
+            folder = store.place("tuning")
+            records = Records(folder / "records.json" if folder else None)
         else:
             if not isinstance(named, (str, os.PathLike)) or "\0" in str(named):
                 raise InputError(f"must be the path of a file, got {named!r}", where="tuning")
@@ -104,15 +105,18 @@ class Records:
         if not self.added or self.path is None:
             return
         try:
+            if self.path.parent == store.place("tuning"):
+                store.room("tuning")
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path.with_name(f".{self.path.name}.lock"), "w") as lock:
+            with open(open_plain(self.path.with_name(f".{self.path.name}.lock"), os.O_RDWR | os.O_CREAT)) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 merged = self._read()
                 for key, new in self.added.items():
                     old = merged.get(key)
                     if old is None or new.covers(old.mode):  # what was measured in full stands
                         merged[key] = new
-                text = json.dumps({"format": FORMAT, "records": {k: asdict(r) for k, r in sorted(merged.items())}}, indent=1)
+                records = {k: asdict(r) for k, r in sorted(merged.items())}
+                text = json.dumps({"format": FORMAT, "sha256": _digest(records), "records": records}, indent=1)
                 store.write(self.path, text.encode())
             self.known, self.added = {**merged}, {}
         except OSError as e:
@@ -124,18 +128,27 @@ class Records:
         if self.path is None:
             return {}
         try:
-            found = json.loads(self.path.read_bytes())
-            if found["format"] != FORMAT:
+            found = json.loads(self.path.read_bytes() if self.given else ownership.read(self.path))
+            if found["format"] not in (1, FORMAT):
                 raise ValueError(f"format {found['format']}, not {FORMAT}")
+            if found["format"] == FORMAT and found["sha256"] != _digest(found["records"]):
+                raise ValueError("its digest does not match its records")
             return {str(k): _record(r) for k, r in found["records"].items()}
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             if self.given:
                 raise InputError(f"not a file of tuning records: {e}", where=str(self.path),
                                  hint="Make it anew with compile(..., tune='fast', tuning=path)") from e
-            log.warning("ignoring the damaged tuning records %s: %s", self.path, e)
+            aside = self.path.with_name(f"{self.path.name}.damaged")
+            log.warning("ignoring the damaged tuning records %s: %s. They are put aside as %s", self.path, e, aside.name)
+            with contextlib.suppress(OSError):
+                os.replace(self.path, aside)
             return {}
+
+
+def _digest(records: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
 
 
 def _record(raw: Any) -> Record:

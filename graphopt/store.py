@@ -1,7 +1,9 @@
 """Where things are kept between processes: one folder, bounded, and digests of files that need not be taken twice.
 
-`GRAPHOPT_CACHE=0` turns it off, any other value is the folder (default: ~/.cache/graphopt). Processes may share it:
-entries are written beside and renamed, a damaged one is removed and made anew, and the least recently used go first.
+`GRAPHOPT_CACHE=0` turns it off, any other value is the folder (default: ~/.cache/graphopt). One user's processes may share it:
+entries are written beside and renamed, and the least recently used go first. Code that is found there runs, so that what another
+user owns or may write is not used (`graphopt.ownership`). Every entry carries a digest, over its name too: what does not fit is
+removed and made anew.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from graphopt import ownership
 
 # What only a new entry or a changed file needs is imported where it is used: programs from disk start faster.
 LIMIT_BYTES = 8 << 30  # of everything together
@@ -24,17 +29,62 @@ READ = 256 << 10  # bytes at a time: fresh memory for whole pieces takes as long
 SETTLED_NS = 2_000_000_000  # a file that changed later than this before it was read may change again within its time stamp
 
 
+LEFT_NS = 3_600_000_000_000  # what lies beside an entry and was not renamed for so long never will be
+
+
 def folder() -> Path | None:
-    """Where entries are, None where nothing is kept."""
+    """Where entries are, without links; None where nothing is kept, which is said once where others may write there."""
     setting = os.environ.get("GRAPHOPT_CACHE", "")
     if setting == "0":
         return None
-    return Path(setting) if setting else Path.home() / ".cache" / "graphopt"
+    try:
+        root = Path(os.path.realpath(setting or Path.home() / ".cache" / "graphopt"))
+        why = ownership.why_no_folder(root)
+    except (OSError, ValueError, RuntimeError) as e:  # a loop of links, NUL in the name, no home
+        root, why = Path(repr(setting)), str(e)
+    if why is None:
+        return root
+    _not_used(root, why)
+    return None
+
+
+def place(kind: str) -> Path | None:
+    """The folder of one kind of entries, None where it is not used. It need not be there."""
+    root = folder()
+    if root is None:
+        return None
+    try:
+        found = os.lstat(root / kind)
+    except OSError:
+        return root / kind  # who reads or writes there sees why
+    why = "it is no folder" if not stat.S_ISDIR(found.st_mode) else ownership.why_not(found)
+    if why is None:
+        return root / kind
+    _not_used(root / kind, why)
+    return None
+
+
+def room(kind: str) -> Path | None:
+    """The same, made where it was not there. OSError where it cannot be."""
+    path = place(kind)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.mkdir(exist_ok=True, mode=0o700)
+    return path
 
 
 def cannot_keep(root: Path, error: OSError) -> None:
     """Warn that an entry could not be written, once for each folder and cause."""
     _warn(root, error.strerror or str(error))
+
+
+@cache
+def _not_used(path: Path, why: str) -> None:
+    import logging
+
+    logging.getLogger("graphopt").warning(
+        "the cache %s is not used: %s. Code found there would run as this user (GRAPHOPT_CACHE names another folder, 0 none)",
+        path, why)
 
 
 @cache
@@ -51,6 +101,9 @@ def trim(root: Path) -> None:
     for kind in BOUNDED:
         for path in (root / kind).glob("*"):
             with contextlib.suppress(OSError):  # another process trims too
+                if path.name.startswith((".new-", ".gone-")) and time.time_ns() - path.lstat().st_mtime_ns > LEFT_NS:
+                    _erase(path)  # a process that was ended left it
+                    continue
                 size = sum(f.stat().st_size for f in path.rglob("*")) if path.is_dir() else path.stat().st_size
                 entries.append((path.stat().st_mtime, size, path))
     total = 0
@@ -63,16 +116,24 @@ def trim(root: Path) -> None:
 def remove(path: Path) -> None:
     """Take an entry away at once, whoever still has its files open; nothing where it cannot be."""
     with contextlib.suppress(OSError):
-        if path.is_dir():
-            import shutil
+        if path.is_dir() and not path.is_symlink():
             import tempfile
 
             away = Path(tempfile.mkdtemp(dir=path.parent, prefix=".gone-"))
             with contextlib.suppress(OSError):
                 path.rename(away / "entry")
-            shutil.rmtree(away, ignore_errors=True)
+            _erase(away)
         else:
             path.unlink(missing_ok=True)
+
+
+def _erase(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def touch(path: Path) -> None:
@@ -81,33 +142,97 @@ def touch(path: Path) -> None:
         os.utime(path)
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of the SHA-256 of every 8 MiB of a file, taken by several threads. OSError where it cannot be read.
+# Entries with their digests ---------------------------------------------------------------------------------------
+def _seal(path: Path, data: bytes) -> bytes:
+    """The digest of an entry's data and name: another entry's file under this name does not fit either."""
+    import hashlib
+
+    return hashlib.sha256(f"{path.parent.name}/{path.name}\0".encode() + data).digest()
+
+
+SEAL_BYTES = 32
+
+
+def sealed(path: Path, data: bytes) -> bytes:
+    """What an entry of these data holds: a file of any format that allows something after its end."""
+    return data + _seal(path, data)
+
+
+def read_sealed(path: Path) -> bytes:
+    """The data of an entry. OSError where it cannot be read, ValueError where it is not this user's, or not as it was written."""
+    contents = ownership.read(path)
+    data, seal = contents[:-SEAL_BYTES], contents[-SEAL_BYTES:]
+    if len(seal) != SEAL_BYTES or _seal(path, data) != seal:
+        raise ValueError("its digest does not match its contents")
+    return data
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` kept; None where there is nothing. What is not as it was written is removed."""
+    try:
+        found = json.loads(ownership.read(path))
+        if not isinstance(found, dict) or found.pop("sha256", None) != _json_seal(path, found):
+            raise ValueError("its digest does not match its contents")
+        return found
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as e:
+        damaged(path, e)
+        return None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write(path, json.dumps({**value, "sha256": _json_seal(path, value)}).encode())
+
+
+def _json_seal(path: Path, value: Mapping[str, Any]) -> str:
+    return _seal(path, json.dumps(value, sort_keys=True).encode()).hex()
+
+
+def damaged(path: Path, why: Exception | str) -> None:
+    """Say that an entry is not what it should be, and take it away."""
+    import logging
+
+    logging.getLogger("graphopt").warning("removing the damaged cache entry %s: %s", path, why)
+    remove(path)
+
+
+def digest(path: Path, again: bool = False) -> str:
+    """SHA-256 of the SHA-256 of every 8 MiB of a plain file, taken by several threads. OSError where it cannot be read.
 
     A file that has neither changed nor moved since its digest was last taken (device, inode, size, times of change of
-    its contents and of its entry) is not read again.
+    its contents and of its entry) is not read again, unless `again` says so.
     """
-    before = path.stat()
-    identity = (before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns, before.st_ctime_ns)
-    root = folder()
-    note = None if root is None else root / "digests" / "-".join(f"{n:x}" for n in identity)
-    if note is not None:
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(note.read_text())
-            if isinstance(found, str) and len(found) == 64:
-                return found
+    identity = _identity(path)
+    notes = place("digests")
+    note = None if notes is None else notes / "-".join(f"{n:x}" for n in identity)
+    if note is not None and not again:
+        found = (read_json(note) or {}).get("digest")
+        if isinstance(found, str) and len(found) == 64:
+            return found
     import hashlib
-    from concurrent.futures import ThreadPoolExecutor
 
-    now = time.time_ns()
-    pieces = range(max(1, -(-before.st_size // PIECE)))
-    with ThreadPoolExecutor(min(len(pieces), len(os.sched_getaffinity(0)))) as workers:
-        made = hashlib.sha256(b"".join(workers.map(lambda k: _piece(path, k * PIECE), pieces))).hexdigest()
-    if note is not None and now - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED_NS:
+    now, (_, _, size, modified, changed) = time.time_ns(), identity
+    pieces = range(max(1, -(-size // PIECE)))
+    if len(pieces) == 1:
+        made = hashlib.sha256(_piece(path, 0)).hexdigest()
+    else:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(len(pieces), len(os.sched_getaffinity(0)))) as workers:
+            made = hashlib.sha256(b"".join(workers.map(lambda k: _piece(path, k * PIECE), pieces))).hexdigest()
+    if note is not None and now - max(modified, changed) > SETTLED_NS and _identity(path) == identity:
         with contextlib.suppress(OSError):
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write(note, json.dumps(made).encode())
+            room("digests")
+            write_json(note, {"digest": made})
     return made
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is no plain file")
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def digest_of(data: bytes | memoryview) -> str:

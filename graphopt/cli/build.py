@@ -48,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tuning", metavar="FILE", help="the records of what was measured, in place of $GRAPHOPT_TUNING")
     parser.add_argument("--no-winograd", action="store_true",
                         help="no convolutions by Winograd's algorithm: they round otherwise and spread NaN and infinities")
+    parser.add_argument("--force", action="store_true",
+                        help="replace OUT whatever files are in it; without, only a folder whose files graphopt has written all")
     parser.add_argument("--json", action="store_true", help="write what was made to stdout as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the passes and the code generator do")
     add_completion(parser)
@@ -74,7 +76,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads}: at least 1")
     output = args.output or Path(f"{Path(args.model.partition(':')[2] or args.model).stem}.gopt")
-    _check_output(output)
+    _check_output(output, args.force)
     targets = _targets(args)
 
     from graphopt.bundle import Bundle, build
@@ -89,7 +91,8 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     inputs, outputs = specs(graph)
     wanted = cases(graph, inputs, shapes, values)
     control = graph.metadata.get("control_inputs", ())
-    bundle = Bundle(model_interface(inputs, outputs, control, graph.metadata.get("dim_ranges", {}), graph.metadata.get("call")))
+    bundle = Bundle(model_interface(inputs, outputs, control, graph.metadata.get("dim_ranges", {}), graph.metadata.get("call")),
+                    Path(args.model).name)
 
     from tqdm import tqdm
 
@@ -97,17 +100,17 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
         for target in targets:
             bar.set_description(target.name)
             build(graph, inputs, bundle, target, wanted, tune=args.tune, records=records, done=lambda said: bar.update())
-    bundle.save(output)
+    bundle.save(output, args.force)
     return _summary(output, bundle, wanted, time.perf_counter() - start)
 
 
-def _check_output(path: Path) -> None:
+def _check_output(path: Path, force: bool) -> None:
     """Refuse what cannot be written before anything slow begins."""
     from graphopt.runtime.saving import check_replaceable
 
     if not path.absolute().parent.is_dir():
         raise ArtifactError("there is no such folder to write in", where=f"-o {path}")
-    check_replaceable(path)
+    check_replaceable(path, force)
 
 
 def _targets(args: argparse.Namespace) -> list[Any]:

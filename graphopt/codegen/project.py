@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ from graphopt.codegen.c import STORED
 from graphopt.codegen.plan import Call, Program, Slot
 from graphopt.errors import ArtifactError, TargetError
 from graphopt.ir.types import TensorType
+from graphopt.runtime import replacing
+from graphopt.runtime.manifest import PROJECT
 
 MANIFEST = "manifest.json"
 
@@ -57,45 +57,46 @@ def places(call: Call) -> str:
     return f"{call.op.name}{' from ' + ', '.join(call.op.loc) if call.op.loc else ''}".replace("\n", " ")
 
 
-def write_project(folder: str | os.PathLike[str], files: Mapping[str, str | bytes], manifest: Mapping[str, Any]) -> None:
+def write_project(folder: str | os.PathLike[str], files: Mapping[str, str | bytes], manifest: Mapping[str, Any],
+                  force: bool = False) -> None:
     """Write `files` (relative paths) and a manifest with their SHA-256 to `folder`, all or nothing.
 
-    A project of ours that is already there is replaced; any other non-empty folder is left alone with an ArtifactError.
+    A project of ours that is already there is replaced, if all its files are as we wrote them, or if `force` says that the others
+    may go, too; any other folder that is not empty is left alone with an ArtifactError.
     """
-    target = Path(folder).absolute()
+    target = Path(os.path.realpath(folder))
     if target.exists() and not target.is_dir():
         raise ArtifactError("is a file; a folder is needed", where=str(folder))
-    if target.is_dir() and any(target.iterdir()) and not _ours(target):
-        raise ArtifactError("is not empty and holds no project of graphopt's", where=str(folder), hint="Name another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        sums = {}
-        for name, content in sorted(files.items()):
-            data = content.encode() if isinstance(content, str) else content
-            path = scratch / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            sums[name] = hashlib.sha256(data).hexdigest()
-        described = {"format": "graphopt-project", "version": 1, **manifest, "sha256": sums}
-        (scratch / MANIFEST).write_text(json.dumps(described, indent=1))
-        scratch.chmod(0o755)  # mkdtemp keeps others out
-        old = None
-        if target.exists():
-            old = scratch.with_name(scratch.name + ".old")
-            os.rename(target, old)
-        os.rename(scratch, target)
-        if old is not None:
-            shutil.rmtree(old)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            replacing.check(target, _written, force)
+        with replacing.scratch(target) as beside:
+            sums = {}
+            for name, content in sorted(files.items()):
+                data = content.encode() if isinstance(content, str) else content
+                path = beside / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+                sums[name] = hashlib.sha256(data).hexdigest()
+            described = {"format": PROJECT, "version": 1, **manifest, "sha256": sums}
+            (beside / MANIFEST).write_text(json.dumps(described, indent=1))
+            replacing.put(beside, target, _written, force)
+    except OSError as e:
+        raise ArtifactError(f"cannot be written: {e.strerror or e}", where=str(folder)) from e
 
 
-def _ours(folder: Path) -> bool:
+def _written(folder: Path) -> dict[str, Callable[[Path], bool]] | None:
+    """What we wrote to a project; None where it is none."""
     try:
-        return json.loads((folder / MANIFEST).read_text()).get("format") == "graphopt-project"
-    except (OSError, ValueError, AttributeError):
-        return False
+        found = json.loads((folder / MANIFEST).read_text())
+        if found["format"] != PROJECT:
+            return None
+        sums = found["sha256"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    same = lambda digest: lambda p: hashlib.sha256(p.read_bytes()).hexdigest() == digest
+    return {**{name: same(digest) for name, digest in sums}, MANIFEST: lambda p: True}
 
 
 __all__ = ["MANIFEST", "interface", "places", "pointer", "refuse_host_ops", "space_name", "write_project"]

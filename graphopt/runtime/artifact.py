@@ -6,9 +6,9 @@
     <cpu>/<k>.so        program k for that CPU; several programs are one model for several shapes
     <cpu>/weights.bin   the packed weights of all of them, 64-byte aligned, mapped and so shared between processes
 
-Before anything is used it is checked: the form of the manifest, the size of every file, that none is a link or outside of
-the folder, and the digest (`graphopt.store.digest`) of all that this machine would use, which is everything but the code and
-the weights for other CPUs. No Python runs from it. `graphopt.runtime.saving` writes it.
+Before anything is used it is checked: the manifest (`graphopt.runtime.manifest`) and its digest, the size of every file, that
+none is a link or outside of the folder, and the digest (`graphopt.store.digest`) of all that this machine would use, which is
+everything but the code and the weights for other CPUs. No Python runs from it. `graphopt.runtime.saving` writes it.
 
 The format's number is that of the oldest reader that reads it: a reader takes its own major number and minor ones up to its
 own, and refuses others by name. 1.0 had a single program, with its files beside the manifest; 1.1 had none for certain values
@@ -17,50 +17,30 @@ of inputs, and is still what is written without them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import math
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType
 from typing import Any, NamedTuple
 
-from graphopt import store
-from graphopt.errors import ArtifactError
+from graphopt import ownership, store
+from graphopt.errors import ArtifactError, InputError
+from graphopt.runtime import manifest as manifests
 from graphopt.runtime.machine import missing
+from graphopt.runtime.manifest import ITEMSIZES, Damaged, Program, program_digest
 
 FORMAT = (1, 2)
 MANIFEST, MANIFEST_DIGEST, RUNTIME = "manifest.json", "manifest.sha256", "libgraphopt.so"
-# Bytes of an element by numpy's and ml_dtypes' names.
-ITEMSIZES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
-             "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16, "int4": 1, "uint4": 1,
-             "int2": 1, "uint2": 1, "float4_e2m1fn": 1, "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1,
-             "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1}
+MOST_MANIFEST = 256 << 20  # bytes
+SMALL = 4096  # bytes: a digest in a file takes fewer
 
 # The formats of structs and memoryviews by dtype; others (f16, bf16, 8-bit floats, complex) have none.
 ITEM_FORMATS = {"bool": "?", "int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I", "int64": "q",
                 "uint64": "Q", "float32": "f", "float64": "d"}
 VALUES_SHOWN = 8
-
-Shapes = tuple[tuple[int, ...], ...]
-
-
-class Program(NamedTuple):
-    """A program of an artifact: where it is, how it is entered, and what it takes and gives."""
-
-    target: str
-    features: tuple[str, ...]  # that it needs, by LLVM's names
-    code: str
-    weights: str
-    entry: str
-    threads: int
-    arena: int
-    inputs: Shapes
-    outputs: tuple[tuple[tuple[int, ...], str], ...]  # shape, and numpy's or ml_dtypes' name of the dtype
-    values: Mapping[str, bytes]  # of the inputs whose values shape it: the elements, row-major and little-endian
-    said: Mapping[str, Any]  # of it in the manifest: stats, decisions, tuning
 
 
 class Artifact(NamedTuple):
@@ -77,7 +57,11 @@ def load(path: str | os.PathLike[str], *, numpy: bool = True) -> Any:
     With `numpy=False` numpy is not imported, which is most of a start: buffers in, memoryviews out, a `BufferModel`. Neither
     imports the compiler or a framework. Raises ArtifactError where the folder is damaged, too new, or made for other machines.
     """
-    found = read(Path(path))
+    try:
+        where = Path(os.fsdecode(path))
+    except TypeError as e:
+        raise InputError(f"expected the path of a saved model, got {type(path).__name__}", where="path") from e
+    found = read(where)
     if not numpy:
         from graphopt.runtime.buffers import BufferModel
 
@@ -89,6 +73,8 @@ def load(path: str | os.PathLike[str], *, numpy: bool = True) -> Any:
 
 def read(path: Path) -> Artifact:
     """The folder, if it is whole and this machine can run it. ArtifactError says what is wrong with it."""
+    if "\0" in str(path):
+        raise ArtifactError("no folder has NUL in its name", where=repr(str(path)))
     for _ in range(20):
         folder = _identity(path)
         try:
@@ -102,7 +88,7 @@ def read(path: Path) -> Artifact:
 def just_written(path: Path) -> Artifact:
     """The folder that this process has made a moment ago for this machine, unchecked."""
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    return Artifact(path, manifest, [_program(p) for p in manifest["programs"]])
+    return Artifact(path, manifest, manifests.programs_of(manifest))
 
 
 def format_of(manifest: Mapping[str, Any]) -> tuple[int, int]:
@@ -124,16 +110,34 @@ def _elements(data: bytes, dtype: str) -> str:
     return ",".join(map(str, elements[:VALUES_SHOWN].tolist())) + (",..." if len(elements) > VALUES_SHOWN else "")
 
 
-def _check_manifest(digest: Path, text: bytes, where: str) -> None:
+def _check_manifest(path: Path, text: bytes, required: bool) -> None:
     """A changed digit would be another size of memory. ArtifactError where the text is not what was written."""
     try:
-        said = digest.read_bytes()
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        raise ArtifactError(f"{MANIFEST_DIGEST} cannot be read: {e.strerror}", where=where) from e
+        said = _contents(path, MANIFEST_DIGEST, SMALL)
+    except FileNotFoundError as e:
+        if not required:
+            return
+        raise ArtifactError(f"{MANIFEST_DIGEST}, the digest of {MANIFEST}, is missing", where=str(path),
+                            hint="Copy the whole folder, or save the model again") from e
     if said != f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n".encode():
-        raise ArtifactError(f"{MANIFEST} is not as it was written: its digest is wrong", where=where)
+        raise ArtifactError(f"{MANIFEST} is not as it was written: its digest is wrong", where=str(path))
+
+
+def _contents(path: Path, name: str, most: int) -> bytes:
+    """Of a plain file in the folder. ArtifactError where it is none, FileNotFoundError where there is nothing."""
+    where = str(path)
+    try:
+        with open(ownership.open_plain(path / name), "rb") as f:
+            found = f.read(most + 1)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise FileNotFoundError(e.errno, e.strerror) from e
+    except OSError as e:
+        if e.errno in (None, errno.ELOOP, errno.ENXIO):  # a folder, a pipe, a device, a link, a socket
+            raise ArtifactError(f"{name} is not as it was written: it is no plain file", where=where) from e
+        raise ArtifactError(f"{name} cannot be read: {e.strerror}", where=where) from e
+    if len(found) > most:
+        raise ArtifactError(f"{name} is not as it was written: its size is wrong (over {most} bytes)", where=where)
+    return found
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -147,61 +151,50 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _read(path: Path) -> Artifact:
     where = str(path)
     try:
-        text = (path / MANIFEST).read_bytes()
-        manifest = json.loads(text)
-        major, minor = (int(n) for n in manifest["format"])
-    except OSError as e:
+        text = _contents(path, MANIFEST, MOST_MANIFEST)
+        manifest = manifests.parse(text)
+        _refuse_project(manifest, where)
+        major, minor = manifests.format_of(manifest)
+    except FileNotFoundError as e:
         raise ArtifactError(f"{MANIFEST} cannot be read: {e.strerror}", where=where, hint="Is it a compiled model?") from e
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+    except Damaged as e:
         raise ArtifactError(f"{MANIFEST} is damaged: {e}", where=where) from e
     if major != FORMAT[0] or minor > FORMAT[1]:
         by = manifest.get("made_by")
         maker = f" graphopt {by['graphopt']}" if isinstance(by, dict) and "graphopt" in by else " the graphopt that made it"
         raise ArtifactError(f"has format {major}.{minor}, and this graphopt reads {FORMAT[0]}.0 to {FORMAT[0]}.{FORMAT[1]}",
                             where=where, hint=f"Use{maker}, or compile it again")
+    _check_manifest(path, text, required=minor > 0)
     try:
         if minor == 0:
             manifest = _from_1_0(manifest)
-        every = [_program(p) for p in manifest["programs"]]
-        files = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in manifest["files"].items()}
-        _check_form(manifest, every)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ArtifactError(f"{MANIFEST} is damaged: {type(e).__name__} {e}", where=where) from e
-    _check_manifest(path / MANIFEST_DIGEST, text, where)
+        files, every = manifests.files_of(manifest), manifests.programs_of(manifest)
+    except Damaged as e:
+        raise ArtifactError(f"{MANIFEST} is damaged: {e}", where=where) from e
     used = _for_this_machine(every, where)
     others = {n for p in every for n in (p.code, p.weights)} - {n for p in used for n in (p.code, p.weights)}
     if lacking := {RUNTIME, *others, *(n for p in used for n in (p.code, p.weights))} - files.keys():
         raise ArtifactError(f"{MANIFEST} does not list all files: {', '.join(sorted(lacking))}", where=where)
+    try:
+        manifests.check_digests(manifest, used)
+    except Damaged as e:
+        raise ArtifactError(f"{MANIFEST} is damaged: {e}", where=where, hint="Save the model again") from e
     for name, (size, digest) in files.items():
         _check_file(path, name, size, None if name in others else digest)
     return Artifact(path, manifest, used)
 
 
-def _check_form(manifest: Mapping[str, Any], programs: Sequence[Program]) -> None:
-    """ValueError where the parts of a manifest contradict each other."""
-    inputs, outputs = manifest["inputs"], manifest["outputs"]
-    for s in (*inputs, *outputs):
-        if not isinstance(s["name"], str) or not isinstance(s["shape"], (list, NoneType)):
-            raise ValueError(f"{s['name']!r}")
-        _dtype(s["numpy"])
-    if not programs:
-        raise ValueError("it has no program")
-    if not isinstance(manifest["runtime"], str):
-        raise ValueError("runtime")
-    control = set(manifest.get("control_inputs", ()))
-    if lost := control - {s["name"] for s in inputs}:
-        raise ValueError(f"control inputs {sorted(lost)}")
-    for p in programs:
-        if len(p.inputs) != len(inputs) or len(p.outputs) != len(outputs):
-            raise ValueError(f"program {p.code} has {len(p.inputs)} inputs and {len(p.outputs)} outputs")
-        for s, shape in zip(inputs, p.inputs):
-            dims = shape if s["shape"] is None else s["shape"]
-            if len(dims) != len(shape) or any(isinstance(d, int) and d != n for d, n in zip(dims, shape)):
-                raise ValueError(f"program {p.code} does not take input {s['name']}")
-            if s["name"] in control and len(p.values.get(s["name"], b"")) != math.prod(shape) * ITEMSIZES[s["numpy"]]:
-                raise ValueError(f"program {p.code} does not say for which value of {s['name']} it is")
-        if p.values.keys() - control:
-            raise ValueError(f"program {p.code} is for values of {sorted(p.values.keys() - control)}")
+def _refuse_project(manifest: Mapping[str, Any], where: str) -> None:
+    """Say what a folder of sources is, that was saved for another kind of target."""
+    if manifest.get("format") != manifests.PROJECT:
+        return
+    target = str(manifest.get("target"))
+    what, do = {"cuda": ("CUDA C++ sources (kernels.cu, and a cubin where one could be made)",
+                         "Build kernels.cu into a program that calls graphopt_run (docs/targets/cuda.md)"),
+                "fpga": ("a Vitis HLS project", "Build it with Vitis HLS (docs/targets/fpga.md)"),
+                }.get(target.partition(":")[0], ("a project of sources", "Build it with that target's tools"))
+    raise ArtifactError(f"it is {what} for {target}, and no model that this machine's processor runs", where=where,
+                        hint=f"{do}, or compile the model with target='x86' and save that")
 
 
 def _for_this_machine(programs: Sequence[Program], where: str) -> list[Program]:
@@ -232,7 +225,7 @@ def _check_file(path: Path, name: str, size: int, digest: str | None) -> None:
         if found.st_size != size:
             raise ArtifactError(f"{name} is not as it was written: its size is wrong ({found.st_size} bytes, not {size})",
                                 where=where)
-        if digest is not None and store.digest(path / name) != digest:
+        if digest is not None and store.digest(path / name) != digest and store.digest(path / name, again=True) != digest:
             raise ArtifactError(f"{name} is not as it was written: its digest is wrong", where=where)
         if digest is None and not os.access(path / name, os.R_OK):
             raise ArtifactError(f"{name} cannot be read: Permission denied", where=where)
@@ -240,43 +233,20 @@ def _check_file(path: Path, name: str, size: int, digest: str | None) -> None:
         raise ArtifactError(f"{name} cannot be read: {e.strerror}", where=where) from e
 
 
-# The manifest ---------------------------------------------------------------------------------
-def _program(p: Mapping[str, Any]) -> Program:
-    """ValueError, KeyError or TypeError where the description is none."""
-    outputs = tuple((_shape(o["shape"]), _dtype(o["numpy"])) for o in p["outputs"])
-    texts = [p["target"], p["code"], p["weights"], p["entry"], *p["features"]]
-    if not all(isinstance(t, str) for t in texts):
-        raise ValueError(f"program {texts}")
-    threads, arena = _count(p["threads"]), _count(p["arena"])
-    return Program(p["target"], tuple(p["features"]), p["code"], p["weights"], p["entry"], max(threads, 1), arena,
-                   tuple(_shape(s) for s in p["inputs"]), outputs,
-                   {name: bytes.fromhex(data) for name, data in p.get("values", {}).items()}, p)
-
-
-def _dtype(name: Any) -> str:
-    if name not in ITEMSIZES:
-        raise ValueError(f"{name!r} is no dtype")
-    return name
-
-
-def _shape(given: Any) -> tuple[int, ...]:
-    return tuple(_count(n) for n in given)
-
-
-def _count(n: Any) -> int:
-    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise ValueError(f"{n!r} is no count")
-    return n
-
-
 def _from_1_0(m: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest of format 1.0 in today's form."""
-    p = m["program"]
-    program = {"target": m["target"], "features": m["features"], "code": "model.so", "weights": "weights.bin",
-               "entry": p["entry"], "threads": p["threads"], "arena": p["arena"], "outputs": p["outputs"],
-               "inputs": [s["shape"] for s in m["inputs"]], **{k: m[k] for k in ("stats", "decisions", "tuning") if k in m}}
-    return {**m, "programs": [program]}
+    try:
+        p = m["program"]
+        return {**m, "programs": [_program_of_1_0(m, p)]}
+    except (KeyError, TypeError, AttributeError) as e:
+        raise Damaged(f"what format 1.0 says of its program is not all there: {e}") from e
 
 
-__all__ = ["ITEMSIZES", "ITEM_FORMATS", "MANIFEST", "RUNTIME", "Artifact", "Program", "format_of", "just_written", "load", "read",
-           "values_text"]
+def _program_of_1_0(m: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any]:
+    return {"target": m["target"], "features": m["features"], "code": "model.so", "weights": "weights.bin",
+            "entry": p["entry"], "threads": p["threads"], "arena": p["arena"], "outputs": p["outputs"],
+            "inputs": [s["shape"] for s in m["inputs"]], **{k: m[k] for k in ("stats", "decisions", "tuning") if k in m}}
+
+
+__all__ = ["ITEMSIZES", "ITEM_FORMATS", "MANIFEST", "RUNTIME", "Artifact", "Program", "format_of", "just_written", "load",
+           "program_digest", "read", "values_text"]

@@ -131,14 +131,16 @@ class CModel:
         return made
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the manifest, and its digest with it."""
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any], digests: bool = False) -> None:
+    """Change the manifest, and its digest with it; the digests of its programs are left out, unless they shall stay."""
     file = folder / "manifest.json"
     manifest = json.loads(file.read_text())
     change(manifest)
+    for p in manifest.get("programs", ()) if not digests else ():
+        if isinstance(p, dict):
+            p.pop("digest", None)
     file.write_text(json.dumps(manifest))
-    if (folder / "manifest.sha256").exists():
-        (folder / "manifest.sha256").write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  manifest.json\n")
+    (folder / "manifest.sha256").write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  manifest.json\n")
 
 
 def joined(path: Path, folders: Sequence[Path], inputs: Sequence[Sequence[int | str]]) -> Path:
@@ -162,4 +164,5 @@ def joined(path: Path, folders: Sequence[Path], inputs: Sequence[Sequence[int | 
     made.pop("program", None)
     shutil.copyfile(folders[0] / "libgraphopt.so", path / "libgraphopt.so")
     (path / "manifest.json").write_text(json.dumps(made))
-    return path  # without a digest of the manifest, which need not be there
+    edit(path, lambda m: None, digests=True)
+    return path

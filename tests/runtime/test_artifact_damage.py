@@ -19,7 +19,7 @@ from small_models import inputs, linear, scale
 
 import graphopt
 from graphopt.errors import ArtifactError
-from graphopt.runtime import saving
+from graphopt.runtime import replacing, saving
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 EVERY = ["manifest.json", "*/0.so", "*/weights.bin", "libgraphopt.so"]
@@ -35,10 +35,14 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "net.gopt"
 
 
-def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+def change(folder: Path, edit: Callable[[dict[str, Any]], Any], digests: bool = False) -> None:
+    """Edit the manifest, and its digest with it; the digests of programs are left out, unless they shall stay."""
     file = folder / "manifest.json"
     manifest = json.loads(file.read_text())
     edit(manifest)
+    for p in manifest.get("programs", ()):
+        if isinstance(p, dict) and not digests:
+            p.pop("digest", None)
     file.write_text(json.dumps(manifest))
     (folder / "manifest.sha256").write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  manifest.json\n")
 
@@ -200,7 +204,7 @@ def as_nobody(code: str, path: Path) -> str:
     """What code prints that becomes a user who may write nothing of ours, once it has imported what it needs."""
     begin = """
 import os, sys, pathlib, graphopt
-from graphopt.runtime import saving
+from graphopt.runtime import replacing, saving
 path = pathlib.Path(sys.argv[1])
 def leave():
     os.setgroups([])
@@ -296,30 +300,52 @@ def test_no_space_leaves_the_old_one(saved: Path, monkeypatch: pytest.MonkeyPatc
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for place, name in ((shutil, "copyfile"), (os, "rename"), (os, "chmod"), (saving.store, "digest")):
+    for place, name in ((tempfile, "mkdtemp"), (replacing, "renameat2"), (saving, "_created"), (saving.store, "digest")):
         with monkeypatch.context() as m:
             m.setattr(place, name, full)
-            m.setattr(os, "rename", full)
             with pytest.raises(ArtifactError, match="No space left"):
                 scale().save(saved)
         assert whole(saved)
 
 
-@pytest.mark.parametrize("which", [1, 2, 3])
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
 def test_a_replacement_that_fails_leaves_the_old_one(saved: Path, monkeypatch: pytest.MonkeyPatch, which: int) -> None:
+    """The exchange, or where there is none, one of the steps in its place; the last of them only tidies up."""
     rename, calls = os.rename, []
 
     def failing(*args: Any, **kwargs: Any) -> None:
         calls.append(args)
-        if len(calls) == which:
+        if len(calls) == max(which, 1):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         rename(*args, **kwargs)
 
+    def lacking(*args: Any) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
     with monkeypatch.context() as m:
         m.setattr(os, "rename", failing)
-        with pytest.raises(ArtifactError, match="cannot be written: Input/output error"):
+        m.setattr(replacing, "renameat2", lacking if which else failing)
+        if which == 3:
             scale().save(saved)
-    assert whole(saved)
+        else:
+            with pytest.raises(ArtifactError, match="cannot be written: Input/output error"):
+                scale().save(saved)
+    if which == 3:
+        assert len(graphopt.load(saved).inputs) == 1 and [p.name for p in saved.parent.iterdir()] == [saved.name]
+    else:
+        assert whole(saved)
+
+
+def test_a_file_system_that_cannot_exchange_is_named_once(saved: Path, monkeypatch: pytest.MonkeyPatch,
+                                                          caplog: pytest.LogCaptureFixture) -> None:
+    def lacking(*args: Any) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(replacing, "renameat2", lacking)
+    for make in (scale, linear, scale):
+        make().save(saved)
+    assert len(graphopt.load(saved).inputs) == 1 and [p.name for p in saved.parent.iterdir()] == [saved.name]
+    assert caplog.text.count("cannot exchange folders") == 1 and str(saved.parent) in caplog.text
 
 
 def test_what_is_no_artifact_is_not_replaced(tmp_path: Path) -> None:

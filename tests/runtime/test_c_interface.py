@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -284,23 +285,23 @@ def test_a_folder_that_is_replaced_gives_the_new_code(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_keeps_being_replaced_is_always_there(folder: Path, tmp_path: Path) -> None:
-    from graphopt.runtime.saving import _replace
+    from graphopt.runtime import replacing, saving
 
     x, offset = inputs()
     shutil.copytree(folder, tmp_path / "m")
     done = threading.Event()
 
     def replace() -> None:
-        k = 0
         while not done.is_set():
-            k += 1
-            shutil.copytree(folder, tmp_path / f"new{k}")
-            _replace(tmp_path / f"new{k}", tmp_path / "m")
+            with replacing.scratch(tmp_path / "m") as new:
+                shutil.copytree(folder, new, dirs_exist_ok=True)
+                replacing.put(new, tmp_path / "m", saving.written)
 
     writer = threading.Thread(target=replace)
     writer.start()
     try:
         for _ in range(150):
+            assert all(os.path.isdir(tmp_path / "m") for _ in range(200)), "not even for a moment"
             with CModel(tmp_path / "m", by=folder) as model:
                 np.testing.assert_allclose(model(x, offset)[0], linear_reference(x, offset), rtol=1e-5)
     finally:
@@ -509,7 +510,26 @@ def test_the_manifest_has_a_digest(own: Path, folder: Path) -> None:
         (own / "manifest.sha256").write_text(text)
         assert "manifest.json is not as it was written" in refusal(own, DAMAGED, folder)
     (own / "manifest.sha256").unlink()
-    CModel(own, by=folder).close()  # format 1.0 had none
+    if json.loads(whole)["format"] == [1, 0]:
+        CModel(own, by=folder).close()  # which had none
+    else:
+        assert "manifest.sha256 cannot be read" in refusal(own, NO_FILE, folder)
+        CModel(own, skip, folder).close()
+
+
+@pytest.mark.parametrize("change", [
+    lambda p: p.update(arena=p["arena"] // 2), lambda p: p.update(threads=p["threads"] + 1),
+    lambda p: p.update(target="x86:other"),
+    lambda p: p.update(features=p["features"][:-1]), lambda p: p["inputs"][0].__setitem__(0, p["inputs"][0][0] + 1),
+    lambda p: p.update(weights=p["code"]), lambda p: p.update(digest="0" * 64), lambda p: p.update(digest=3)])
+def test_programs_that_were_edited_by_hand(folder: Path, tmp_path: Path, change) -> None:
+    """What would run in less memory than its code takes, with the manifest's digest made anew."""
+    if "programs" not in json.loads((folder / "manifest.json").read_text()):
+        pytest.skip("format 1.0 has no digests of programs")
+    made = joined(tmp_path / "one.gopt", [folder], [["N", 6], [5]])
+    CModel(made).close()
+    edit(made, lambda m: change(m["programs"][0]), digests=True)
+    assert "manifest.json is damaged: " in refusal(made, DAMAGED, folder)
 
 
 @pytest.mark.parametrize("text,says", [

@@ -146,9 +146,9 @@ def _objects(program: Program, calls: list[list[Step]], names: list[str], target
 
     def kernel(name: str) -> bytes:
         symbol = symbols[name]
-        found = disk.load(symbol, "objects")
+        found = disk.load_bytes(symbol, "objects")
         if found is not None:
-            return found.read_bytes()
+            return found
         made = _object(tvm.IRModule({ir.GlobalVar(symbol): emit_kernel(used[name]).with_attr("global_symbol", symbol)}), target)
         disk.store(symbol, made, "objects")
         return made

@@ -1,5 +1,6 @@
 #include "manifest.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "files.h"
@@ -7,6 +8,7 @@
 
 #define MOST_BYTES ((int64_t)1 << 46) /* of anything: what an address can reach */
 #define MOST_DIMS 64
+#define MOST_THREADS 4096
 #define FORMAT_MAJOR 1
 #define FORMAT_MINOR 2
 
@@ -232,13 +234,48 @@ static graphopt_status read_control(const reading *r, const json_value *control)
     return GRAPHOPT_OK;
 }
 
+/* What must be just so for a program's code to run in its own memory, as manifest.py writes it. */
+static graphopt_status say_program(const reading *r, const json_value *root, const json_value *v, program *p) {
+    const description *d = r->d;
+    const json_value *features = member(root, v, "features");
+    size_t room = 512 + strlen(p->target) + strlen(p->entry), n = 0;
+    for (const json_value *f = features->first; f != NULL; f = f->next)
+        room += strlen(f->text) + 1;
+    for (size_t k = 0; k < d->inputs; k++)
+        room += 64 + 24 * (size_t)p->inputs[k].rank + (d->decides[k] ? 2 * p->inputs[k].bytes : 0);
+    for (size_t k = 0; k < d->outputs; k++)
+        room += 64 + 24 * (size_t)p->outputs[k].rank;
+    char *to = memory_get(r->m, room, 1);
+    if (to == NULL)
+        return fail_memory();
+    p->said = to;
+    n += (size_t)sprintf(to + n, "target %s\nfeatures", p->target);
+    for (const json_value *f = features->first; f != NULL; f = f->next)
+        n += (size_t)sprintf(to + n, " %s", f->text);
+    n += (size_t)sprintf(to + n, "\nentry %s\nthreads %d\narena %zu\ncode %.64s\nweights %.64s\n", p->entry, (int)p->threads,
+                         p->arena, p->code->sha256, p->weights->sha256);
+    for (size_t k = 0; k < d->inputs + d->outputs; k++) {
+        int in = k < d->inputs;
+        const graphopt_shape *s = in ? &p->inputs[k] : &p->outputs[k - d->inputs];
+        n += (size_t)sprintf(to + n, "%s %s", in ? "input" : "output", (in ? &d->input[k] : &d->output[k - d->inputs])->dtype_name);
+        for (int32_t i = 0; i < s->rank; i++)
+            n += (size_t)sprintf(to + n, " %lld", (long long)s->dims[i]);
+        to[n++] = '\n';
+    }
+    for (size_t k = 0; k < d->inputs; k++)
+        if (d->decides[k])
+            n += (size_t)sprintf(to + n, "value %s\n", json_text(json_member(json_member(v, "values"), d->input[k].name)));
+    to[n] = '\0';
+    return GRAPHOPT_OK;
+}
+
 static graphopt_status read_program(const reading *r, const json_value *root, const json_value *v, program *p) {
     const description *d = r->d;
     int only = json_member(root, "program") == v; /* format 1.0 */
     const char *target = json_text(member(root, v, "target")), *entry = json_text(json_member(v, "entry"));
     const json_value *inputs = json_member(only ? root : v, "inputs"), *outputs = json_member(v, "outputs");
     int64_t threads, arena;
-    if (target == NULL || entry == NULL || !json_count(json_member(v, "threads"), 1 << 16, &threads) || threads < 1 ||
+    if (target == NULL || entry == NULL || !json_count(json_member(v, "threads"), MOST_THREADS, &threads) || threads < 1 ||
         !json_count(json_member(v, "arena"), MOST_BYTES, &arena))
         return damaged(r, "a program lacks its target, entry, threads or arena");
     p->target = memory_text(r->m, target);
@@ -273,7 +310,14 @@ static graphopt_status read_program(const reading *r, const json_value *root, co
         if (type == NULL || strcmp(type, d->output[k].dtype_name) != 0)
             return damaged(r, "a program has other outputs than the model");
     }
-    return read_values(r, json_member(v, "values"), p);
+    const json_value *digest = json_member(v, "digest");
+    graphopt_status status = read_values(r, json_member(v, "values"), p);
+    if (status != GRAPHOPT_OK || digest == NULL)
+        return status;
+    if (json_text(digest) == NULL || strlen(digest->text) != 64)
+        return damaged(r, "the digest of a program is none");
+    p->digest = memory_text(r->m, digest->text);
+    return p->digest == NULL ? fail_memory() : say_program(r, root, v, p);
 }
 
 /* How many features a program's code needs, and those of them that are not here, in words. -1: not a list of names. */
@@ -346,6 +390,7 @@ static graphopt_status read_root(reading *r, const json_value *root) {
         return fail(GRAPHOPT_NEWER, "%.500s: has format %lld.%lld, and this libgraphopt.so reads %d.0 to %d.%d. Use the one in "
                                     "the folder", r->where, (long long)major, (long long)minor, FORMAT_MAJOR, FORMAT_MAJOR,
                     FORMAT_MINOR);
+    r->d->minor = minor;
     graphopt_status status = read_files(r, json_member(root, "files"));
     if (status == GRAPHOPT_OK)
         status = read_tensors(r, json_member(root, "inputs"), &r->d->input, &r->d->inputs);

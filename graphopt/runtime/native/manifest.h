@@ -16,7 +16,9 @@ typedef struct {
 
 typedef struct {
     const char *target, *entry;
+    const char *said;   /* what `digest` is the SHA-256 of, in text */
     listed_file *code, *weights;
+    const char *digest; /* that it was saved with, NULL where there is none */
     int32_t threads;
     size_t arena;
     graphopt_shape *inputs, *outputs; /* as many as the model has */
@@ -28,6 +30,7 @@ typedef struct {
     graphopt_tensor *input, *output;
     unsigned char *decides; /* of each input, whether its value and not its shape alone says which program runs */
     program *program;
+    int64_t minor; /* of the format */
 } description;
 
 /* Read a manifest's text into memory of `m`. `where` names the folder in messages. */

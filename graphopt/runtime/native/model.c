@@ -33,12 +33,12 @@ static graphopt_status altered(const opening *o, const char *name, const char *w
                 o->where, name, what);
 }
 
-/* The manifest's own digest, as sha256sum writes it, stands in a file beside it; folders of format 1.0 have none. */
-static graphopt_status check_manifest(const opening *o, const file *manifest) {
+/* The manifest's own digest, as sha256sum writes it, stands in a file beside it; folders of format 1.0 may have none. */
+static graphopt_status check_manifest(const opening *o, const file *manifest, int64_t minor) {
     unsigned char digest[SHA256_BYTES];
     char hex[2 * SHA256_BYTES + 1];
     file said = NO_FILE;
-    if (!o->verify || (faccessat(o->folder, MANIFEST_DIGEST, F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT))
+    if (!o->verify || (minor == 0 && faccessat(o->folder, MANIFEST_DIGEST, F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT))
         return GRAPHOPT_OK;
     graphopt_status status = file_open(&said, o->folder, o->where, MANIFEST_DIGEST);
     if (status == GRAPHOPT_OK) {
@@ -53,6 +53,20 @@ static graphopt_status check_manifest(const opening *o, const file *manifest) {
     return status;
 }
 
+/* What is said of a program is what was saved: hands that write another size there make its code write elsewhere. */
+static graphopt_status check_program(const opening *o, const program *p) {
+    unsigned char digest[SHA256_BYTES];
+    char hex[2 * SHA256_BYTES + 1];
+    if (p->digest == NULL)
+        return GRAPHOPT_OK;
+    sha256(p->said, strlen(p->said), sha_instructions(o->here), digest);
+    sha256_hex(digest, hex);
+    if (strcmp(hex, p->digest) == 0)
+        return GRAPHOPT_OK;
+    return fail(GRAPHOPT_DAMAGED, "%.500s: " MANIFEST " is damaged: what it says of a program (%.255s) was changed since it was "
+                                  "saved. Save the model again", o->where, p->code->name);
+}
+
 static graphopt_status read_manifest(graphopt_model *model, const opening *o) {
     file f = NO_FILE;
     graphopt_status status = file_open(&f, o->folder, o->where, MANIFEST);
@@ -61,9 +75,11 @@ static graphopt_status read_manifest(graphopt_model *model, const opening *o) {
     if (status == GRAPHOPT_OK) {
         status = describe(&model->d, &model->m, f.data == NULL ? "" : f.data, f.bytes, o->here, o->where);
         if (status == GRAPHOPT_OK || status == GRAPHOPT_NO_CPU) { /* the others say more than that it was altered */
-            graphopt_status whole = check_manifest(o, &f);
+            graphopt_status whole = check_manifest(o, &f, model->d.minor);
             status = whole == GRAPHOPT_OK ? status : whole;
         }
+        for (size_t k = 0; status == GRAPHOPT_OK && k < model->d.programs; k++)
+            status = check_program(o, &model->d.program[k]);
     }
     file_close(&f);
     return status;
