@@ -14,6 +14,7 @@ from graphopt.errors import (
     CodegenError,
     EvaluationError,
     GraphOptError,
+    IndexRangeError,
     InputError,
     IRError,
     OutOfMemoryError,
@@ -46,6 +47,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "ArtifactError", "CaptureError", "CodegenError", "CompiledModel", "EvaluationError", "GraphOptError", "IRError", "InputError",
-    "OutOfMemoryError", "ParseError", "PickleError", "RewriteError", "TargetError", "UnsupportedOperators", "compile", "load",
+    "ArtifactError", "CaptureError", "CodegenError", "CompiledModel", "EvaluationError", "GraphOptError", "IRError",
+    "IndexRangeError", "InputError", "OutOfMemoryError", "ParseError", "PickleError", "RewriteError", "TargetError",
+    "UnsupportedOperators", "compile", "load",
 ]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ from graphopt import programs
 from graphopt.errors import ArtifactError, InputError, OutOfMemoryError, TargetError
 from graphopt.records import Records, check_mode, still_holds
 from graphopt.runtime import artifact
+from graphopt.runtime.indices import Checked
 from graphopt.runtime.machine import missing
-from graphopt.runtime.model import Model, Specialisation, Specialisations
+from graphopt.runtime.model import Model, Specialisation, Specialisations, weakly
 from graphopt.runtime.saved import executables, model_interface, read_specs
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ MOST = 1 << 20  # of whatever is counted in options
 
 def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x86", threads: int | None = None,
             dynamic_shapes: Any = None, max_specialisations: int = MAX_SPECIALISATIONS, validate: bool = False,
-            tune: str | None = None, tuning: str | PathLike[str] | None = None, winograd: bool = True, **unknown: Any) -> Any:
+            tune: str | None = None, tuning: str | PathLike[str] | None = None, winograd: bool = True,
+            check_indices: bool = False, **unknown: Any) -> Any:
     """Compile a trained network for one target.
 
     - `model`: an `nn.Module` (with `example_inputs`), an `fx.GraphModule`, an `ExportedProgram`, an ONNX `ModelProto`, bytes or
@@ -56,28 +58,36 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
       faster. Their error, 1e-6 of the largest result for 64 channels to 2e-6 or 4e-6 for 512, is within a factor of two of direct
       convolution's, but a NaN or an infinity in an image makes NaN of all results in the tiles (2x2 or 4x4) that read it.
 
+    - `check_indices`: raise IndexRangeError (an IndexError) where an index of a gather, scatter or embedding is out of range in
+      a call. Without, such indices are held at the border: memory is safe, results are not what was meant. Calls look at all
+      indices then, programs are not kept on disk, and the model cannot be saved.
+
     Programs of ONNX paths and bytes are kept on disk (GRAPHOPT_CACHE) and found again without compiling.
     Raises GraphOptError: UnsupportedOperators, CaptureError, TargetError, ...
     """
     _check_options(unknown)
     _check_counts(threads=threads, max_specialisations=max_specialisations)
-    _check_flags(validate=validate, winograd=winograd)
+    _check_flags(validate=validate, winograd=winograd, check_indices=check_indices)
     if not winograd:
         from graphopt.targets import without_winograd
 
         target = without_winograd(target, threads)
     with enough_memory():
-        return _compiled(model, example_inputs, target, threads, dynamic_shapes, max_specialisations, validate, tune, tuning)
+        return _compiled(model, example_inputs, target, threads, dynamic_shapes, max_specialisations, validate, tune, tuning,
+                         check_indices)
 
 
 def _compiled(model: Any, example_inputs: Any, target: Any, threads: int | None, dynamic_shapes: Any, max_specialisations: int,
-              validate: bool, tune: str | None, tuning: str | PathLike[str] | None) -> Any:
-    recipe = Recipe(model, example_inputs, dynamic_shapes, target, threads, validate, check_mode(tune), tuning)
+              validate: bool, tune: str | None, tuning: str | PathLike[str] | None, check_indices: bool) -> Any:
+    recipe = Recipe(model, example_inputs, dynamic_shapes, target, threads, validate, check_mode(tune), tuning, check_indices)
     if str(getattr(target, "kind", target)).partition(":")[0] == "x86":
         return CompiledModel(recipe, max_specialisations)
     if tune is not None or tuning is not None:
         raise InputError(f"kernels for {recipe.target.name} have no parameters to tune", where="tune" if tune else "tuning",
                          hint="Leave it out, or compile for x86")
+    if check_indices:
+        raise InputError(f"code for {recipe.target.name} does not check indices", where="check_indices",
+                         hint="Compile for x86 to look for wrong ones")
     from graphopt.emitted import compile_emitted
 
     where = recipe.target
@@ -137,6 +147,7 @@ class Recipe:
     validate: bool
     tune: str | None = None
     tuning: str | PathLike[str] | None = None
+    check_indices: bool = False
     again: bool = False  # whether a program was already made of the model
     overridden: tuple[str, ...] = ()  # inputs of an ONNX model whose defaults are not used
 
@@ -145,7 +156,7 @@ class Recipe:
         """What names this compilation on disk; None where it cannot be kept there."""
         from os import sched_getaffinity
 
-        if self.validate or self.dynamic_shapes is not None:
+        if self.validate or self.check_indices or self.dynamic_shapes is not None:
             return None
         threads = self.threads or len(sched_getaffinity(0))
         given = self.target_given
@@ -214,7 +225,7 @@ class CompiledModel(Model):
         _ = recipe.records  # a wrong file is refused before any work
         self._missing: list[str] = []
         self._overriding: dict[tuple[str, ...], CompiledModel] = {}  # by the inputs whose defaults are not used
-        kept = Specialisations(self._build, max_specialisations)
+        kept = Specialisations(weakly(self._build), max_specialisations)
         found = recipe.key and programs.find(recipe.key, recipe.holds)
         known = found.manifest if found else recipe.key and programs.interface(recipe.key)
         if known:
@@ -280,7 +291,7 @@ class CompiledModel(Model):
         compiled.seconds["all"] = time.perf_counter() - start
         details = Details(static.statistics(compiled), static.decisions(compiled, self.target),
                           [(h.op.name, ", ".join(h.op.loc), h.why) for h in compiled.program.hosts],
-                          lambda: self._compile(shapes, values), compiled)
+                          partial(weakly(self._compile), shapes, values), compiled)
         if key and not self._missing and self._storable() and bundle.why_no_artifact(compiled) is None:
             made = bundle.Bundle(self._interface())
             made.add(compiled, self.target, values)
@@ -291,7 +302,10 @@ class CompiledModel(Model):
                     del compiled, made
                     recipe.forget()
                 return Specialisation(executables(stored)[0], details)
-        return Specialisation(static.link(compiled, self.target.threads), details)
+        executable = static.link(compiled, self.target.threads)
+        if checks := compiled.source_graph.metadata.get("index_checks"):
+            return Specialisation(Checked(executable, checks, len(self.outputs)), details)
+        return Specialisation(executable, details)
 
     def _compile(self, shapes: dict[str, tuple[int, ...]], values: dict[str, np.ndarray]) -> Compiled:
         from graphopt import static
@@ -299,6 +313,11 @@ class CompiledModel(Model):
 
         start = time.perf_counter()
         graph = specialise_checked(self._recipe.graph, self.inputs, shapes, values)
+        if self._recipe.check_indices:
+            from graphopt.rewrite.indices import with_index_checks
+
+            graph, checks = with_index_checks(graph)
+            graph.metadata["index_checks"] = checks
         specialised = time.perf_counter()
         compiled = static.compile_static(graph, self.target, self._recipe.validate, self._recipe.tune, self._recipe.records)
         compiled.seconds = {"specialise": specialised - start, **compiled.seconds}
@@ -310,7 +329,7 @@ class CompiledModel(Model):
         shapes = shapes or {s.name: s.shape for s in self.inputs}  # type: ignore[misc]
         summary = {**program.said["stats"], "from_cache": True, "loaded": True,
                    "seconds": {"load": time.perf_counter() - start}}
-        details = Details(summary, program.said["decisions"], [], lambda: self._compile(shapes, values))
+        details = Details(summary, program.said["decisions"], [], partial(weakly(self._compile), shapes, values))
         return Specialisation(executable, details)
 
     def _storable(self) -> bool:
@@ -414,6 +433,9 @@ class CompiledModel(Model):
         """
         from graphopt import bundle
 
+        if self._recipe.check_indices:
+            raise ArtifactError("a model that checks its indices cannot be saved: artifacts do not", where=str(path),
+                                hint="Compile it without check_indices")
         where, made = str(path), bundle.Bundle(self._interface(), self._file_name())
         try:
             if self._only is not None:

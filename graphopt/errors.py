@@ -72,6 +72,10 @@ class OutOfMemoryError(GraphOptError, MemoryError):
     """No memory for what a compilation or a call needs; says how much that is, where it is known."""
 
 
+class IndexRangeError(GraphOptError, IndexError):
+    """An index out of range, in a model that was compiled with `check_indices=True`."""
+
+
 class PickleError(GraphOptError, TypeError):
     """A compiled model that something tried to pickle; what pickles expects a TypeError."""
 

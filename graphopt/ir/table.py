@@ -159,6 +159,7 @@ class Operands:
 ShapeRule = Callable[[Operands], Any]
 RowsRule = Callable[[Operands], Sequence[int]]
 ViewRule = Callable[[Operands, TensorType], "int | None"]
+BoundsRule = Callable[["Operands"], tuple[DimLike, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +181,7 @@ class OpDef:
     rows_rule: RowsRule | None = None
     view_rule: ViewRule | None = None
     picks: str | None = None  # the operand of whose elements each element of the results is one
+    bounds: BoundsRule | None = None  # of an op with `indices`: the size of the axis that they go along (tuples: of each)
 
     def rows(self, o: Operands) -> Sequence[int]:
         """The operands, by position, that the op takes row by row: index i along the first axis of every result is made of
@@ -311,7 +313,7 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {}
 
 def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Operands], Sequence[Type]] | None = None,
        traits: Trait = Trait.NONE, operations: Callable[..., DimLike] | None = None, rows: RowsRule | None = None,
-       view: ViewRule | None = None, picks: str | None = None,
+       view: ViewRule | None = None, picks: str | None = None, bounds: BoundsRule | None = None,
        **constraints: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an op to the table; the decorated numpy function is its reference semantics and its docstring the text."""
 
@@ -330,7 +332,7 @@ def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Opera
         store.extends(evaluate)
         parameters = frozenset(inspect.signature(evaluate).parameters)
         TABLE[name] = OpDef(name, operands, attrs, results, regions, bound, shape, types, evaluate, traits, operations,
-                            inspect.cleandoc(evaluate.__doc__), signature, parameters, rows, view, picks)
+                            inspect.cleandoc(evaluate.__doc__), signature, parameters, rows, view, picks, bounds)
         return evaluate
 
     return add

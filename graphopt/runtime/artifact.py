@@ -96,6 +96,12 @@ def format_of(manifest: Mapping[str, Any]) -> tuple[int, int]:
     return FORMAT if manifest.get("control_inputs") else (1, 1)
 
 
+def threads_of(p: Program) -> int:
+    """How many threads a program runs on: as many as it was made for, if this process has as many processors. model.c does the
+    same."""
+    return min(p.threads, len(os.sched_getaffinity(0)))
+
+
 def values_text(values: Mapping[str, bytes], dtypes: Mapping[str, str]) -> str:
     """The first elements as graphopt-build's --value takes them: `rate=16000 axes=0,1`. Those of dtypes that memoryviews do not
     know are hexadecimal."""
@@ -237,6 +243,8 @@ def _from_1_0(m: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest of format 1.0 in today's form."""
     try:
         p = m["program"]
+        if [o["shape"] for o in p["outputs"]] != [o["shape"] for o in m["outputs"]]:
+            raise Damaged("program.outputs are not the outputs")
         return {**m, "programs": [_program_of_1_0(m, p)]}
     except (KeyError, TypeError, AttributeError) as e:
         raise Damaged(f"what format 1.0 says of its program is not all there: {e}") from e
@@ -249,4 +257,4 @@ def _program_of_1_0(m: Mapping[str, Any], p: Mapping[str, Any]) -> dict[str, Any
 
 
 __all__ = ["ITEMSIZES", "ITEM_FORMATS", "MANIFEST", "RUNTIME", "Artifact", "Program", "format_of", "just_written", "load",
-           "program_digest", "read", "values_text"]
+           "program_digest", "read", "threads_of", "values_text"]

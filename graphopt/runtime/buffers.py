@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphopt.errors import ArtifactError, InputError
-from graphopt.runtime.artifact import ITEM_FORMATS, ITEMSIZES, RUNTIME, Artifact, Program, values_text
+from graphopt.runtime.artifact import ITEM_FORMATS, ITEMSIZES, RUNTIME, Artifact, Program, threads_of, values_text
 from graphopt.runtime.library import FAILED, Entry, Pointer, runtime
 
 _BITS = {1: "B", 2: "H", 4: "I", 8: "Q"}  # elements that memoryviews have no format for are seen as numbers of their width
@@ -54,7 +54,7 @@ class BufferModel:
             for p in found.programs:
                 if p.weights not in weights:
                     weights[p.weights] = _mapped(found.path / p.weights)
-                entry, = library.entries(found.path / p.code, [p.entry], p.threads)
+                entry, = library.entries(found.path / p.code, [p.entry], threads_of(p))
                 self._programs.append(_Ready(p, entry, weights[p.weights], []))
         except (OSError, AttributeError) as e:
             hint = "Is it on a file system that is mounted noexec?" if "not permitted" in str(e) else None

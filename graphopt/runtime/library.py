@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import itertools
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,19 +60,23 @@ class Runtime:
             launch = None
         self.library.graphopt_bind(launch)
         pool = self.pool(threads)
-        return [Entry(self, pool, ctypes.cast(getattr(library, n), Pointer).value or 0) for n in names]
+        return [Entry(self, pool, _address(library, n), library) for n in names]
 
 
 FAILED = GraphOptError("compiled code failed", hint="This is a bug in graphopt; please report it")
 
 
 class Entry:
-    """A stretch of kernels: `entry(*pointers)`, or `call(pool, address, frame)` with an array of pointers; not 0 is a failure."""
+    """A stretch of kernels: `entry(*pointers)`, or `call(pool, address, frame)` with an array of pointers; not 0 is a failure.
 
-    __slots__ = ("address", "call", "pool", "runtime")
+    Its code stays mapped for as long as this, or `code`, is held.
+    """
 
-    def __init__(self, runtime: Runtime, pool: int, address: int) -> None:
+    __slots__ = ("address", "call", "code", "pool", "runtime")
+
+    def __init__(self, runtime: Runtime, pool: int, address: int, code: Code) -> None:
         self.runtime, self.call, self.pool, self.address = runtime, runtime.call, Pointer(pool), Pointer(address)
+        self.code = code
 
     def __call__(self, *pointers: Any) -> None:
         if self.call(self.pool, self.address, (Pointer * len(pointers))(*pointers)):
@@ -89,10 +95,29 @@ def runtime(image: Path | bytes, key: str) -> Runtime:
         return _RUNTIMES[key]
 
 
+def _address(library: ctypes.CDLL, name: str) -> int:
+    """Where a function is. OSError where there is none. (ctypes.cast would hold the library in a cycle.)"""
+    try:
+        return ctypes.addressof(Pointer.in_dll(library, name))
+    except ValueError as e:
+        raise OSError(str(e)) from e
+
+
+class Code(ctypes.CDLL):
+    """A shared library that is let go with this object, but for one that asks to stay (`-z nodelete`).
+
+    Not as the process ends: other threads may still be in it then.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        weakref.finalize(self, _ctypes.dlclose, self._handle).atexit = False
+
+
 _OPENED = itertools.count()
 
 
-def open_library(image: Path | bytes) -> ctypes.CDLL:
+def open_library(image: Path | bytes) -> Code:
     """Load a shared library from a file or from memory. OSError where it cannot be.
 
     The dynamic loader takes a path that it knows for the library that it has from there, whatever the file is by now. It
@@ -108,6 +133,6 @@ def open_library(image: Path | bytes) -> ctypes.CDLL:
             with os.fdopen(os.dup(opened), "wb") as f:
                 f.write(image)
         unique = "".join("/." if bit == "1" else "/" for bit in f"{next(_OPENED):b}")  # paths of one meaning
-        return ctypes.CDLL(f"/proc/self/fd{unique}/{opened}")
+        return Code(f"/proc/self/fd{unique}/{opened}")
     finally:
         os.close(opened)

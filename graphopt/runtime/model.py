@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -12,6 +13,7 @@ import numpy as np
 from graphopt.errors import InputError, OutOfMemoryError, PickleError
 from graphopt.runtime.arrays import from_numpy, kind_of, to_numpy
 from graphopt.runtime.executable import Executable
+from graphopt.runtime.indices import Checked
 from graphopt.runtime.pycall import never
 from graphopt.runtime.structure import Call
 
@@ -35,8 +37,21 @@ class Spec(NamedTuple):
 class Specialisation(NamedTuple):
     """A program for one set of shapes (and, where they shape the program, values)."""
 
-    executable: Executable
+    executable: Executable | Checked
     details: Any  # the compiler's own record of it
+
+
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of an object that is alive whenever this is called, without holding it: what an object holds must not hold it in
+    turn, so that it, and the code that it has mapped, is gone with its last user."""
+    at = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        found = at()
+        assert found is not None
+        return found(*args)
+
+    return call
 
 
 Key = tuple[Any, ...]

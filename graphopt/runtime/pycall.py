@@ -52,7 +52,8 @@ def caller(entry: Entry, weights: np.ndarray, arena: int, inputs: Sequence[Tenso
     unknown = any(shape is None or dtype is None or dtype.hasobject for shape, dtype in (*inputs, *outputs))
     if unknown or not _reads_arrays(runtime):
         return never
-    return _create(runtime, entry.pool, entry.address, weights, arena, inputs, outputs, torch and _reads_tensors(runtime))
+    return _create(runtime, entry.pool, entry.address, weights, arena, inputs, outputs, torch and _reads_tensors(runtime),
+                   entry.code)
 
 
 @cache
@@ -77,8 +78,8 @@ def _creator(runtime: Runtime) -> Call | None:
 
 
 def _create(runtime: Runtime, pool: Pointer | None, entry: Pointer, weights: np.ndarray, arena: int, inputs: Sequence[Tensor],
-            outputs: Sequence[Tensor], torch: bool) -> Call:
-    create, held = _creator(runtime), [FAILED, np.empty, weights]
+            outputs: Sequence[Tensor], torch: bool, code: Any = None) -> Call:
+    create, held = _creator(runtime), [FAILED, np.empty, weights, code]
     assert create is not None
 
     def hold(x: Any) -> int:

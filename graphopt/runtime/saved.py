@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import ArtifactError, InputError
-from graphopt.runtime.artifact import RUNTIME, Artifact, values_text
+from graphopt.runtime.artifact import RUNTIME, Artifact, threads_of, values_text
 from graphopt.runtime.executable import Executable, OutputSpec
 from graphopt.runtime.library import runtime
-from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations
+from graphopt.runtime.model import Model, Spec, Specialisation, Specialisations, weakly
 from graphopt.runtime.structure import Call
 
 SHOWN = 12  # programs that an error lists
@@ -28,7 +28,7 @@ def executables(found: Artifact) -> list[Executable]:
         for p in found.programs:
             if p.weights not in weights:
                 weights[p.weights] = _weights(found.path / p.weights)
-            entries = library.entries(found.path / p.code, [p.entry], p.threads)
+            entries = library.entries(found.path / p.code, [p.entry], threads_of(p))
             outputs = [OutputSpec(shape, numpy_dtype(name)) for shape, name in p.outputs]
             inputs = [(shape, numpy_dtype(s["numpy"])) for shape, s in zip(p.inputs, found.manifest["inputs"])]
             made.append(Executable(entries, outputs, weights[p.weights], p.arena, inputs))
@@ -52,7 +52,7 @@ class SavedModel(Model):
 
     def __init__(self, found: Artifact) -> None:
         m = found.manifest
-        super().__init__(read_specs(m["inputs"]), read_specs(m["outputs"]), Specialisations(self._refuse, 1),
+        super().__init__(read_specs(m["inputs"]), read_specs(m["outputs"]), Specialisations(weakly(self._refuse), 1),
                          structure=_structure(m), control_inputs=m.get("control_inputs", ()),
                          ranges={n: (low, high) for n, (low, high) in m.get("ranges", {}).items()})
         self._path = found.path

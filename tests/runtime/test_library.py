@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import graphopt
-from graphopt.ir import Builder, Graph, tensor
+from graphopt.ir import Builder, Dim, Graph, TensorType, dtype, tensor
 from graphopt.runtime.library import open_library
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
@@ -49,3 +51,84 @@ def test_what_is_no_library_is_an_error(tmp_path: Path) -> None:
         open_library(tmp_path / "x.so")
     with pytest.raises(FileNotFoundError):
         open_library(tmp_path / "y.so")
+
+
+# Letting go -----------------------------------------------------------------------------------------
+def mapped() -> int:
+    """Mappings of files that are no longer there by that name, or of code of ours."""
+    return sum(".so" in line and ("graphopt" in line or "/net" in line or "(deleted)" in line)
+               for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def exp_of(n: int) -> Graph:
+    graph = Graph()
+    b = Builder(graph)
+    graph.outputs = [b.add(b.exp(graph.add_input(tensor("f32", n), "x")), b.const(np.ones(n, np.float32)))]
+    return graph
+
+
+def test_programs_that_were_let_go_are_unmapped(tmp_path: Path) -> None:
+    """However they were made and called; nothing is left to the garbage collector, which comes when it comes."""
+    x = np.zeros(5, np.float32)
+    graphopt.compile(exp_of(5)).save(tmp_path / "net")
+    gc.collect()
+    before, counts = mapped(), []
+    gc.disable()
+    try:
+        for k in range(6):
+            loaded, light = graphopt.load(tmp_path / "net"), graphopt.load(tmp_path / "net", numpy=False)
+            assert loaded(x)[0] == 2 and light(x.data)[0] == 2
+            one = graphopt.compile(exp_of(k + 6))
+            assert one(np.zeros(k + 6, np.float32))[0] == 2
+            assert mapped() > before
+            del loaded, light, one
+            counts.append(mapped())
+    finally:
+        gc.enable()
+    assert counts == [before] * 6
+
+
+def test_a_call_that_is_kept_keeps_its_code(tmp_path: Path) -> None:
+    graphopt.compile(exp_of(5)).save(tmp_path / "net")
+    x = np.zeros(5, np.float32)
+    before = mapped()
+    model = graphopt.load(tmp_path / "net")
+    model(x)
+    call = model._by_arguments
+    del model
+    gc.collect()
+    assert call(x)[0] == 2 and mapped() > before
+    del call
+    gc.collect()
+    assert mapped() == before
+
+
+def test_specialisations_that_are_dropped_are_unmapped() -> None:
+    graph = Graph()
+    b = Builder(graph)
+    graph.outputs = [b.exp(graph.add_input(TensorType(dtype("f32"), (Dim.symbol("N"),)), "x"))]
+    model = graphopt.compile(graph, max_specialisations=2)
+    counts = []
+    for n in range(3, 9):
+        assert model(np.zeros(n, np.float32))[0] == 1
+        gc.collect()
+        counts.append(mapped())
+    assert counts[-1] == counts[2]
+
+
+def test_calls_go_on_while_their_model_is_let_go(tmp_path: Path) -> None:
+    graphopt.compile(exp_of(400)).save(tmp_path / "net")
+    x, wrong = np.zeros(400, np.float32), []
+
+    def work() -> None:
+        for _ in range(60):
+            model = graphopt.load(tmp_path / "net")
+            wrong.extend(y for y in (model(x), model(x)) if y[0] != 2)
+            del model
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong

@@ -35,6 +35,14 @@ def _in_range(indices: np.ndarray, n: int) -> np.ndarray:
     return np.where(indices < 0, indices + n, indices).astype(np.int64)
 
 
+def _along_axis(o: Operands) -> tuple[Any, ...]:
+    return (o.x.shape[o.axis],)
+
+
+def _along_axes(o: Operands, first: int) -> tuple[Any, ...]:
+    return tuple(o.x.shape[first:first + o.indices.shape[-1]])
+
+
 # Gather -------------------------------------------------------------------------------------
 def _gather_shape(o: Operands) -> Shape:
     _check_axis(o)
@@ -42,7 +50,7 @@ def _gather_shape(o: Operands) -> Shape:
 
 
 @op("gather(x: T, indices: I; axis: int) -> T", T="any", I="i32|i64", shape=_gather_shape, traits=Trait.MOVEMENT,
-    picks="x")
+    picks="x", bounds=_along_axis)
 def gather(x, indices, *, axis):
     """The slices of `x` at `indices` along `axis`, which the axes of `indices` take the place of."""
     return np.take(x, _in_range(indices, x.shape[axis]), axis)
@@ -66,7 +74,7 @@ def _element_index(indices: np.ndarray, axis: int, n: int) -> tuple[np.ndarray, 
 
 
 @op("gather_elements(x: T, indices: I; axis: int) -> T", T="any", I="i32|i64", shape=_elements_shape, traits=Trait.MOVEMENT,
-    picks="x")
+    picks="x", bounds=_along_axis)
 def gather_elements(x, indices, *, axis):
     """x[i, indices[i, j, k], k] for axis 1 of three: each index picks along `axis` at its own place on the others."""
     return x[_element_index(indices, axis, x.shape[axis])]
@@ -95,7 +103,7 @@ def _nd_index(indices: np.ndarray, shape: tuple[int, ...], batch: int = 0) -> tu
 
 
 @op("gather_nd(x: T, indices: I; batch_dims: int = 0) -> T", T="any", I="i32|i64", shape=_gather_nd_shape,
-    traits=Trait.MOVEMENT, picks="x")
+    traits=Trait.MOVEMENT, picks="x", bounds=lambda o: _along_axes(o, o.batch_dims))
 def gather_nd(x, indices, *, batch_dims):
     """x[b, indices[b, i]]: the last axis of `indices` holds tuples that address the axes of `x` after the batch axes."""
     if indices.shape[-1] == 0:  # the empty tuple picks the whole of its batch element
@@ -131,7 +139,7 @@ def _scatter(x: np.ndarray, index: tuple[np.ndarray, ...], updates: np.ndarray, 
 
 
 @op('scatter_elements(x: T, indices: I, updates: T; axis: int, reduction: str = "none") -> T', T="any", I="i32|i64",
-    shape=_scatter_elements_shape)
+    shape=_scatter_elements_shape, bounds=_along_axis)
 def scatter_elements(x, indices, updates, *, axis, reduction):
     """`x` with updates[i, j, k] put at [i, indices[i, j, k], k] for axis 1 of three, or combined with what is there.
 
@@ -148,7 +156,8 @@ def _scatter_nd_shape(o: Operands) -> Shape:
     return o.x.shape
 
 
-@op('scatter_nd(x: T, indices: I, updates: T; reduction: str = "none") -> T', T="any", I="i32|i64", shape=_scatter_nd_shape)
+@op('scatter_nd(x: T, indices: I, updates: T; reduction: str = "none") -> T', T="any", I="i32|i64", shape=_scatter_nd_shape,
+    bounds=lambda o: _along_axes(o, 0))
 def scatter_nd(x, indices, updates, *, reduction):
     """`x` with updates[i] put at x[indices[i]], or combined with what is there; the last axis of `indices` holds tuples.
 

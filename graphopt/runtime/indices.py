@@ -1,0 +1,67 @@
+"""Programs compiled with `check_indices`: after a call, the least and the greatest of all indices are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from graphopt.errors import IndexRangeError
+from graphopt.runtime.executable import Executable, Observer
+from graphopt.runtime.pycall import Call
+
+
+class IndexCheck(NamedTuple):
+    """Indices of an op: where it stands, and the size of the axis that they go along, or of each where they are tuples."""
+
+    where: str
+    bounds: tuple[int, ...]
+
+
+class Checked:
+    """An executable whose results after the first `visible` are the extremes that `checks` look at, two for each."""
+
+    def __init__(self, executable: Executable, checks: Sequence[IndexCheck], visible: int) -> None:
+        self.executable, self.checks, self.visible = executable, list(checks), visible
+        self._call: tuple[Call, Call] | None = None
+
+    def run(self, inputs: Sequence[Any], observe: Observer | None = None) -> list[Any]:
+        """As of the executable. IndexRangeError where an index was out of range."""
+        return self._looked_at(self.executable.run(inputs, observe))
+
+    def caller(self, torch: bool = False) -> Call:
+        """As of the executable."""
+        inner = self.executable.caller(torch)
+        if self._call is None or self._call[0] is not inner:
+            def call(*arrays: Any) -> Any:
+                made = inner(*arrays)
+                if made is None:
+                    return None
+                kept = self._looked_at(list(made))
+                return kept[0] if len(kept) == 1 else tuple(kept)
+
+            self._call = inner, call
+        return self._call[1]
+
+    def needs(self) -> str:
+        """As of the executable."""
+        return self.executable.needs()
+
+    def _looked_at(self, made: list[Any]) -> list[Any]:
+        for k, check in enumerate(self.checks):
+            low, high = (np.asarray(x) for x in made[self.visible + 2 * k:self.visible + 2 * k + 2])
+            refuse(check, low, high)
+        return made[:self.visible]
+
+
+def refuse(check: IndexCheck, low: Any, high: Any) -> None:
+    """IndexRangeError where the least or the greatest index is outside of what it goes along."""
+    for k, (least, most, n) in enumerate(zip(np.reshape(low, -1), np.reshape(high, -1), check.bounds)):
+        if least < -n or most >= n:
+            part = f" (component {k} of a tuple)" if len(check.bounds) > 1 else ""
+            raise IndexRangeError(f"index {int(most if most >= n else least)}{part} is out of range for an axis of {n}",
+                                  where=check.where, hint=f"Give indices from {-n} to {n - 1}" if n else "The axis is empty")
+
+
+__all__ = ["Checked", "IndexCheck", "refuse"]
