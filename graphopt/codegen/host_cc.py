@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -10,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from graphopt.errors import CodegenError, TargetError
-from graphopt.runtime.library import Code
 
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off")
 
@@ -40,12 +40,12 @@ def run(command: Sequence[str], cwd: Path, where: str = "the C++ compiler") -> s
     return done.stdout
 
 
-def load(files: Mapping[str, str], main: str, flags: Sequence[str] = FLAGS) -> Code:
+def load(files: Mapping[str, str], main: str, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
     """Compile to a shared object and load it."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
         output = Path(scratch) / "code.so"
         build(files, main, output, (*flags, "-shared", "-fPIC"))
-        return Code(str(output))  # stays mapped once its file is gone, until nobody holds it
+        return ctypes.CDLL(str(output))  # stays mapped once its file is gone
 
 
 __all__ = ["FLAGS", "build", "compiler", "load", "run"]

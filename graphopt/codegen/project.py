@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from graphopt import replacing
 from graphopt.codegen.c import STORED
 from graphopt.codegen.plan import Call, Program, Slot
 from graphopt.errors import ArtifactError, TargetError
 from graphopt.ir.types import TensorType
-from graphopt.runtime import replacing
-from graphopt.runtime.manifest import PROJECT
 
-MANIFEST = "manifest.json"
+MANIFEST, PROJECT = "manifest.json", "graphopt-project"  # runtime/manifest.py knows it by that
 
 
 def refuse_host_ops(program: Program, target: str) -> None:

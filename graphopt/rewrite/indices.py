@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.bounds import IndexCheck, refuse
 from graphopt.errors import InputError
 from graphopt.ir.graph import Builder, Graph, Op, Value
 from graphopt.ir.types import TensorType
-from graphopt.runtime.indices import IndexCheck, refuse
 
 
 def with_index_checks(graph: Graph) -> tuple[Graph, list[IndexCheck]]:

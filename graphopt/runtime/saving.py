@@ -1,4 +1,4 @@
-"""The writing half of `graphopt.runtime.artifact`: a folder that is there whole or not (`graphopt.runtime.replacing`)."""
+"""The writing half of `graphopt.runtime.artifact`: a folder that is there whole or not (`graphopt.replacing`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt import store
+from graphopt import replacing, store
 from graphopt.errors import ArtifactError
-from graphopt.runtime import replacing
 from graphopt.runtime.artifact import MANIFEST, MANIFEST_DIGEST, MOST_MANIFEST, format_of, program_digest
 
 Contents = bytes | Path | Iterable[np.ndarray]  # of a file: its bytes, another file, or pieces

@@ -18,8 +18,9 @@ import pytest
 from small_models import inputs, linear, scale
 
 import graphopt
+from graphopt import replacing
 from graphopt.errors import ArtifactError
-from graphopt.runtime import replacing, saving
+from graphopt.runtime import saving
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 EVERY = ["manifest.json", "*/0.so", "*/weights.bin", "libgraphopt.so"]
@@ -204,7 +205,8 @@ def as_nobody(code: str, path: Path) -> str:
     """What code prints that becomes a user who may write nothing of ours, once it has imported what it needs."""
     begin = """
 import os, sys, pathlib, graphopt
-from graphopt.runtime import replacing, saving
+from graphopt import replacing
+from graphopt.runtime import saving
 path = pathlib.Path(sys.argv[1])
 def leave():
     os.setgroups([])

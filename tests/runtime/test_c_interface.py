@@ -285,7 +285,8 @@ def test_a_folder_that_is_replaced_gives_the_new_code(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_keeps_being_replaced_is_always_there(folder: Path, tmp_path: Path) -> None:
-    from graphopt.runtime import replacing, saving
+    from graphopt import replacing
+    from graphopt.runtime import saving
 
     x, offset = inputs()
     shutil.copytree(folder, tmp_path / "m")

@@ -17,9 +17,10 @@ import pytest
 from small_models import linear, scale
 
 import graphopt
+from graphopt import replacing
 from graphopt.cli.build import main
 from graphopt.errors import ArtifactError
-from graphopt.runtime import replacing, saving
+from graphopt.runtime import saving
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 
