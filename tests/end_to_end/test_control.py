@@ -227,6 +227,20 @@ def test_an_lstm_written_as_a_scan() -> None:
     agree(model, {"h0": f32(1, hidden), "c0": f32(1, hidden), "x": f32(steps, 1, width)})
 
 
+def test_nearest_neighbours_of_scikit_learn() -> None:
+    """A scan over 812 rows, from which the nearest are picked and vote."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    points = f32(812, 8)
+    kinds = (neighbors.KNeighborsClassifier(5), points[:, 0] > 0), (neighbors.KNeighborsRegressor(3), points[:, 1])
+    for estimator, labels in kinds:
+        fitted = estimator.fit(points, labels.astype(np.float32 if labels.dtype != bool else np.int64))
+        options = {"zipmap": False} if labels.dtype == bool else None
+        model = skl2onnx.to_onnx(fitted, points[:1], options=options, target_opset={"": 17, "ai.onnx.ml": 3})
+        assert "Scan" in {n.op_type for n in model.graph.node}
+        agree(model, {"X": f32(7, 8)})
+
+
 # What stays outside, and why ---------------------------------------------------------------------------------------------
 def reason(model: onnx.ModelProto, given: dict[str, np.ndarray]) -> str:
     compiled: Any = graphopt.compile(model)
