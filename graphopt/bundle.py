@@ -16,7 +16,7 @@ from graphopt.codegen.plan import Weight, WeightBlock
 from graphopt.errors import ArtifactError
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
-from graphopt.pipeline import specialise_checked
+from graphopt.pipeline import interface, specialise_checked
 from graphopt.records import Records, record_key, state
 from graphopt.runtime import artifact, saved
 from graphopt.runtime.executable import OutputSpec
@@ -64,10 +64,11 @@ class Bundle:
         weights = f"{target.cpu}/weights.bin"
         self._files |= {code: library, weights: None, artifact.RUNTIME: d.code.runtime[0]}
         self._runtime = d.code.runtime[1]
-        outputs = [OutputSpec(v.type.static_shape, v.type.dtype.numpy) for v in d.graph.outputs]  # type: ignore[union-attr]
+        outputs = [OutputSpec(*known) for known in interface(d.graph, "outputs")]
         said = {"target": target.name, "features": target.instructions, "code": code, "weights": weights,
                 "entry": d.code.names[0], "threads": target.threads, "arena": d.program.arena_size,
-                "inputs": [list(v.static_shape) for v in d.graph.inputs], "outputs": [saved.output_json(o) for o in outputs],
+                "inputs": [list(shape or ()) for shape, _ in interface(d.graph, "inputs")],
+                "outputs": [saved.output_json(o) for o in outputs],
                 "stats": statistics(d), "decisions": decisions(d, target),
                 "tuning": {"mode": d.tune, "records": state(d.records, _record_keys(d, target))}}
         if values:

@@ -15,6 +15,7 @@ from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
 from graphopt.pipeline import check_data, check_sizes, of_ours, optimise, specialise, specs
+from graphopt.pipeline import interface as interface_of
 from graphopt.repro import guarded
 from graphopt.runtime.executable import Executable, OutputSpec, aligned
 from graphopt.runtime.model import Model, Specialisation, Specialisations
@@ -55,9 +56,9 @@ class EmittedModel(Model):
     def _on_host(self, function: Callable[..., Any]) -> Model:
         """A model that runs `function`, which takes pointers to inputs, outputs, weights and arena."""
         model = Model(self.inputs, self.outputs, Specialisations(self._cannot_run, 1), structure=self._structure)
-        shaped = lambda wanted: [(t.static_shape, t.dtype.numpy) for space, _, t in self._interface if space == wanted]
         weights = self._plan.pack_weights(aligned)
-        run = Executable([function], [OutputSpec(*o) for o in shaped("output")], weights, self._plan.arena_size, shaped("input"))
+        outputs = [OutputSpec(*o) for o in interface_of(self.graph, "outputs")]
+        run = Executable([function], outputs, weights, self._plan.arena_size, interface_of(self.graph, "inputs"))
         model._only = Specialisation(run, self)
         return model
 

@@ -13,7 +13,7 @@ from graphopt.errors import CodegenError
 from graphopt.ir.evaluate import bind_symbols, evaluate_op
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
-from graphopt.pipeline import X86Keeps, check_data, check_sizes, of_ours, optimise
+from graphopt.pipeline import X86Keeps, check_data, check_sizes, complex_places, interface, of_ours, optimise
 from graphopt.records import Records, from_records, record_key
 from graphopt.repro import guarding
 from graphopt.rewrite.context import Reason
@@ -126,14 +126,13 @@ def link(compiled: Compiled, threads: int, each: Any = None, marked: Any = None,
                                   tuple(None if s is None else place(s, v) for s, v in zip(part.args, op.operands)),
                                   tuple(place(s, r) for s, r in zip(part.results, op.results)), op.name, part.why))
     outputs = []
-    for v in compiled.graph.outputs:
+    for v, (shape, dt) in zip(compiled.graph.outputs, interface(compiled.graph, "outputs")):
         slot = program.slots.get(v)
-        shape, dt = _known(v.type)
         dynamic = shape is None or (slot is not None and slot.space == "host")
         host = place(slot, v) if dynamic and slot is not None else None
         outputs.append(OutputSpec(shape, dt, host))
     return Executable(steps, outputs, _weights(compiled, program), program.arena_size + room,
-                      [_known(v.type) for v in compiled.graph.inputs], _largest(program))
+                      interface(compiled.graph, "inputs"), _largest(program), complex_places(compiled.graph, "outputs"))
 
 
 def _largest(program: Any) -> str:
@@ -145,11 +144,6 @@ def _largest(program: Any) -> str:
     v = max(inside, key=lambda v: v.type.nbytes)  # type: ignore[union-attr]
     at = f" at {', '.join(v.op.loc)}" if v.op is not None and v.op.loc else ""
     return f"the largest is %{v.name or '?'}{at}: {v.type}, {v.type.nbytes} bytes"  # type: ignore[union-attr]
-
-
-def _known(t: Any) -> tuple[tuple[int, ...] | None, np.dtype | None]:
-    """The shape and dtype of a tensor, where they are known before a call."""
-    return (t.static_shape, t.dtype.numpy) if isinstance(t, TensorType) and t.is_static else (None, None)
 
 
 def _evaluate(op: Any, arguments: list[Any], dims: dict[str, int]) -> list[Any]:

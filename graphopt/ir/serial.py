@@ -57,6 +57,8 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
                     _write_constant(tensor, out)
             manifest = {"format": FORMAT, "inputs": graph.input_names, "outputs": graph.output_names,
                         "control_inputs": list(graph.metadata.get("control_inputs", ())), "constants": constants}
+            if "complex" in graph.metadata:
+                manifest["complex"] = graph.metadata["complex"]
             archive.writestr("manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False))
         os.replace(temporary, target)
     except BaseException:
@@ -82,6 +84,8 @@ def load(path: str | os.PathLike[str]) -> Graph:
             graph.input_names, graph.output_names = list(manifest["inputs"]), list(manifest["outputs"])
             if manifest["control_inputs"]:
                 graph.metadata["control_inputs"] = list(manifest["control_inputs"])
+            if "complex" in manifest:
+                graph.metadata["complex"] = _complex(manifest["complex"], graph)
     except (zipfile.BadZipFile, EOFError) as e:
         raise ParseError(f"not a saved graph, or a damaged one: {e}", where=where) from None
     except (KeyError, ValueError, TypeError, AttributeError, UnicodeDecodeError) as e:
@@ -107,6 +111,19 @@ def check_printable(graph: Graph) -> None:
         elif any(a.kind.rstrip("?") == "data" for a in op.definition.attrs):
             raise IRError("this operator runs the source model's own code, which a file cannot hold", where=op.where(),
                           hint="Save the source model instead")
+
+
+def _complex(given: Any, graph: Graph) -> dict[str, list[int]]:
+    """Which inputs and outputs are complex: those must be pairs of floats."""
+    made = {}
+    for which in ("inputs", "outputs"):
+        values, places = getattr(graph, which), [int(k) for k in given.get(which, ())]
+        for k in places:
+            t = values[k].type if 0 <= k < len(values) else None
+            if not isinstance(t, TensorType) or t.dtype.name not in ("f32", "f64") or t.shape is None or t.shape[-1:] != (2,):
+                raise ValueError(f"{which} {k} is no complex tensor")
+        made[which] = places
+    return made
 
 
 def _stored(dtype: DType) -> np.dtype:

@@ -14,8 +14,8 @@ from graphopt.rewrite.manager import GraphPass
 
 class Decompose(GraphPass):
     """Before: any graph. After: a composite op stands only where `target.keeps(op)` says that the target has a kernel for
-    it, or where the rank of an operand is not known. The target is that given here, else the context's; with neither, all
-    composite ops are decomposed."""
+    it, where the rank of an operand is not known, or where its parts depend on sizes that are not known yet. The target is
+    that given here, else the context's; with neither, all composite ops are decomposed."""
 
     name = "decompose"
     ulps = 1000.0  # a composite's reference may compute wider than its parts, and later layers carry that on
@@ -38,6 +38,8 @@ class Decompose(GraphPass):
                 break
             before = op.prev
             values = DECOMPOSITIONS[op.name](Builder(graph, before=op, loc=op.loc), op)
+            if values is None:  # not while sizes are unknown
+                continue
             new: Sequence[Value] = [values] if isinstance(values, Value) else list(values)
             for old, value in zip(op.results, new, strict=True):
                 value.type = refine(value.type, old.type)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,7 +70,10 @@ class Executable:
     """Steps over inputs, outputs, weights and an arena. Calls may overlap: each takes its own arena."""
 
     def __init__(self, steps: Sequence[Callable[..., Any] | HostStep], outputs: Sequence[OutputSpec], weights: np.ndarray,
-                 arena_size: int, inputs: Sequence[pycall.Tensor], largest: str = "") -> None:
+                 arena_size: int, inputs: Sequence[pycall.Tensor], largest: str = "",
+                 complex_outputs: Collection[int] = ()) -> None:
+        """`complex_outputs`: which host values of outputs are real arrays with a last axis of two parts."""
+        self._complex_outputs = complex_outputs
         self.steps, self.outputs, self.weights, self.arena_size = list(steps), list(outputs), weights, arena_size
         self._inputs, self._largest = list(inputs), largest
         self._arenas: list[np.ndarray] = []
@@ -110,6 +113,7 @@ class Executable:
             arena = self._arenas.pop()
         except IndexError:
             arena = aligned(self.arena_size)
+        inputs = [_taken_apart(a) for a in inputs]
         pointers = [pointer(a) if isinstance(a, np.ndarray) else Pointer(None) for a in (*inputs, *outputs)]
         pointers += [self._weights_pointer, pointer(arena)]
         host: dict[int, Any] = {}
@@ -125,8 +129,9 @@ class Executable:
         finally:
             self._arenas.append(arena)
         foreign = [x for x in inputs if isinstance(x, np.ndarray)] + [self.weights]
-        return [_apart(self._read(o.host, inputs, outputs, arena, host), foreign) if o.host is not None else y
+        made = [_apart(self._read(o.host, inputs, outputs, arena, host), foreign) if o.host is not None else y
                 for o, y in zip(self.outputs, outputs)]
+        return [_put_together(y) if k in self._complex_outputs else y for k, y in enumerate(made)]
 
     def _host(self, step: HostStep, inputs: Sequence[Any], outputs: list[Any], arena: np.ndarray, host: dict[int, Any],
               dims: dict[str, int]) -> None:
@@ -150,6 +155,20 @@ class Executable:
         assert p.shape is not None and p.dtype is not None
         size = int(np.prod(p.shape)) * p.dtype.itemsize
         return memory[p.offset:p.offset + size].view(p.dtype).reshape(p.shape)
+
+
+def _taken_apart(value: Any) -> Any:
+    """A complex array as a real one with a last axis of two parts, in the same memory."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "c":
+        return value.reshape(-1).view(value.real.dtype).reshape(*value.shape, 2)
+    return value
+
+
+def _put_together(value: np.ndarray) -> np.ndarray:
+    """The other way round; what is complex stays."""
+    if value.dtype.kind == "c":
+        return value
+    return np.ascontiguousarray(value).view(np.result_type(value.dtype, np.complex64))[..., 0]
 
 
 def _apart(value: Any, memories: Sequence[np.ndarray]) -> Any:

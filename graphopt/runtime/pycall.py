@@ -93,7 +93,8 @@ def _create(runtime: Runtime, pool: Pointer | None, entry: Pointer, weights: np.
         dims = (ctypes.c_int64 * len(shape))(*shape)
         held.append(dims)
         d.dtype, d.dims, d.rank = hold(dtype), ctypes.addressof(dims), len(shape)
-        made = _torch_type(dtype) if torch else None
+        lazy = k < len(inputs) and dtype.kind == "c"  # a tensor may lazily be the conjugate of what lies in memory
+        made = _torch_type(dtype) if torch and not lazy else None
         if made is not None:
             kind, d.code, d.bits = made
         if k >= len(inputs):
@@ -152,7 +153,7 @@ def _finds(runtime: Runtime, x: Any, dtype: np.dtype, at: int, others: Sequence[
 
 
 # torch ------------------------------------------------------------------------------------------
-_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLPack's, by numpy's kinds, and by the names of dtypes that are ml_dtypes'
+_CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}  # DLPack's, by numpy's kinds, and by the names of dtypes that are ml_dtypes'
 _NARROW = {"bfloat16": 4, "float8_e4m3fn": 10, "float8_e4m3fnuz": 11, "float8_e5m2": 12, "float8_e5m2fnuz": 13}
 
 
@@ -161,7 +162,7 @@ def _torch() -> Any:
 
 
 def _torch_type(dtype: np.dtype) -> tuple[Any, int, int] | None:
-    """torch's dtype with DLPack's code and bits; None where torch has none, or its tensors may lazily be conjugates."""
+    """torch's dtype with DLPack's code and bits; None where torch has none."""
     code = _NARROW.get(dtype.name, _CODES.get(dtype.kind))
     kind = getattr(_torch(), dtype.name, None)
     return None if kind is None or code is None else (kind, code, 8 * dtype.itemsize)

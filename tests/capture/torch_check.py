@@ -16,7 +16,8 @@ from graphopt.ir.evaluate import evaluate
 from graphopt.ir.graph import Graph
 from graphopt.ir.verify import verify
 
-TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 1e-5, torch.float64: 1e-10}
+TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 1e-5, torch.float64: 1e-10, torch.complex64: 1e-5,
+             torch.complex128: 1e-10}
 
 
 class Of(nn.Module):
@@ -42,10 +43,15 @@ def capture(model: Any, *inputs: Any, dynamic: Any = None) -> Graph:
     return graph
 
 
+def plain(t: torch.Tensor) -> np.ndarray:
+    """The tensor's elements as a graph has them: of complex ones, both parts along a last axis."""
+    return array_of(torch.view_as_real(t.detach().resolve_conj().resolve_neg()) if t.is_complex() else t)
+
+
 def run(graph: Graph, *inputs: Any) -> Any:
     """The graph's result in the structure of the model's."""
     call = graph.metadata["call"]
-    arrays = [array_of(t) for t in call.flatten(inputs, {})]
+    arrays = [plain(t) for t in call.flatten(inputs, {})]
     return call.unflatten(evaluate(graph, arrays))
 
 
@@ -58,7 +64,7 @@ def same(got: Any, expected: Any, tolerance: float | None = None) -> None:
         if not isinstance(b, torch.Tensor):
             assert a == b, where
             continue
-        want = array_of(b)
+        want = plain(b)
         assert (a.dtype, a.shape) == (want.dtype, want.shape), where
         limit = tolerance if tolerance is not None else TOLERANCE.get(b.dtype, 0)
         np.testing.assert_allclose(a.astype(np.float64), want.astype(np.float64), rtol=limit, atol=limit, err_msg=where)

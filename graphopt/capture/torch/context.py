@@ -12,7 +12,7 @@ import torch
 
 from graphopt.capture.torch.symbols import Symbols
 from graphopt.capture.torch.table import Refusal
-from graphopt.capture.torch.weights import TORCH_DTYPES
+from graphopt.capture.torch.weights import PARTS, TORCH_DTYPES
 from graphopt.ir.dims import Dim, DimLike, product
 from graphopt.ir.evaluate import content
 from graphopt.ir.graph import Builder, Graph, Loc, Op, Value
@@ -36,12 +36,13 @@ class _Builder(Builder):
 
 
 class Context:
-    """One operator being translated. `b` builds at its source location, `val` is torch's description of the result."""
+    """One operator being translated. `b` builds at its source location, `val` is torch's description of the result. With
+    `parts`, complex dtypes are those of their parts."""
 
     def __init__(self, graph: Graph, symbols: Symbols, loc: Loc = (), val: Any = None, used: frozenset[int] | None = None,
                  inline: Callable[[Any, Sequence[Any]], tuple] | None = None,
-                 region: Callable[[Any, Sequence[Any], str], Graph] | None = None) -> None:
-        self.graph, self.symbols, self.val = graph, symbols, val
+                 region: Callable[[Any, Sequence[Any], str], Graph] | None = None, parts: bool = False) -> None:
+        self.graph, self.symbols, self.val, self.parts = graph, symbols, val, parts
         self.b = _Builder(graph, loc=loc)
         self._used, self._inline, self._region = used, inline, region
 
@@ -50,9 +51,7 @@ class Context:
         """The type of a fake tensor, by default the (first) result."""
         if val is None:
             val = self.val[0] if isinstance(self.val, (tuple, list)) else self.val
-        if val.dtype not in TORCH_DTYPES:
-            raise Refusal(str(val.dtype).removeprefix("torch."))
-        return TensorType(TORCH_DTYPES[val.dtype], tuple(self.symbols.dim(d) for d in val.shape))
+        return TensorType(self.dtype_of(val.dtype), tuple(self.symbols.dim(d) for d in val.shape))
 
     @property
     def shape(self) -> tuple[DimLike, ...]:
@@ -68,6 +67,7 @@ class Context:
         return self._used is None or result in self._used
 
     def dtype_of(self, d: torch.dtype) -> DType:
+        d = PARTS.get(d, d) if self.parts else d
         if d not in TORCH_DTYPES:
             raise Refusal(str(d).removeprefix("torch."))
         return TORCH_DTYPES[d]

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from graphopt.capture.torch.ops import ATEN
+from graphopt.capture.torch.ops import ATEN  # noqa: F401  (fills the table)
+from graphopt.capture.torch.table import has_entry
 
 Rule = Callable[..., Any]
 OWN: dict[str, Rule] = {}
@@ -43,7 +44,7 @@ def _all() -> dict[Any, Rule]:
         packet = getattr(getattr(torch.ops, space), operator, None)
         if packet is not None and overload in packet.overloads():
             every[getattr(packet, overload)] = rule
-    return {o: f for o, f in every.items() if str(o) not in ATEN}
+    return {o: f for o, f in every.items() if not has_entry(str(o))}
 
 
 def decompositions() -> dict[Any, Rule]:

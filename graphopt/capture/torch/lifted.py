@@ -16,14 +16,14 @@ from torch import fx
 
 from graphopt.capture.torch.context import Context
 from graphopt.capture.torch.decompositions import decompositions
+from graphopt.capture.torch.pairs import Complex
 from graphopt.capture.torch.symbols import Symbols
 from graphopt.capture.torch.table import Refusal
 from graphopt.capture.torch.translate import Translation, location, target_name
-from graphopt.capture.torch.weights import TORCH_DTYPES, Weights
+from graphopt.capture.torch.weights import Weights
 from graphopt.errors import CaptureError, UnsupportedOperators
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Graph, Value
-from graphopt.ir.types import TensorType
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,7 @@ class _Lifting(Translation):
         if not node.users:
             return False
         if isinstance(val, torch.Tensor):
-            if val.dtype not in TORCH_DTYPES:
-                raise CaptureError(f"dtype {val.dtype} is not supported", where=f"argument {node.name}")
-            shape = tuple(self.symbols.dim(d) for d in val.shape)
-            self.env[node] = self.graph.add_input(TensorType(TORCH_DTYPES[val.dtype], shape), node.name)
-            self.graph.input_names.append(node.name)
+            self.env[node] = self.tensor_input(val, node.name, f"argument {node.name}")
             return True
         if isinstance(val, torch.SymInt):
             self.env[node] = self.symbols.dim(val)
@@ -212,12 +208,15 @@ class _Lifting(Translation):
                 results.append(Result("argument", numbers[node]))
                 continue
             value, val = self.argument(node), node.meta.get("val")
-            if isinstance(value, Value) and isinstance(val, torch.Tensor):
-                order = _memory_order(val)
+            if isinstance(value, (Value, Complex)) and isinstance(val, torch.Tensor):
+                order, c = _memory_order(val), Context(self.graph, self.symbols, location(node))
                 if order is not None:
-                    value = Context(self.graph, self.symbols, location(node)).permute(value, order)
+                    value = Complex(c.permute(value.re, order), c.permute(value.im, order)) if isinstance(value, Complex) else \
+                        c.permute(value, order)
+                if isinstance(value, Complex):
+                    self.note_complex("outputs", [len(outputs)])
                 results.append(Result("tensor", len(outputs), None if order is None else _inverse(order), val.dtype))
-                outputs.append(value)
+                outputs.append(self.output(value, location(node)))
             elif isinstance(value, Dim):
                 results.append(Result("number", value))
             elif value is None or isinstance(value, (bool, int, float)):

@@ -17,6 +17,7 @@ from typing import Any
 
 Handler = Callable[..., Any]
 ATEN: dict[str, Handler] = {}
+COMPLEX: dict[str, Handler] = {}  # the same for complex operands or results, which come as pairs of values
 _PARAMETERS: dict[Handler, frozenset[str]] = {}
 
 
@@ -36,6 +37,27 @@ def aten(*names: str) -> Callable[[Handler], Handler]:
         return handler
 
     return add
+
+
+def aten_complex(*names: str) -> Callable[[Handler], Handler]:
+    """Register a function for these operators where an operand or a result is complex. Operands may be real as well; complex
+    ones are `graphopt.capture.torch.pairs.Complex`, and so is a complex result. What has no entry here but one in ATEN, and only
+    moves elements, is done to both parts."""
+
+    def add(handler: Handler) -> Handler:
+        for name in names:
+            if name in COMPLEX:
+                raise KeyError(f"{name} is in the table of complex operators twice")
+            COMPLEX[name] = handler
+        _PARAMETERS[handler] = frozenset(list(inspect.signature(handler).parameters)[1:])
+        return handler
+
+    return add
+
+
+def has_entry(name: str) -> bool:
+    """Is an operator kept whole?"""
+    return name in ATEN or name in COMPLEX
 
 
 def parameters(handler: Handler) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from torch.export.graph_signature import InputKind, OutputKind
 from graphopt.capture.torch.context import Context
 from graphopt.capture.torch.export import calling_convention, export
 from graphopt.capture.torch.ops import ATEN
+from graphopt.capture.torch.pairs import Complex, interleaved, is_complex, moved, taken_apart
 from graphopt.capture.torch.symbols import Symbols
-from graphopt.capture.torch.table import Refusal, arguments, parameters
-from graphopt.capture.torch.weights import TORCH_DTYPES, Weights
+from graphopt.capture.torch.table import COMPLEX, Refusal, arguments, parameter, parameters
+from graphopt.capture.torch.weights import PARTS, TORCH_DTYPES, Weights
 from graphopt.errors import CaptureError, IRError, UnsupportedOperators
 from graphopt.ir.dims import CALLED, Dim, DimLike
 from graphopt.ir.graph import Graph, Loc, Value, refine
@@ -52,6 +54,7 @@ class Translation:
         self.refused: list[tuple[str, str]] = [] if refused is None else refused
         self._pending: dict[fx.Node, tuple[torch.Tensor, str]] = {}
         self._constants: dict[int, Value] = {}
+        self._interleaved: set[Value] = set()
 
     # The program's interface --------------------------------------------------------------------
     def program(self, program: torch.export.ExportedProgram, call: Call) -> Graph:
@@ -83,13 +86,9 @@ class Translation:
         val = node.meta.get("val")
         if isinstance(val, torch.Tensor):
             name = next(names)
-            if val.dtype not in TORCH_DTYPES:
-                raise CaptureError(f"dtype {val.dtype} is not supported", where=f"input {name}")
             for d in val.shape:
                 self.symbols.declare(d)
-            shape = tuple(self.symbols.dim(d) for d in val.shape)
-            self.env[node] = self.graph.add_input(TensorType(TORCH_DTYPES[val.dtype], shape), name)
-            self.graph.input_names.append(name)
+            self.env[node] = self.tensor_input(val, name, f"input {name}")
         elif isinstance(val, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             raise CaptureError("a number that varies from call to call is not supported", where=f"input {node.name}",
                                hint="Pass it as a tensor")
@@ -102,9 +101,36 @@ class Translation:
             if type(spec.arg).__name__ == "ConstantArgument" or spec.kind is OutputKind.TOKEN:
                 continue
             value = self.argument(result)
-            outputs.append(value if isinstance(value, Value) else
+            outputs.append(self.output(value) if isinstance(value, (Value, Complex)) else
                            Context(self.graph, self.symbols).scalar(value, I64))
         self.graph.outputs = outputs
+        self.note_complex("outputs", [k for k, v in enumerate(outputs) if v in self._interleaved])
+
+    def tensor_input(self, val: torch.Tensor, name: str, where: str) -> Value | Complex:
+        """An input of the graph; what it is for the operators. A complex one is a real one with a last axis of two parts."""
+        dtype = PARTS.get(val.dtype, val.dtype)
+        if dtype not in TORCH_DTYPES:
+            raise CaptureError(f"dtype {val.dtype} is not supported", where=where)
+        shape = tuple(self.symbols.dim(d) for d in val.shape)
+        self.graph.input_names.append(name)
+        if dtype is val.dtype:
+            return self.graph.add_input(TensorType(TORCH_DTYPES[dtype], shape), name)
+        self.note_complex("inputs", [len(self.graph.inputs)])
+        value = self.graph.add_input(TensorType(TORCH_DTYPES[dtype], (*shape, 2)), name)
+        return taken_apart(Context(self.graph, self.symbols, (name,)), value)
+
+    def output(self, value: Value | Complex, loc: Loc = ()) -> Value:
+        """A value as an output of the graph."""
+        if isinstance(value, Value):
+            return value
+        made = interleaved(Context(self.graph, self.symbols, loc), value)
+        self._interleaved.add(made)
+        return made
+
+    def note_complex(self, which: str, places: Sequence[int]) -> None:
+        """These inputs or outputs are complex: `graphopt.pipeline.interface` reads that."""
+        if places:
+            self.graph.metadata.setdefault("complex", {}).setdefault(which, []).extend(places)
 
     def _walk(self, graph: fx.Graph, without: Collection[fx.Node] = ()) -> None:
         """Translate the nodes that the outputs need, but for those in `without` (which keep effects in order); run-time checks
@@ -172,7 +198,8 @@ class Translation:
         return ATEN[name](c, *(self.argument(a) for a in node.args))
 
     def _call(self, node: fx.Node, name: str, val: Any) -> Any:
-        handler = ATEN.get(name)
+        pairs = self._pairs(node, val)
+        handler = (COMPLEX.get(name) or ATEN.get(name)) if pairs else (ATEN.get(name) or COMPLEX.get(name))
         if handler is None:
             raise Refusal(_complex(val))
         if isinstance(node.target, torch._ops.OpOverload):
@@ -186,9 +213,15 @@ class Translation:
             used = frozenset(int(u.args[1]) for u in node.users)  # type: ignore[arg-type]
         loc = location(node)
         before = self.graph.last
-        c = Context(self.graph, self.symbols, loc, val, used, self._inline, self._region)
+        c = Context(self.graph, self.symbols, loc, val, used, self._inline, self._region,
+                    parts=pairs or handler is COMPLEX.get(name))
         try:
-            result = handler(c, **values)
+            if pairs and name not in COMPLEX:
+                if not isinstance(node.target, torch._ops.OpOverload):
+                    raise Refusal("on a complex tensor")
+                result = moved(c, handler, values, _numbers(node.target))
+            else:
+                result = handler(c, **values)
         except (TypeError, AttributeError) as e:  # few entries do arithmetic on what may come from the data
             if late := _from_data(node.target, values):
                 raise Refusal(f"{late} computed from the data") from e
@@ -201,6 +234,11 @@ class Translation:
             return result
         self._check(c, result, val, name, loc, node.name, before)
         return result
+
+    def _pairs(self, node: fx.Node, val: Any) -> bool:
+        """Is an operand or a result complex?"""
+        found = [self._pending[n][0] if n in self._pending else self.env.get(n) for n in node.all_input_nodes]
+        return is_complex([val, found, node.args, list(node.kwargs.values())])
 
     # Nested programs ----------------------------------------------------------------------------
     def _inline(self, body: fx.GraphModule, operands: Sequence[Any]) -> tuple:
@@ -227,6 +265,16 @@ class Translation:
         """Hold a result against what torch computed for it, and take torch's knowledge of its dims."""
         if not isinstance(val, torch.Tensor):
             return
+        if isinstance(value, Complex) is not is_complex(val):
+            raise CaptureError(f"graphopt's entry for {name} gives a {type(value).__name__}, torch says {val.dtype}",
+                               where=", ".join(loc), hint="Please report this with the model")
+        if isinstance(value, Complex):
+            self._check_part(c, value.re, val, name, loc, f"{label}.re", before)
+            self._check_part(c, value.im, val, name, loc, f"{label}.im", before)
+        else:
+            self._check_part(c, value, val, name, loc, label, before)
+
+    def _check_part(self, c: Context, value: Any, val: Any, name: str, loc: Loc, label: str, before: Any) -> None:
         for symbolic, dim in zip(val.shape, value.shape):
             self.symbols.learn(symbolic, dim)
         expected = c.type(val)
@@ -259,7 +307,11 @@ class Translation:
             return self.symbols.dim(a)
         return a
 
-    def constant(self, tensor: torch.Tensor, name: str) -> Value:
+    def constant(self, tensor: torch.Tensor, name: str) -> Value | Complex:
+        if tensor.dtype in PARTS:
+            both = torch.view_as_real(tensor.detach().resolve_conj())
+            re, im = (self.constant(both[..., k], f"{name}.{part}") for k, part in enumerate(("re", "im")))
+            return Complex(re, im)  # type: ignore[arg-type]
         data = self.weights.tensor(tensor, name)
         if id(data) not in self._constants:
             self._constants[id(data)] = self.graph.constant(data, loc=(name,))
@@ -276,8 +328,17 @@ class Translation:
                 shape = tuple(self.symbols.dim(d) for d in val.shape)
             except Refusal:
                 shape = tuple(self.graph.fresh_symbol() for _ in val.shape)
-            return Value(TensorType(TORCH_DTYPES.get(val.dtype, TORCH_DTYPES[torch.float32]), shape), None, 0, None)
+            made = Value(TensorType(TORCH_DTYPES.get(val.dtype, TORCH_DTYPES[torch.float32]), shape), None, 0, None)
+            return Complex(made, made) if val.dtype in PARTS else made
         return self.graph.fresh_symbol() if isinstance(val, (torch.SymInt, torch.SymFloat, torch.SymBool)) else None
+
+
+@cache
+def _numbers(target: Any) -> tuple[str, ...]:
+    """The arguments that are numbers which may become elements of the result."""
+    schema = target._schema.arguments if isinstance(target, torch._ops.OpOverload) else ()
+    kinds = ("number", "Optional[number]", "float", "Optional[float]")
+    return tuple(parameter(a.name) for a in schema if str(a.type) in kinds and a.name not in ("alpha", "beta"))
 
 
 def _refuse_result(index: Any) -> Any:

@@ -12,7 +12,7 @@ from graphopt.errors import CaptureError
 from graphopt.ir.graph import Tensor
 from graphopt.ir.types import DTYPES, DType
 
-# torch dtype -> our dtype. Complex and quantized dtypes are missing on purpose: they are refused by name.
+# torch dtype -> our dtype. Quantized dtypes are missing on purpose: they are refused by name. Complex ones have PARTS.
 TORCH_DTYPES: dict[torch.dtype, DType] = {
     torch.bool: DTYPES["bool"],
     torch.int8: DTYPES["i8"], torch.int16: DTYPES["i16"], torch.int32: DTYPES["i32"], torch.int64: DTYPES["i64"],
@@ -22,6 +22,8 @@ TORCH_DTYPES: dict[torch.dtype, DType] = {
     torch.float8_e5m2: DTYPES["f8e5m2"], torch.float8_e5m2fnuz: DTYPES["f8e5m2fnuz"],
     torch.float8_e8m0fnu: DTYPES["f8e8m0"],
 }
+# Complex dtype -> that of the real and of the imaginary part.
+PARTS: dict[torch.dtype, torch.dtype] = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 # numpy lacks these in torch's own conversion: viewed through an integer of the same width.
 _THROUGH = {torch.bfloat16: (torch.int16, ml_dtypes.bfloat16)} | {
     t: (torch.uint8, TORCH_DTYPES[t].numpy.type)
@@ -58,4 +60,4 @@ class Weights:
         return self._of[key]
 
 
-__all__ = ["TORCH_DTYPES", "Weights", "array_of"]
+__all__ = ["PARTS", "TORCH_DTYPES", "Weights", "array_of"]

@@ -7,6 +7,7 @@ from graphopt.ir.ops import (  # noqa: F401
     core,
     coupling,
     elementwise,
+    fourier,
     indexing,
     iterated,
     linalg,

@@ -40,6 +40,8 @@ static const struct {
     {"float8_e5m2fnuz", GRAPHOPT_FLOAT8_E5M2FNUZ, 1},
     {"float8_e8m0fnu", GRAPHOPT_FLOAT8_E8M0FNU, 1},
     {"float4_e2m1fn", GRAPHOPT_FLOAT4_E2M1FN, 1},
+    {"complex64", GRAPHOPT_COMPLEX64, 8},
+    {"complex128", GRAPHOPT_COMPLEX128, 16},
 };
 
 typedef struct {

@@ -74,7 +74,9 @@ enum {
     GRAPHOPT_FLOAT8_E5M2 = 20,
     GRAPHOPT_FLOAT8_E5M2FNUZ = 21,
     GRAPHOPT_FLOAT8_E8M0FNU = 22,
-    GRAPHOPT_FLOAT4_E2M1FN = 23
+    GRAPHOPT_FLOAT4_E2M1FN = 23,
+    GRAPHOPT_COMPLEX64 = 24, /* real and imaginary part, as C's float _Complex */
+    GRAPHOPT_COMPLEX128 = 25
 };
 
 typedef struct graphopt_model graphopt_model;

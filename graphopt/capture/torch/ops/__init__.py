@@ -2,10 +2,12 @@
 
 from graphopt.capture.torch.ops import (  # noqa: F401
     attention,
+    complex,
     control,
     convolution,
     counting,
     creation,
+    fourier,
     indexing,
     linalg,
     linear,
