@@ -111,7 +111,13 @@ def _(c: Context, x: Z) -> Value:
 
 
 def modulus(c: Context, z: Z) -> Value:
-    return ATEN["aten.hypot.default"](c, z.re, z.im)
+    """sqrt(re² + im²) without overflow; infinite where a part is, whatever the other."""
+    a, b = c.b.abs(z.re), c.b.abs(z.im)
+    large = c.b.maximum(a, b)
+    ratio = c.b.div(c.b.minimum(a, b), large)
+    size = c.b.mul(large, c.b.sqrt(c.b.add(c.b.mul(ratio, ratio), c.scalar(1, z.dtype))))
+    size = c.b.where(c.b.equal(large, c.scalar(0, z.dtype)), large, size)
+    return c.b.where(c.b.or_(c.b.isinf(a), c.b.isinf(b)), c.scalar(math.inf, z.dtype), size)
 
 
 @aten_complex("aten.angle.default")
@@ -310,9 +316,11 @@ def _log1p(c: Context, z: Z) -> Z:
 
 
 def _sqrt(c: Context, z: Z) -> Z:
-    """With t = sqrt((|z| + |re|) / 2): t + i im / 2t on the right of the plane, |im| / 2t ± i t on the left."""
-    half, zero = c.scalar(0.5, z.dtype), c.scalar(0, z.dtype)
-    t = c.b.sqrt(c.b.add(c.b.mul(modulus(c, z), half), c.b.mul(c.b.abs(z.re), half)))
+    """With t = sqrt((|z| + |re|) / 2): t + i im / 2t on the right of the plane, |im| / 2t ± i t on the left. An eighth of z is
+    taken first, so that the sum does not overflow."""
+    half, zero, eighth = c.scalar(0.5, z.dtype), c.scalar(0, z.dtype), c.scalar(0.125, z.dtype)
+    small = z.each(lambda v: c.b.mul(v, eighth))
+    t = c.b.mul(c.scalar(2, z.dtype), c.b.sqrt(c.b.add(modulus(c, small), c.b.abs(small.re))))
     other = c.b.div(c.b.mul(c.b.abs(z.im), half), t)
     other = c.b.where(c.b.equal(z.im, zero), zero, c.b.where(c.b.isinf(z.im), t, other))
     left = c.b.less(z.re, zero)
@@ -551,7 +559,7 @@ def _(c: Context, x: Z, p: Any = 2, dim: Any = None, keepdim: bool = False) -> V
 
 
 def _sizes(c: Context, x: Z) -> Value:
-    return ATEN["aten.hypot.default"](c, c.cast(x.re, c.dtype), c.cast(x.im, c.dtype))
+    return modulus(c, complex_of(c, x))
 
 
 # Products -----------------------------------------------------------------------------------------

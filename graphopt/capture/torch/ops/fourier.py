@@ -199,7 +199,7 @@ def _(c: Context, x: Complex, n_fft: int, hop_length: int | None = None, win_len
             raise Refusal("a complex signal of one side of a spectrum")
         made = list(c.b.fft(*z, axis=2, inverse=True, norm=norm))
     else:
-        made = [_to_real(c, Complex(*z), 2, n_fft, norm)]
+        made = [_to_real(c, Complex(z[0], z[1]), 2, n_fft, norm)]
     taps = _window(c, window, n_fft, n_fft if win_length is None else win_length, z[0])
     if taps is not None:
         made = [c.b.mul(v, taps) for v in made]
