@@ -14,7 +14,7 @@ import numpy as np
 from graphopt.ir.dims import DimLike, Shape, product
 from graphopt.ir.graph import Builder, Op, Value
 from graphopt.ir.ops.windows import widest
-from graphopt.ir.table import Operands, Trait, decomposition, normalise_axis, op, rows_beside
+from graphopt.ir.table import Operands, Trait, decomposition, normalise_axis, op
 
 FLOATS = "f32|f64"
 NORMS = ("none", "root", "n")
@@ -60,10 +60,6 @@ def _irfft_shape(o: Operands) -> Shape:
     return _with(shape, axis, n)
 
 
-def _pair_rows(o: Operands) -> tuple[int, ...]:
-    return () if o.axis == 0 else (0, 1)
-
-
 def _operations(o: Operands, results: list) -> DimLike:
     """5 n log2 n, the usual measure, for complex rows; half of it for real ones. The logarithm of an unknown n is taken as 10."""
     axis = o.axis
@@ -83,7 +79,7 @@ def _rounded(z: np.ndarray, axis: int, norm: str, n: int, like: np.ndarray) -> t
 
 
 @op('fft(re: T, im: T; axis: int, inverse: bool = false, norm: str = "none") -> (re: T, im: T)', T=FLOATS, shape=_fft_shape,
-    traits=Trait.COMPOSITE, operations=_operations, rows=_pair_rows)
+    traits=Trait.COMPOSITE, operations=_operations)
 def fft(re, im, *, axis, inverse, norm):
     """X[k] = sum over j of x[j] exp(-2πi jk/n) along `axis`, of n elements; +2πi with `inverse`. `norm` divides by nothing
     (`none`), by the square root of n (`root`) or by n."""
@@ -94,14 +90,14 @@ def fft(re, im, *, axis, inverse, norm):
 
 
 @op('rfft(x: T; axis: int, norm: str = "none") -> (re: T, im: T)', T=FLOATS, shape=_rfft_shape,
-    traits=Trait.COMPOSITE, operations=_operations, rows=rows_beside)
+    traits=Trait.COMPOSITE, operations=_operations)
 def rfft(x, *, axis, norm):
     """The first n // 2 + 1 elements of the transform of a real signal; the others are the conjugates of these. See `fft`."""
     return _rounded(np.fft.rfft(widest(x), axis=axis), axis, norm, x.shape[axis], x)
 
 
 @op('irfft(re: T, im: T; axis: int, n: dims, norm: str = "none") -> T', T=FLOATS, shape=_irfft_shape,
-    traits=Trait.COMPOSITE, operations=_operations, rows=_pair_rows)
+    traits=Trait.COMPOSITE, operations=_operations)
 def irfft(re, im, *, axis, n, norm):
     """The real signal of length `n` (a list of one) whose transform begins with these n // 2 + 1 elements: the inverse of `rfft`
     with `norm=n`, else times n or its square root. The imaginary parts of element 0 and, for even n, of the last one are not
