@@ -298,6 +298,7 @@ def test_all_unsupported_operators_are_listed_with_their_places():
     assert ("aten.linalg_qr.default", "second") in raised.value.operators
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
 def test_dtypes_that_are_not_there_are_refused_by_name():
     with pytest.raises(CaptureError, match=r"input .*: dtype torch.complex32"):
         capture_torch(Of(lambda x: torch.view_as_real(x)).eval(), (torch.randn(3).to(torch.complex32),))

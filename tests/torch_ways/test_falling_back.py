@@ -82,6 +82,7 @@ def test_other_devices(caplog):
     assert "a tensor is on meta" in "".join(warnings_of(caplog))
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
 def test_dtypes_that_are_not_there(caplog):
     x = torch.randn(3).to(torch.complex32)
     f = lambda x: torch.view_as_real(x)

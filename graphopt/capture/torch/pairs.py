@@ -50,10 +50,9 @@ def is_complex(x: Any) -> bool:
     """Is that a complex tensor, number or dtype, or are there some in it?"""
     if isinstance(x, (list, tuple)):
         return any(is_complex(v) for v in x)
-    return isinstance(x, (Complex, complex)) or (isinstance(x, torch.Tensor) and x.dtype in PARTS) or x in _DTYPES
-
-
-_DTYPES = frozenset(PARTS)
+    if isinstance(x, (torch.Tensor, torch.dtype)):
+        return (x if isinstance(x, torch.dtype) else x.dtype) in PARTS
+    return isinstance(x, (Complex, complex))
 
 
 def taken_apart(c: Context, x: Value) -> Complex:
