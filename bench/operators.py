@@ -53,23 +53,25 @@ def title(entry: Any) -> str:
 def left_out(entry: Any) -> str | None:
     """Why an operator makes no sense in inference, by what its entry and name say of it; None where it does."""
     if dtype_of(entry) is None:
-        return "takes complex numbers only"
-    words = entry.name.replace(".", "_").split("_")
-    if entry.name.endswith("_"):
+        return "no real dtype on a CPU"
+    words = title(entry).replace(".", "_").split("_")
+    if entry.name.endswith("_") and not entry.name.endswith("__"):
         return "works in place"
     if "backward" in words:
         return "a gradient"
     if "sparse" in words or "jagged" in words:
         return "sparse or jagged tensors"
-    if any(w in entry.name for w in FACTORISATIONS):
+    if FACTORISATIONS & set(words):
         return "a matrix factorisation, or what is computed by one (LAPACK's)"
     if "empty" in words or entry.name in ("new_empty_strided",):
         return "the result is not defined"
     return None
 
 
-# Eigenvalues, singular values, QR, LU with pivots and solvers: their results are those of LAPACK, up to signs and order.
-FACTORISATIONS = ("svd", "eig", "qr", "lu_", "lu", "lstsq")
+# Eigenvalues, singular values, QR, LU and LDL: their results are those of LAPACK up to signs and order, and ranks, condition
+# numbers, pseudoinverses and nuclear norms are made of them. Words of an operator's name.
+FACTORISATIONS = frozenset(("svd", "svdvals", "eig", "eigh", "eigvals", "eigvalsh", "qr", "geqrf", "ormqr", "lu", "ldl", "lstsq", "pinv",
+                            "pinverse", "lowrank", "householder", "cond", "rank", "nuc"))
 
 
 def dtype_of(entry: Any) -> Any:

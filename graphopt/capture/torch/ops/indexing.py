@@ -439,3 +439,37 @@ def _repeated(c: Context, repeats: Value, axis: int) -> Value:
     ends = c.b.cumsum(repeats, axis=0)
     place = c.b.iota(shape=(size, 1), axis=0, dtype=I64)
     return c.b.reduce_sum(c.cast(c.b.less_equal(ends, place), I64), axes=(1,))
+
+
+@aten("aten.segment_reduce.default")
+def _(c: Context, data: Value, reduce: str, lengths: Value | None = None, indices: Value | None = None,
+      offsets: Value | None = None, axis: int = 0, initial: Any = None) -> Value:
+    """Stretches along an axis, combined: their lengths (or where they begin and end) lie on the last axis of a tensor that shares
+    the axes before."""
+    if indices is not None or (lengths is None and offsets is None):
+        raise Refusal("segments by indices")
+    if lengths is not None:
+        ends = c.b.cumsum(c.cast(lengths, I64), axis=axis)
+    else:
+        assert offsets is not None
+        ends = c.slice(c.cast(offsets, I64), axis, 1, offsets.shape[axis])
+    place = c.b.iota(shape=(data.shape[axis], 1), axis=0, dtype=I64)
+    below = c.b.less_equal(c.unsqueeze(ends, axis), place)  # [.., size, segments]
+    segment = c.b.reduce_sum(c.cast(below, I64), axes=(axis + 1,))
+    shape = (*data.shape[:axis], ends.shape[axis], *data.shape[axis + 1:])
+    wide = c.expand(c.reshape(segment, (*segment.shape, *[1] * (data.rank - axis - 1))), data.shape)
+    how = {"max": "amax", "min": "amin"}.get(reduce, reduce)
+    neutral = _neutral("sum" if reduce == "mean" else how, data.dtype) if initial is None else initial
+    # One more place, for what lies behind the last stretch.
+    room = (*shape[:axis], shape[axis] + 1, *shape[axis + 1:])
+    combine = "add" if reduce == "mean" else _REDUCTIONS[how]
+    out = c.b.scatter_elements(c.full(neutral, room, data.dtype), wide, data, axis=axis, reduction=combine)
+    out = c.slice(out, axis, 0, shape[axis])
+    if reduce != "mean":
+        return out
+    count = c.b.scatter_elements(c.full(0, room, data.dtype), wide, c.full(1, data.shape, data.dtype), axis=axis, reduction="add")
+    count = c.slice(count, axis, 0, shape[axis])
+    if initial is None:
+        return c.b.div(out, count)
+    none = c.b.equal(count, c.scalar(0, data.dtype))
+    return c.b.where(none, out, c.b.div(out, count))

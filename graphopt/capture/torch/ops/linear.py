@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphopt.capture.torch.context import Context
+import numpy as np
+
+from graphopt.capture.torch.context import Context, Refusal
 from graphopt.capture.torch.table import aten
 from graphopt.ir.graph import Value
 from graphopt.ir.types import F32
@@ -78,7 +80,21 @@ def _(c: Context, x: Value, vec2: Value) -> Value:
 
 @aten("aten._cdist_forward.default", "aten._euclidean_dist.default")
 def _(c: Context, x1: Value, x2: Value, p: float = 2.0) -> Value:
-    difference = c.b.sub(c.unsqueeze(x1, x1.rank - 1), c.unsqueeze(x2, x2.rank - 2))
+    return _distance(c, c.b.sub(c.unsqueeze(x1, x1.rank - 1), c.unsqueeze(x2, x2.rank - 2)), p)
+
+
+@aten("aten._pdist_forward.default")
+def _(c: Context, x: Value, p: float = 2.0) -> Value:
+    """The distances of each row to those behind it."""
+    n = x.shape[0]
+    if not isinstance(n, int):
+        raise Refusal("a symbolic number of rows")
+    first, second = np.triu_indices(n, 1)
+    return _distance(c, c.b.sub(c.b.gather(x, c.b.const(first), axis=0), c.b.gather(x, c.b.const(second), axis=0)), p)
+
+
+def _distance(c: Context, difference: Value, p: float) -> Value:
+    """The p-norm along the last axis."""
     last = difference.rank - 1
     if p == 2:
         return c.b.sqrt(c.b.reduce_sum(c.b.mul(difference, difference), axes=(last,)))
@@ -87,8 +103,8 @@ def _(c: Context, x1: Value, x2: Value, p: float = 2.0) -> Value:
         return c.b.reduce_sum(c.cast(c.b.not_equal(difference, c.scalar(0, size.dtype)), size.dtype), axes=(last,))
     if p == 1:
         return c.b.reduce_sum(size, axes=(last,))
-    if p == float("inf"):
-        return c.b.reduce_max(size, axes=(last,))
+    if p == float("inf"):  # of nothing 0, as of any other norm
+        return c.b.reduce_max(size, axes=(last,)) if size.shape[last] != 0 else c.full(0, size.shape[:last], size.dtype)
     return c.b.pow(c.b.reduce_sum(c.b.pow(size, c.scalar(p, size.dtype)), axes=(last,)), c.scalar(1 / p, size.dtype))
 
 
