@@ -11,7 +11,7 @@ COMMANDS = {
     "roofline": "this machine's peaks: multiply-adds, BF16, VNNI, bandwidth of L1, L2, L3 and memory",
     "startup": "process start to first result, and memory, beside onnxruntime",
     "kernels": "every contraction kernel of the models against the roofline, worst first",
-    "coverage": "which models are captured, compiled, and equal to PyTorch",
+    "coverage": "which models (with --ops: which of PyTorch's operators) are captured, compiled, and equal to PyTorch",
     "onnx_suite": "ONNX's own test cases: passed, in a kernel, on the evaluator",
     "ir_scale": "the IR at 10,000 ops: build, verify, print, parse, rewrite",
 }

@@ -70,8 +70,8 @@ def left_out(entry: Any) -> str | None:
 
 # Eigenvalues, singular values, QR, LU and LDL: their results are those of LAPACK up to signs and order, and ranks, condition
 # numbers, pseudoinverses and nuclear norms are made of them. Words of an operator's name.
-FACTORISATIONS = frozenset(("svd", "svdvals", "eig", "eigh", "eigvals", "eigvalsh", "qr", "geqrf", "ormqr", "lu", "ldl", "lstsq", "pinv",
-                            "pinverse", "lowrank", "householder", "cond", "rank", "nuc"))
+FACTORISATIONS = frozenset(("svd", "svdvals", "eig", "eigh", "eigvals", "eigvalsh", "qr", "geqrf", "ormqr", "lu", "ldl", "lstsq",
+                            "pinv", "pinverse", "lowrank", "householder", "cond", "rank", "nuc"))
 
 
 def dtype_of(entry: Any) -> Any:

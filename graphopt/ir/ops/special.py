@@ -76,7 +76,7 @@ def _cot_pi(m: Any, x: Any) -> Any:
 # Error functions ----------------------------------------------------------------------------
 def _erfcx_positive(m: Any, y: Any) -> Any:
     held = m.minimum(y, 1e30)
-    return chebyshev((held - 3.75) / (held + 3.75), c.ERFCX) / (1.0 + 2.0 * held)
+    return chebyshev((held - 3.75) / (held + 3.75), c.ERFCX) / (1.0 + 2.0 * y)
 
 
 def _square_exp(m: Any, y: Any) -> Any:

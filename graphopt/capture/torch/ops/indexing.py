@@ -379,6 +379,8 @@ def _(c: Context, x: Value, dim: int, sorted: bool = True, return_inverse: bool 
 def _(c: Context, x: Value, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
     """Slices that differ from the one before, how often each comes, and which one each is of."""
     shape = x.shape
+    if dim is not None and len(c.val[0].shape) != x.rank:  # type: ignore[index]
+        raise Refusal("along an axis, for which torch states a shape of another rank than the result's")
     if dim is None:
         x, dim = c.reshape(x, (product(shape),)), 0
     axis = axis_of(dim, x.rank)
