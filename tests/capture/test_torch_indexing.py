@@ -152,9 +152,21 @@ def test_buckets():
                 "searchsorted": lambda x, b: torch.searchsorted(b, x),
             }
         ),
-        torch.cat([X.flatten(), b]),
+        torch.cat([X.flatten(), b, torch.tensor([float("nan"), float("inf"), -float("inf")])]),
         b,
     )
+
+
+def test_buckets_of_rows_and_whole_numbers_and_of_a_histogram():
+    rows = torch.tensor([[1.0, 2.0, 2.0], [4.0, 5.0, 6.0]])
+    check(each({"rows": lambda x, s: torch.searchsorted(s, x), "right": lambda x, s: torch.searchsorted(s, x, right=True)}),
+          torch.tensor([[2.0, 9.0, float("nan")], [4.5, 0.0, 6.0]]), rows)
+    check(lambda x: torch.bucketize(x, torch.tensor([-3, 0, 0, 7])), torch.arange(-5, 9))
+    check(lambda x: torch.histogram(x, torch.tensor([-1.0, -0.5, 0.5, 2.0]))[0], torch.tensor([-1.0, 2.0, -0.5, 2.5, 0.1, -3.0]))
+
+
+def test_repeats_of_a_tensor():
+    check(lambda x, n: torch.repeat_interleave(x, n, dim=0, output_size=5), X[:3], torch.tensor([2, 0, 3]))
 
 
 def test_unique():

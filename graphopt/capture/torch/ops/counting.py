@@ -73,8 +73,7 @@ def _histogram(c: Context, x: Value, edges: Value, weight: Value | None, density
     bins = count - 1
     low, high = c.slice(edges, 0, 0, 1), c.slice(edges, 0, bins, count)
     kept = c.b.and_(c.b.greater_equal(x, low), c.b.less_equal(x, high))
-    below = c.b.less_equal(edges, c.reshape(x, (*x.shape, 1)))
-    place = c.b.sub(c.b.reduce_sum(c.cast(below, I64), axes=(1,)), c.scalar(1, I64))
+    place = c.b.sub(c.b.search_sorted(x, edges, right=True), c.scalar(1, I64))
     out = _counts(c, place, kept, None if weight is None else _flat(c, weight), bins)
     if density:
         total = c.b.reduce_sum(out, axes=(0,))

@@ -344,23 +344,19 @@ def _(c: Context, sorted_sequence: Value, x: Any, right: bool = False, side: str
     if sorted_sequence.rank > 1:  # row by row
         at = c.promoted(x, sorted_sequence)
         rows = c.unsqueeze(c.cast(sorted_sequence, at), sorted_sequence.rank - 1)
-        return _counted(c, _before(c, rows, c.unsqueeze(c.cast(x, at), x.rank), right))
+        beyond = getattr(c.b, "greater" if right else "greater_equal")(rows, c.unsqueeze(c.cast(x, at), x.rank))
+        return c.cast(c.b.reduce_sum(c.cast(c.b.not_(beyond), I64), axes=(x.rank,)), c.dtype)
     return _count_below(c, x, sorted_sequence, right)
 
 
-def _before(c: Context, boundaries: Value, x: Value, right: bool) -> Value:
-    """Whether a boundary is below x (or equal to it, with `right`); NaN is above all, as x and as a boundary."""
-    return c.b.not_(getattr(c.b, "greater" if right else "greater_equal")(boundaries, x))
-
-
-def _counted(c: Context, below: Value) -> Value:
-    return c.cast(c.b.reduce_sum(c.cast(below, I64), axes=(below.rank - 1,)), c.dtype)
-
-
 def _count_below(c: Context, x: Value, boundaries: Value, right: bool) -> Value:
-    """How many boundaries are below each x (or equal to it, with `right`)."""
+    """How many boundaries are below each x (or equal to it, with `right`); all of them are below NaN."""
     at = c.promoted(x, boundaries)
-    return _counted(c, _before(c, c.cast(boundaries, at), c.unsqueeze(c.cast(x, at), x.rank), right))
+    x = c.cast(x, at)
+    found = c.b.search_sorted(x, c.cast(boundaries, at), right=right)
+    if at.is_float:
+        found = c.b.where(c.b.isnan(x), c.scalar(boundaries.shape[0], I64), found)
+    return c.cast(found, c.dtype)
 
 
 @aten("aten._unique2.default")
@@ -439,8 +435,7 @@ def _repeated(c: Context, repeats: Value, axis: int) -> Value:
     except Refusal:  # a size computed from the data
         return c.b.repeats(repeats)
     ends = c.b.cumsum(repeats, axis=0)
-    place = c.b.iota(shape=(size, 1), axis=0, dtype=I64)
-    return c.b.reduce_sum(c.cast(c.b.less_equal(ends, place), I64), axes=(1,))
+    return c.b.search_sorted(c.b.iota(shape=(size,), axis=0, dtype=I64), ends, right=True)
 
 
 @aten("aten.segment_reduce.default")
