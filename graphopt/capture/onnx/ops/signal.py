@@ -1,4 +1,4 @@
-"""Fourier transforms as matrix products with constant sines and cosines, and mel filters."""
+"""Fourier transforms, and mel filters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from graphopt.capture.onnx.context import Context, Node, rank_of, static_shape
 from graphopt.capture.onnx.table import Defer, Results, entry
-from graphopt.ir.dims import Dim, product
+from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Value
 from graphopt.ir.table import normalise_axis
 from graphopt.ir.types import F32
@@ -46,30 +46,27 @@ def _dft(b: Context, n: Node, x: Value, axis: int, length: int | None) -> Value:
 
 def transformed(b: Context, x: Value, length: int, inverse: bool, onesided: bool) -> Value:
     """The transform of x [..., n, 1 or 2] along its last axis but one."""
+    if x.dtype.bits < 32:
+        return b.cast(transformed(b, b.cast(x, to=F32), length, inverse, onesided), to=x.dtype)
     *outer, count, parts = rank_of(x)
-    assert isinstance(count, int) and isinstance(parts, int)
-    matrix = fourier(count, parts, length, inverse, onesided)
-    flat = b.reshape(x, shape=[product(outer), count * parts])
-    y = b.matmul(flat, b.const(matrix.reshape(matrix.shape[0] * matrix.shape[1], -1), x.dtype))
-    return b.reshape(y, shape=[*outer, *matrix.shape[2:]])
-
-
-def fourier(count: int, parts: int, length: int, inverse: bool, onesided: bool) -> np.ndarray:
-    """[inputs, parts of them, outputs, parts of them]: parts are real alone, or real and imaginary."""
-    outputs = length if inverse or not onesided else length // 2 + 1
-    angle = 2 * np.pi / length * (np.outer(np.arange(count), np.arange(outputs)) % length)
-    cosine, sine = np.cos(angle), np.sin(angle) * (1 if inverse else -1)
-    real, imaginary = np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)
-    matrix = np.stack([real, imaginary], 1)[:, :parts]
-    if inverse:
-        matrix = matrix / length
-        if onesided:  # the other half is the mirror image, but for the ends
-            weight = np.full(count, 2.0)
-            weight[0] = 1
-            if length % 2 == 0 and count > length // 2:
-                weight[length // 2] = 1
-            matrix = (matrix * weight[:, None, None, None])[..., :1]
-    return matrix
+    axis, norm = len(outer), "n" if inverse else "none"
+    part = lambda k: b.reshape(b.cut(x, axis + 1, k, k + 1), shape=[*outer, count])
+    re, im = part(0), part(1) if parts == 2 else None
+    if im is None and not inverse:
+        re, im = b.rfft(re, axis=axis, norm=norm)
+        if not onesided and length > 2:  # the rest mirrors it
+            mirrored = [b.flip(b.cut(v, axis, 1, (length + 1) // 2), axes=[axis]) for v in (re, im)]
+            re, im = b.concat(re, mirrored[0], axis=axis), b.concat(im, b.neg(mirrored[1]), axis=axis)
+    else:
+        im = b.expand(b.const(0, re.dtype), shape=rank_of(re)) if im is None else im
+        if inverse and onesided:
+            y = b.irfft(re, im, axis=axis, n=[length], norm=norm)
+            return b.reshape(y, shape=[*outer, length, 1])
+        re, im = b.fft(re, im, axis=axis, inverse=inverse, norm=norm)
+        if onesided:
+            re, im = (b.cut(v, axis, 0, length // 2 + 1) for v in (re, im))
+    outputs = rank_of(re)[axis]
+    return b.concat(*(b.reshape(v, shape=[*outer, outputs, 1]) for v in (re, im)), axis=axis + 1)
 
 
 @entry("STFT")
