@@ -16,6 +16,12 @@ def _f32(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.parametrize("opset", [11, 18])
+def test_hardmax_of_an_empty_axis_is_empty(opset: int) -> None:
+    model = parse("g (float[4, 0] x) => (float[4, 0] y) { y = Hardmax<axis = 1>(x) }", opset=opset)
+    check(captured(model), model, {"x": np.zeros((4, 0), np.float32)})
+
+
 @pytest.mark.parametrize("text, left", [
     ("""g (float[N, T, 8] x) => (float[A, B] y) {
         s = Shape(x)  zero = Constant<value_int = 0>()  one = Constant<value_int = 1>()

@@ -62,6 +62,8 @@ def hardmax(b: Context, n: Node) -> Results:
 
 def _hardmax(b: Context, x: Value, axis: int) -> Value:
     shape = rank_of(x)
+    if shape[axis] == 0:
+        return x  # nothing in it is the largest
     best = b.argmax(x, axis=axis, keepdims=True)
     places = b.iota(shape=[d if i == axis else 1 for i, d in enumerate(shape)], axis=axis, dtype=best.dtype)
     return b.cast(b.equal(places, best), to=x.dtype)
