@@ -78,3 +78,10 @@ def test_images_of_free_size_are_resampled_by_fractions():
     h, w = torch.export.Dim("h", min=6, max=60), torch.export.Dim("w", min=6, max=60)
     check(each({**resampled("bilinear", align_corners=True), **resampled("nearest"), **resampled("bicubic")}),
           torch.randn(1, 2, 9, 13), dynamic=(({2: h, 3: w},),), tolerance=3e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_antialiasing_with_aligned_corners_is_torchs(mode):
+    x = torch.randn(1, 2, 5, 7)
+    resized = lambda size: lambda x: F.interpolate(x, size=size, mode=mode, align_corners=True, antialias=True)
+    check(each({str(size): resized(size) for size in ((9, 11), (3, 2), (1, 7), (5, 1), (12, 3))}), x, tolerance=1e-4)

@@ -10,7 +10,7 @@ import torch
 
 from graphopt.capture.torch.context import Context, Refusal
 from graphopt.capture.torch.table import aten
-from graphopt.ir.dims import is_static
+from graphopt.ir.dims import Dim, DimLike, is_static
 from graphopt.ir.graph import Value
 from graphopt.ir.types import I64
 
@@ -23,8 +23,17 @@ def _resize(c: Context, x: Value, factors: Sequence[float | None], mode: str, co
     if any(f is None for f in factors) and any(f is not None for f in factors):
         raise Refusal("a scale factor for some axes only")
     steps = [float(np.float32(1.0 / f)) for f in factors if f is not None]  # as torch keeps a factor
+    if antialias and coordinates == "align_corners":
+        coordinates, steps = "half_pixel", [_corner_step(x.shape[a], n) for a, n in zip(axes, sizes)]
     return c.b.resize(x, sizes=sizes, steps=steps, axes=axes, mode=mode, coordinates=coordinates, nearest=nearest,
                       cubic_a=cubic_a, exclude_outside=antialias, antialias=antialias, extrapolation=0.0, roi=())
+
+
+def _corner_step(size: DimLike, out: DimLike) -> float:
+    """torch's antialiased filters take from align_corners the distance between places, but not where the first one lies."""
+    if isinstance(size, Dim) or isinstance(out, Dim):
+        raise Refusal("antialias=True with align_corners=True and sizes that are not known")
+    return max((size - 1) / (out - 1) if out > 1 else 0.0, 1e-30)  # a step must be positive
 
 
 def _factors(n: int, scale_factors: Any, given: Sequence[Any]) -> list[float | None]:
