@@ -38,7 +38,9 @@ REDUCTIONS = {
     "cummax": lambda x, y: (torch.cummax(x, 1), torch.cummax(x > 2, 0), torch.cummax(x[:0], 0)),
     "cummin": lambda x, y: (torch.cummin(x, 0), torch.cummin(x[:, :1], 1), torch.cummin(y.nan_to_num().long(), 1)),
     "logcumsumexp": lambda x, y: torch.logcumsumexp(x, 1), "mode": lambda x, y: torch.mode(x[3:], 1),
-    "histc": lambda x, y: (torch.histc(y[2], 4), torch.histc(y[2], 3, -1, 1)),
+    "histc": lambda x, y: (torch.histc(y[2], 4), torch.histc(y[2], 3, -1, 1), torch.histc(y[2, :1], 3)),
+    "histogram": lambda x, y: (torch.histogram(y[2], 4), torch.histogram(y[2, :1], 2), torch.histogram(
+        y[2], torch.tensor([-1.0, 0, 0.5, 2]), weight=y[2], density=True)),
 }
 MOVEMENT = {
     "diagonal_scatter": lambda x, y: torch.diagonal_scatter(x, y[0, :3], 1),

@@ -14,13 +14,13 @@ def _flat(c: Context, x: Value) -> Value:
     return c.reshape(x, (product(x.shape),))
 
 
-def _range(c: Context, x: Value, low: float, high: float) -> tuple[Value, Value]:
-    """The ends of the outer bins: those of the data where none are given, and one to each side where they coincide."""
+def _range(c: Context, x: Value, low: float, high: float, beside: float) -> tuple[Value, Value]:
+    """The ends of the outer bins: those of the data where none are given, and `beside` to each side where they coincide."""
     if low == high and product(x.shape) != 0:
         least, most = (f(x, axes=tuple(range(x.rank))) for f in (c.b.reduce_min, c.b.reduce_max))
     else:
         least, most = c.scalar(low, x.dtype), c.scalar(high, x.dtype)
-    alike, one = c.b.equal(least, most), c.scalar(1, x.dtype)
+    alike, one = c.b.equal(least, most), c.scalar(beside, x.dtype)
     return c.b.where(alike, c.b.sub(least, one), least), c.b.where(alike, c.b.add(most, one), most)
 
 
@@ -39,7 +39,7 @@ def _(c: Context, x: Value, bins: int = 100, min: float = 0, max: float = 0) -> 
     x = _flat(c, c.cast(x, c.dtype))
     if product(x.shape) == 0:
         return c.full(0, c.shape, c.dtype)
-    low, high = _range(c, x, min, max)
+    low, high = _range(c, x, min, max, 1)
     width = c.b.sub(high, low)
     kept = c.b.and_(c.b.greater_equal(x, low), c.b.less_equal(x, high))
     scaled = c.b.div(c.b.mul(c.b.sub(x, low), c.scalar(bins, x.dtype)), width)
@@ -50,7 +50,7 @@ def _(c: Context, x: Value, bins: int = 100, min: float = 0, max: float = 0) -> 
 @aten("aten.histogram.bin_ct")
 def _(c: Context, x: Value, bins: int, range: Any = None, weight: Value | None = None, density: bool = False) -> Any:
     flat = _flat(c, x)
-    low, high = _range(c, flat, *(range or (0, 0)))
+    low, high = _range(c, flat, *(range or (0, 0)), 0.5)
     # linspace as torch has it: each half from its own end
     step = c.b.div(c.b.sub(high, low), c.scalar(bins, x.dtype))
     at = c.b.iota(shape=(bins + 1,), axis=0, dtype=I64)
