@@ -15,6 +15,7 @@ from graphopt.rewrite.manager import GraphPass
 
 MOST_ROWS, MOST_BYTES = 1 << 16, 1 << 26  # of the scan outputs of a loop that may end early
 
+
 class Bodies(GraphPass):
     """Before: any graph. After: a branch or body holds the constants that it captures, so that what is made of them is folded and
     weights are packed; it captures nothing twice or in vain; what a loop carries without changing it is captured, and its
@@ -89,7 +90,6 @@ class Bodies(GraphPass):
             op.results[k].replace_all_uses_with(value)
         _replace(op, [*kept, *scans], made.results)
         return True
-
 
     def _bound(self, graph: Graph, op: Op, context: Context) -> bool:
         body, carried, ask = op.regions[0], op.attrs["carried"], getattr(context.target, "loops", None)

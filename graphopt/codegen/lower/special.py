@@ -65,7 +65,6 @@ def _rule(name: str) -> None:
         return cast(formula(ARITHMETIC, *arguments, **o.attrs), o.dtype)
 
 
-
 for _name in FORMULAS:
     _rule(_name)
 

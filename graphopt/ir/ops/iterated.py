@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.ir.ops import coefficients as c
 from graphopt.ir.ops.numeric import narrow, widen
-from graphopt.ir.ops.special import FORMULAS
+from graphopt.ir.ops.special import FORMULAS, zeta_tail
 from graphopt.ir.table import Operands, op, same_shape
 
 MOST = 1e5  # steps of one element
@@ -67,13 +66,7 @@ def _zeta() -> Iteration:
         return (state[0] + m.power(q + k, -s),)
 
     def finish(m: Any, state: Sequence[Any], s: Any, q: Any) -> Any:
-        w = q + count(m, s, q)
-        power = m.power(w, -s)
-        total = state[0] + power * w / (s - 1.0) + power * 0.5
-        factor = s * power / w
-        for k, b in enumerate(c.BERNOULLI):
-            total = total + factor * b
-            factor = factor * (s + float(2 * k + 1)) * (s + float(2 * k + 2)) / (w * w)
+        total = state[0] + zeta_tail(m, s, q + count(m, s, q))
         lost = (s < 1.0) | ((q < 0) & (m.floor(s) < s) & (m.floor(q) < q)) | m.isnan(q) | m.isnan(s)
         pole = m.equal(s, 1.0) | ((q <= 0) & m.equal(m.floor(q), q))
         return m.where(lost, math.nan, m.where(pole, math.inf, m.where(m.equal(q, math.inf), 0.0, total)))

@@ -195,9 +195,13 @@ def hurwitz(m: Any, s: Any, q: Any) -> Any:
     total: Any = 0.0
     for k in range(10):
         total = total + m.power(q + float(k), -s)
-    w = q + 10.0
+    return total + zeta_tail(m, s, q + 10.0)
+
+
+def zeta_tail(m: Any, s: Any, w: Any) -> Any:
+    """The sum of (w + k)^-s over k >= 0, for large w."""
     power = m.power(w, -s)
-    total = total + power * w / (s - 1.0) + power * 0.5
+    total = power * w / (s - 1.0) + power * 0.5
     factor = s * power / w
     for k, b in enumerate(c.BERNOULLI):
         total = total + factor * b

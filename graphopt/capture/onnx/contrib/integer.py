@@ -58,13 +58,8 @@ def matmul_integer_to_float(b: Context, n: Node) -> Results:
 @contrib("DynamicQuantizeMatMul", inputs=5)
 def dynamic_quantize_matmul(b: Context, n: Node) -> Results:
     """A is quantised to u8 over its range (DynamicQuantizeLinear), then multiplied as in MatMulIntegerToFloat."""
-    x, scale, zero = _as_u8(b, n)
+    x, scale, zero = dynamic_quantize(b, n[0])
     return _scaled_product(b, n, x, zero, n[1], n.get(3), scale, n[2], n.get(4))
-
-
-def _as_u8(b: Context, n: Node) -> tuple[Value, Value, Value]:
-    x, scale, zero = dynamic_quantize(b, n)  # type: ignore[misc]
-    return x, scale, zero  # type: ignore[return-value]
 
 
 def _scaled_product(b: Context, n: Node, x: Value, x_zero: Value | None, y: Value, y_zero: Value | None, x_scale: Value,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
 from graphopt.capture.onnx.contrib.common import channels_first, channels_last, contrib
+from graphopt.capture.onnx.ops.norm import inverse_size, statistics
 from graphopt.capture.onnx.table import Results
 from graphopt.ir.graph import Value
 from graphopt.ir.types import F32, I32
@@ -18,10 +19,7 @@ def skip_layer_norm(b: Context, n: Node) -> Results:
     y = b.layer_norm(total, n[2], n.get(3), axis=axis, eps=eps)
     mean = inverse = None
     if n.wants(1) or n.wants(2):
-        wide = b.to(total, F32) if total.dtype.bits < 32 else total
-        mean = b.reduce_mean(wide, axes=(axis,), keepdims=True)
-        centred = b.sub(wide, mean)
-        inverse = _inverse_deviation(b, centred, axis, eps)
+        mean, inverse = statistics(b, _wide(b, total), axis, eps)
     return [y, mean, inverse, total]
 
 
@@ -34,8 +32,7 @@ def skip_rms_norm(b: Context, n: Node) -> Results:
         raise n.error("output 1, the mean, is not supported: there is none")
     axis = len(rank_of(total)) - 1
     y = b.rms_norm(total, n[2], axis=axis, eps=eps)
-    wide = b.to(total, F32) if total.dtype.bits < 32 else total
-    return [y, None, _inverse_deviation(b, wide, axis, eps) if n.wants(2) else None, total]
+    return [y, None, inverse_size(b, _wide(b, total), axis, eps) if n.wants(2) else None, total]
 
 
 def _sum(b: Context, x: Value, skip: Value, bias: Value | None) -> Value:
@@ -43,8 +40,9 @@ def _sum(b: Context, x: Value, skip: Value, bias: Value | None) -> Value:
     return total if bias is None else b.add(total, bias)
 
 
-def _inverse_deviation(b: Context, centred: Value, axis: int, eps: float) -> Value:
-    return b.rsqrt(b.add(b.reduce_mean(b.mul(centred, centred), axes=(axis,), keepdims=True), eps))
+def _wide(b: Context, x: Value) -> Value:
+    """Statistics are f32 at least."""
+    return b.to(x, F32) if x.dtype.bits < 32 else x
 
 
 @contrib("SimplifiedLayerNormalization", inputs=2, outputs=2, attrs="axis epsilon stash_type", domain="")
@@ -54,14 +52,13 @@ def rms_norm(b: Context, n: Node) -> Results:
     axis, eps = n.axis(-1, len(rank_of(x))), n.attr("epsilon", 1e-5)
     if n.attr("stash_type", 1) != 1:
         raise n.error(f"stash_type={n.attr('stash_type')} is not supported", "Statistics are f32: set stash_type=1")
-    wide = b.to(x, F32) if x.dtype.bits < 32 else x
+    wide = _wide(b, x)
     same = scale.dtype is x.dtype
     y = b.rms_norm(x, scale, axis=axis, eps=eps) if same else b.to(b.rms_norm(wide, b.to(scale, wide.dtype), axis=axis, eps=eps),
                                                                   scale.dtype)
     if not n.wants(1):
         return y
-    axes = tuple(range(axis, len(rank_of(x))))
-    return [y, b.rsqrt(b.add(b.reduce_mean(b.mul(wide, wide), axes=axes, keepdims=True), eps))]
+    return [y, inverse_size(b, wide, axis, eps)]
 
 
 @contrib("EmbedLayerNormalization", inputs=9, outputs=3, attrs="epsilon mask_index_type")

@@ -7,6 +7,7 @@ from graphopt.capture.onnx.contrib.common import contrib
 from graphopt.capture.onnx.ops.indexing import gather_nd
 from graphopt.capture.onnx.ops.movement import pad, range_, trilu
 from graphopt.capture.onnx.table import Results
+from graphopt.ir.table import normalise_axis
 
 contrib("Trilu", inputs=2, attrs="upper")(trilu)
 contrib("GatherND", inputs=2)(gather_nd)
@@ -33,5 +34,4 @@ def cdist(b: Context, n: Node) -> Results:
 
 @contrib("ExpandDims", inputs=2)
 def expand_dims(b: Context, n: Node) -> Results:
-    rank = len(rank_of(n[0])) + 1
-    return b.unsqueezed(n[0], [int(n.number(1)) % rank])
+    return b.unsqueezed(n[0], [normalise_axis(int(n.number(1)), len(rank_of(n[0])) + 1)])

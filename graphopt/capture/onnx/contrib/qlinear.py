@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
 from graphopt.capture.onnx.contrib.common import channels_first, channels_last, contrib, real, scalar, scale_at, stored
+from graphopt.capture.onnx.ops.norm import flattened
 from graphopt.capture.onnx.ops.windows import window
 from graphopt.capture.onnx.table import Results
-from graphopt.ir.dims import product
 from graphopt.ir.graph import Value
 from graphopt.ir.table import normalise_axes, normalise_axis
 from graphopt.ir.types import BOOL, F32
@@ -36,11 +36,10 @@ def leaky_relu(b: Context, n: Node) -> Results:
 def softmax(b: Context, n: Node) -> Results:
     """`opset` is that of the Softmax it was made of: before 13 all axes from `axis` on are one."""
     x = real(b, n, 0)
-    shape, axis = rank_of(x), n.axis(-1, len(rank_of(x)))
     if n.attr("opset") < 13:
-        y = b.reshape(b.softmax(b.reshape(x, shape=(*shape[:axis], product(shape[axis:]))), axis=axis), shape=shape)
+        y = flattened(b, n, lambda v, axis: b.softmax(v, axis=axis), x, default=-1)
     else:
-        y = b.softmax(x, axis=axis)
+        y = b.softmax(x, axis=n.axis(-1, len(rank_of(x))))
     return stored(b, n, y, 3, n[0].dtype)
 
 

@@ -25,7 +25,7 @@ def dynamic_quantize_lstm(b: Context, n: Node) -> Results:
              "alphas": n.attr("activation_alpha", []), "betas": n.attr("activation_beta", []), "clip": n.attr("clip", None),
              "hidden": hidden, "input_forget": bool(n.attr("input_forget", 0)), "quantize_state": True}
     lengths = n.get(4)
-    steps, scale, zero = dynamic_quantize(b, n)  # type: ignore[misc]
+    steps, scale, zero = dynamic_quantize(b, n[0])
     x = b.dequantize(steps, scale, zero, axis=0, to=F32)
     operands = [x, w, r, n.get(3), None if lengths is None else b.to(lengths, I32), n.get(5), n.get(6), n.get(7)]
     return list(b.op("lstm", operands, attrs).results)

@@ -6,6 +6,7 @@ import numpy as np
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
 from graphopt.capture.onnx.contrib.common import channels_first, channels_last, contrib
+from graphopt.capture.onnx.ops.vision import grid_sample
 from graphopt.capture.onnx.ops.windows import window
 from graphopt.capture.onnx.table import Defer, Results
 from graphopt.ir.dims import Dim, DimLike
@@ -20,11 +21,7 @@ def nhwc_max_pool(b: Context, n: Node) -> Results:
     return channels_last(b, b.max_pool(x, kernel=w.kernel, **w.attrs(), ceil_mode=bool(n.attr("ceil_mode", 0))))
 
 
-@contrib("GridSample", inputs=2, attrs="mode padding_mode align_corners")
-def grid_sample(b: Context, n: Node) -> Results:
-    mode = n.attr("mode", "bilinear")
-    return b.grid_sample(n[0], n[1], mode={"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode),
-                         padding=n.attr("padding_mode", "zeros"), align_corners=bool(n.attr("align_corners", 0)))
+contrib("GridSample", inputs=2, attrs="mode padding_mode align_corners")(grid_sample)
 
 
 @contrib("Inverse", inputs=1)

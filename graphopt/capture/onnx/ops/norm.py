@@ -12,11 +12,11 @@ from graphopt.ir.table import normalise_axes
 from graphopt.ir.types import F32
 
 
-def flattened(b: Context, n: Node, f: Callable[[Value, int], Value], x: Value | None = None) -> Value:
+def flattened(b: Context, n: Node, f: Callable[[Value, int], Value], x: Value | None = None, default: int = 1) -> Value:
     """f of `x` (else operand 0) along the last axis of a matrix of all dims before and all from `axis`: opsets before 13."""
     x = n[0] if x is None else x
     dims = rank_of(x)
-    axis = n.attr("axis", 1)
+    axis = n.attr("axis", default)
     axis = axis + len(dims) if axis < 0 else axis
     if axis == len(dims) - 1:
         return f(x, axis)
@@ -81,11 +81,19 @@ def layer_normalization(b: Context, n: Node) -> Results:
     y = b.layer_norm(x, scale, bias, axis=axis, eps=eps)
     if not n.wants(1) and not n.wants(2):
         return y
-    axes, wide = tuple(range(axis, len(rank_of(x)))), b.to(x, stash)
-    mean = b.reduce_mean(wide, axes=axes, keepdims=True)
-    centred = b.sub(wide, mean)
-    variance = b.reduce_mean(b.mul(centred, centred), axes=axes, keepdims=True)
-    return [y, mean, b.reciprocal(b.sqrt(b.add(variance, eps)))]
+    return [y, *statistics(b, b.to(x, stash), axis, eps)]
+
+
+def statistics(b: Context, x: Value, axis: int, eps: float) -> tuple[Value, Value]:
+    """The mean over the axes from `axis` on, which stay, and 1 / sqrt(variance + eps)."""
+    mean = b.reduce_mean(x, axes=tuple(range(axis, len(rank_of(x)))), keepdims=True)
+    return mean, inverse_size(b, b.sub(x, mean), axis, eps)
+
+
+def inverse_size(b: Context, x: Value, axis: int, eps: float) -> Value:
+    """1 / sqrt(mean(x^2) + eps) over the axes from `axis` on, which stay."""
+    squares = b.reduce_mean(b.mul(x, x), axes=tuple(range(axis, len(rank_of(x)))), keepdims=True)
+    return b.reciprocal(b.sqrt(b.add(squares, eps)))
 
 
 @entry("RMSNormalization")

@@ -61,16 +61,20 @@ def _per_tensor(b: Context, n: Node, x: Value, scale: Value, zero: Value | None)
 
 
 @entry("DynamicQuantizeLinear")
-def dynamic_quantize(b: Context, n: Node) -> Results:
-    """u8 over the range of x, which is widened to hold 0; where there is nothing else the scale is 1, as onnxruntime has it."""
-    x = n[0]
+def dynamic_quantize_linear(b: Context, n: Node) -> Results:
+    return list(dynamic_quantize(b, n[0]))
+
+
+def dynamic_quantize(b: Context, x: Value) -> tuple[Value, Value, Value]:
+    """x as u8 over its range, which is widened to hold 0, with scale and zero point; where there is nothing else the scale is 1,
+    as onnxruntime has it."""
     axes = tuple(range(len(rank_of(x))))
     low = b.minimum(b.reduce_min(x, axes=axes), 0.0)
     high = b.maximum(b.reduce_max(x, axes=axes), 0.0)
     scale = b.where(b.equal(high, low), b.const(1, x.dtype), b.div(b.sub(high, low), 255.0))
     point = b.round(b.minimum(b.maximum(b.div(b.neg(low), scale), 0.0), 255.0))
     zero = b.cast(point, to=U8)
-    return [b.quantize(x, scale, zero, axis=0, to=U8), scale, zero]
+    return b.quantize(x, scale, zero, axis=0, to=U8), scale, zero
 
 
 @entry("QLinearMatMul")

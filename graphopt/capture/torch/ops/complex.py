@@ -111,22 +111,12 @@ def _(c: Context, x: Z) -> Value:
 
 
 def modulus(c: Context, z: Z) -> Value:
-    """sqrt(re² + im²) without overflow; infinite where a part is, whatever the other."""
-    a, b = c.b.abs(z.re), c.b.abs(z.im)
-    large = c.b.maximum(a, b)
-    ratio = c.b.div(c.b.minimum(a, b), large)
-    size = c.b.mul(large, c.b.sqrt(c.b.add(c.b.mul(ratio, ratio), c.scalar(1, z.dtype))))
-    size = c.b.where(c.b.equal(large, c.scalar(0, z.dtype)), large, size)
-    return c.b.where(c.b.or_(c.b.isinf(a), c.b.isinf(b)), c.scalar(math.inf, z.dtype), size)
+    return pointwise.length(c, z.re, z.im)
 
 
 @aten_complex("aten.angle.default")
-def _(c: Context, x: Any) -> Value:
-    if isinstance(x, Z):
-        return c.b.atan2(x.im, x.re)
-    x = c.cast(x, c.dtype)  # of a real number it is 0 or π
-    zero = c.scalar(0, c.dtype)
-    return c.b.where(c.b.isnan(x), x, c.b.where(c.b.less(x, zero), c.scalar(math.pi, c.dtype), zero))
+def _(c: Context, x: Z) -> Value:
+    return c.b.atan2(x.im, x.re)
 
 
 @aten_complex("aten.sgn.default")

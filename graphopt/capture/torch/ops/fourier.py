@@ -13,7 +13,7 @@ from graphopt.capture.torch.ops.complex import complex_of
 from graphopt.capture.torch.pairs import Complex, interleaved
 from graphopt.capture.torch.table import aten, aten_complex
 from graphopt.capture.torch.weights import array_of
-from graphopt.ir.dims import Dim, DimLike, apply
+from graphopt.ir.dims import Dim, DimLike, apply, product
 from graphopt.ir.graph import Value
 from graphopt.ir.types import I64
 
@@ -113,7 +113,7 @@ def overlapped(c: Context, x: Value, step: int) -> Value:
     shifts, rank = -(-length // step), x.rank
     total = (count - 1) * step + length
     if shifts > SHIFTS and isinstance(count, int) and isinstance(total, int):
-        flat = c.reshape(x, (_count(outer), count, length))
+        flat = c.reshape(x, (product(outer), count, length))
         image = c.b.col2im(c.permute(flat, (0, 2, 1)), image=(1, total), block=(1, length), stride=(1, step), pad=(0, 0, 0, 0),
                            dilation=(1, 1))
         return c.reshape(image, (*outer, total))
@@ -128,13 +128,6 @@ def overlapped(c: Context, x: Value, step: int) -> Value:
     while len(parts) > 1:
         parts = [c.b.add(*parts[k:k + 2]) if len(parts[k:k + 2]) == 2 else parts[k] for k in range(0, len(parts), 2)]
     return c.slice(c.reshape(parts[0], (*outer, (count + shifts - 1) * step)), rank - 2, 0, total)
-
-
-def _count(shape: Sequence[DimLike]) -> DimLike:
-    total: DimLike = 1
-    for d in shape:
-        total = total * d
-    return total
 
 
 @aten_complex("aten.stft.default", "aten.stft.center")

@@ -260,13 +260,16 @@ def _(c: Context, x: Value, other: Value) -> Value:
 
 @aten("aten.hypot.default")
 def _(c: Context, x: Value, other: Value) -> Value:
-    """sqrt(x² + y²), the larger taken out so that it does not overflow."""
-    a, b = c.b.abs(c.cast(x, c.dtype)), c.b.abs(c.cast(other, c.dtype))
+    return length(c, c.cast(x, c.dtype), c.cast(other, c.dtype))
+
+
+def length(c: Context, x: Value, y: Value) -> Value:
+    """sqrt(x² + y²) of floats of one dtype, the larger taken out so that it does not overflow."""
+    a, b, d = c.b.abs(x), c.b.abs(y), x.dtype
     big, ratio = c.b.maximum(a, b), c.b.div(c.b.minimum(a, b), c.b.maximum(a, b))
-    length = c.b.mul(big, c.b.sqrt(c.b.add(c.b.mul(ratio, ratio), c.scalar(1, c.dtype))))
+    size = c.b.mul(big, c.b.sqrt(c.b.add(c.b.mul(ratio, ratio), c.scalar(1, d))))
     infinite = c.b.or_(c.b.isinf(a), c.b.isinf(b))  # beside NaN, too (C11, F.10.4.3)
-    finite = c.b.where(c.b.equal(big, c.scalar(0, c.dtype)), big, length)
-    return c.b.where(infinite, c.scalar(float("inf"), c.dtype), finite)
+    return c.b.where(infinite, c.scalar(math.inf, d), c.b.where(c.b.equal(big, c.scalar(0, d)), big, size))
 
 
 # Activations ----------------------------------------------------------------------------------
