@@ -58,21 +58,10 @@ def _smooth(n: int, mode: str, antialias: bool = False) -> Any:
               scales_d: Any = None, scales_h: Any = None, scales_w: Any = None) -> Value:
         given = [scales] if n == 1 else [scales_h, scales_w] if n == 2 else [scales_d, scales_h, scales_w]
         image = x if x is not None else input
-        if antialias and align_corners:
-            return _resize(c, image, _between_corners(c, image), mode, "half_pixel", antialias=True, cubic_a=-0.5)
         return _resize(c, image, _factors(n, scale_factors, given), mode,
                        "align_corners" if align_corners else "half_pixel", antialias=antialias,
                        cubic_a=-0.5 if antialias else -0.75)
     return entry
-
-
-def _between_corners(c: Context, x: Value) -> list[float | None]:
-    """The factors that torch's antialiasing takes for align_corners, whatever the user's: steps are those from
-    corner to corner, but coordinates are those of half pixels all the same. To a single element it goes by steps of nothing."""
-    sizes = list(zip(x.shape[2:], c.shape[2:]))
-    if not all(isinstance(n, int) and isinstance(m, int) for n, m in sizes):
-        raise Refusal("align_corners with antialiasing over symbolic sizes")
-    return [(m - 1) / (n - 1) if m > 1 and n > 1 else 1e30 for n, m in sizes]  # type: ignore[operator]
 
 
 for _n in (1, 2, 3):
