@@ -26,6 +26,8 @@ def test_iterations_take_as_many_steps_as_each_element_needs(name: str) -> None:
     attrs = {"family": "laguerre_l"} if name == "orthogonal_polynomial" else {}
     a = np.array([0.5, 1, 2, 3, 7.5, 0, -1, np.nan, np.inf, 2, 2.5, 4], np.float32)
     b = np.array([1, 0.5, 0.1, 4, 3, 2, 3, 1, 1, -3.5, np.inf, 9], np.float32)
+    if attrs:
+        b = np.minimum(b, 40)  # a degree: the most steps there are take the interpreter half a minute
     check(name, [a, b], **attrs)
     check(name, [np.zeros((2, 0), np.float32)] * 2, **attrs)
 
