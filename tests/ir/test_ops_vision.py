@@ -32,7 +32,7 @@ def test_resize_is_onnxs(coordinates, mode, by):
     scales = None if "sizes" in by else np.array(by["scales"], np.float32)
     sizes = np.array(by["sizes"], np.int64) if "sizes" in by else None
     options = {"mode": mode, "coordinate_transformation_mode": coordinates, "extrapolation_value": 9.0, "cubic_coeff_a": -0.6}
-    say = reference if coordinates == "half_pixel_symmetric" else runtime
+    say = reference if coordinates == "half_pixel_symmetric" and mode != "nearest" else runtime
     expected = say("Resize", x, roi, scales, sizes, axes=[2, 3], opset=19, **options)
     if scales is None:
         scales = (sizes / np.array(x.shape[2:])).astype(np.float32)
@@ -80,10 +80,11 @@ def test_resize_is_torchs_interpolate(sizes, align):
     same(got, F.interpolate(torch.tensor(x), sizes, mode="nearest").numpy())
 
 
-@pytest.mark.parametrize("coordinates", ["asymmetric", "half_pixel", "align_corners"])
+@pytest.mark.parametrize("coordinates", ["asymmetric", "half_pixel", "align_corners", "half_pixel_symmetric"])
 @pytest.mark.parametrize("nearest", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
 def test_nearest_resize_by_scales_rounds_its_coordinates_as_onnxruntime(coordinates, nearest):
-    for size, scale in [(20, 0.6), (15, 1.4), (27, 7 / 3), (18, 0.7), (40, 1.1), (11, 13 / 11), (33, 0.9)]:
+    for size, scale in [(20, 0.6), (15, 1.4), (27, 7 / 3), (18, 0.7), (40, 1.1), (11, 13 / 11), (33, 0.9),
+                        (14, 19 / 14), (26, 37 / 26), (26, 7 / 26), (21, 22 / 21), (12, 20 / 12)]:
         x, scales = np.arange(size, dtype=np.float32), np.array([scale], np.float32)
         expected = runtime("Resize", x, None, scales, opset=18, mode="nearest", coordinate_transformation_mode=coordinates,
                            nearest_mode=nearest)

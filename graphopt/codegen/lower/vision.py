@@ -60,7 +60,8 @@ class _Axis:
     def position(self, i: Expr) -> Expr:
         """The source coordinate in f64, of the very roundings that the reference has."""
         work = F32 if self.axis.narrow else F64
-        return cast(self.axis.at(cast(i, work), lambda v: const(work.numpy.type(v).item(), work)), F64)
+        at = self.axis.at(cast(i, work), lambda v: const(work.numpy.type(v).item(), work))
+        return cast(cast(at, F32) if self.axis.rounded else at, F64)
 
     def nearest(self, i: Expr, rounding: str) -> Expr:
         """The index of the one source element."""
@@ -73,6 +74,9 @@ class _Axis:
                        "floor": n // unit, "ceil": (n + (unit - 1)) // unit}[rounding]
         else:
             at = self.position(i)
+            if self.axis.tie and rounding.startswith("round"):
+                middle = call("floor", at) + 0.5
+                at = select(call("abs", at - middle) <= self.axis.tie, middle, at)
             rounded = cast({"round_prefer_floor": call("ceil", at - 0.5), "round_prefer_ceil": call("floor", at + 0.5),
                             "floor": call("floor", at), "ceil": call("ceil", at)}[rounding], INDEX)
         return clamp(rounded, 0, self.size - 1)

@@ -41,6 +41,12 @@ class Axis:
     coordinates: str
     roi: tuple[float, float]
     narrow: bool
+    rounded: bool  # whether a coordinate is rounded to f32 at the end
+
+    @property
+    def tie(self) -> float:
+        """How far from the middle between two elements a coordinate still counts as there; onnxruntime has 1e-6."""
+        return 1e-6 if self.scale is not None else 0.0
 
     @property
     def single(self) -> bool:
@@ -87,7 +93,8 @@ class Axis:
     def coordinate(self) -> np.ndarray:
         """The coordinates of all results, f64 [out]."""
         number = np.float32 if self.narrow else np.float64
-        return np.asarray(self.at(np.arange(self.out, dtype=number), number)).astype(np.float64)
+        at = np.asarray(self.at(np.arange(self.out, dtype=number), number))
+        return (at.astype(np.float32) if self.rounded else at).astype(np.float64)
 
 
 def leaves_alone(shape: Sequence[int], o: Any) -> bool:
@@ -101,9 +108,10 @@ def resized(k: int, size: int, out: int, o: Any) -> Axis:
     step = o.steps[k] if o.steps else None
     if step is not None and size == out and (o.mode == "linear" or o.antialias):
         step = 1.0  # PyTorch leaves such an axis alone, whatever the factor, but not in mode cubic
-    narrow = crop or (o.mode == "nearest" and o.coordinates != "half_pixel_symmetric")
+    rounded = crop or o.mode == "nearest"
+    narrow = rounded and o.coordinates != "half_pixel_symmetric"
     return Axis(size, out, o.scales[k] if o.scales else None, step, o.coordinates,
-                (o.roi[k], o.roi[len(o.axes) + k]) if crop else (0.0, 1.0), narrow)
+                (o.roi[k], o.roi[len(o.axes) + k]) if crop else (0.0, 1.0), narrow, rounded)
 
 
 def interpolation(axis: Axis, mode: str, *, nearest: str, cubic_a: float, exclude_outside: bool, antialias: bool) -> Taps:
@@ -112,6 +120,9 @@ def interpolation(axis: Axis, mode: str, *, nearest: str, cubic_a: float, exclud
     at = axis.coordinate()
     outside = (at < 0) | (at > size - 1) if axis.coordinates == "tf_crop_and_resize" else np.zeros(out, bool)
     if mode == "nearest":
+        if nearest.startswith("round"):
+            half = np.floor(at) + 0.5
+            at = np.where(np.abs(at - half) <= axis.tie, half, at)
         rounded = {"round_prefer_floor": np.ceil(at - 0.5), "round_prefer_ceil": np.floor(at + 0.5),
                    "floor": np.floor(at), "ceil": np.ceil(at)}[nearest]
         return Taps(np.clip(rounded, 0, size - 1).astype(np.int64)[:, None], None, outside)
