@@ -106,8 +106,9 @@ def resized(k: int, size: int, out: int, o: Any) -> Axis:
     """The k-th axis of an op `resize`, whose attributes `o` has."""
     crop = o.coordinates == "tf_crop_and_resize"
     step = o.steps[k] if o.steps else None
-    if step is not None and size == out and (o.mode == "linear" or o.antialias):
-        step = 1.0  # PyTorch leaves such an axis alone, whatever the factor, but not in mode cubic
+    image = o.mode == "nearest" and o.coordinates == "asymmetric" and len(o.axes) == 2
+    if step is not None and size == out and (o.mode == "linear" or o.antialias or image):
+        step = 1.0  # PyTorch leaves such an axis alone, whatever the factor, but not in mode cubic, nor in lines and volumes
     rounded = crop or o.mode == "nearest"
     narrow = rounded and o.coordinates != "half_pixel_symmetric"
     return Axis(size, out, o.scales[k] if o.scales else None, step, o.coordinates,

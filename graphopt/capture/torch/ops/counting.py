@@ -50,7 +50,8 @@ def _(c: Context, x: Value, bins: int = 100, min: float = 0, max: float = 0) -> 
 @aten("aten.histogram.bin_ct")
 def _(c: Context, x: Value, bins: int, range: Any = None, weight: Value | None = None, density: bool = False) -> Any:
     flat = _flat(c, x)
-    low, high = _range(c, flat, *(range or (0, 0)), 0.5)
+    ends = range or (0, 0)
+    low, high = _range(c, flat, ends[0], ends[1], 0.5)
     # linspace as torch has it: each half from its own end
     step = c.b.div(c.b.sub(high, low), c.scalar(bins, x.dtype))
     at = c.b.iota(shape=(bins + 1,), axis=0, dtype=I64)
