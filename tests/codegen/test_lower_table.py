@@ -18,6 +18,7 @@ NO_LOWERING = {
     "return": "a pseudo-op",
     "fused": "its body is lowered",
     "attention": "a template on x86; elsewhere decomposed at graph level, so that its products use the contraction templates",
+    **dict.fromkeys(("fft", "rfft", "irfft"), "decomposed into matrix products, whatever the size"),
     "split_to_seq": "its result is a sequence",
     "deferred": "runs the source operator in Python",
     "string_concat": "strings", "string_split": "strings", "regex_full_match": "strings", "string_normalize": "strings",
