@@ -22,6 +22,7 @@ FORMS = [  # opset, inputs, outputs, nodes
     (7, X, Y, "y = Clip(x)"),
     (11, X, Y, "lo = Constant<value = float {-0.5}>()  y = Clip(x, lo)"),
     (13, X, Y, "lo = Constant<value = float {-0.5}>()  hi = Constant<value = float {0.25}>()  y = Clip(x, lo, hi)"),
+    (10, X, Y, "s = Constant<value_floats = [1.0, 1.0, 0.6, 1.7]>()  y = Resize(x, s)"),  # no opset-10 Constant, but written
     (7, X, Y, "y = Softmax<axis = 2>(x)"),
     (11, X, Y, "y = LogSoftmax(x)"),
     (12, X, Y, "y = Hardmax<axis = -2>(x)"),

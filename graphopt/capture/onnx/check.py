@@ -15,6 +15,7 @@ from graphopt.errors import CaptureError, UnsupportedOperators
 
 MOST_ELEMENTS = 1 << 48  # of a tensor: more than any memory holds, and far from where 64 bits overflow
 MOST_INLINED = 100_000  # nodes that the calls of a model's own functions may become
+NEWEST = (1 << 31) - 1  # the version of an operator that is the newest there is
 
 _OPERAND = onnx.defs.OpSchema.FormalParameterOption
 
@@ -128,7 +129,10 @@ def _check_node(node: onnx.NodeProto, domain: str, version: int, place: str) -> 
             kind = AttributeProto.AttributeType.Name(a.type) if a.type in AttributeProto.AttributeType.values() else a.type
             raise CaptureError(f"{node.op_type}: attribute {a.name} is of kind {kind}, must be {wanted.type.name}", where=place,
                                hint="The model is damaged, or breaks a rule of the operator")
+    newest: Any = schema_of(domain, node.op_type, NEWEST).attributes
     for name, attribute in known.items():
+        if name in newest and not newest[name].required:
+            continue  # as onnxruntime takes a Constant of an old opset with what newer ones have
         if attribute.required and not any(a.name == name for a in node.attribute):
             raise CaptureError(f"{node.op_type}: attribute {name} is missing", where=place,
                                hint="The model is damaged, or breaks a rule of the operator")

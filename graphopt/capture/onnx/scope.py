@@ -157,7 +157,8 @@ class Scope:
             results = defer(node, Defer(str(e)))
         except Exception as e:  # an entry is written for operands and attributes that fit
             raise CaptureError(f"{proto.op_type}: attributes and operands do not fit: {type(e).__name__}: {e}",
-                               where=node.place, hint="The model is damaged, or breaks a rule of the operator") from e
+                               where=node.place, hint="The model is damaged or breaks a rule of the operator; if onnx.checker "
+                               "and onnxruntime take it, please report this") from e
         finally:
             self.ctx.loc = outer_loc
         listed: list[Value | None] = [results] if isinstance(results, Value) else list(results)
