@@ -3,6 +3,8 @@
 from graphopt.capture.torch.ops import (  # noqa: F401
     attention,
     complex,
+    complex_functions,
+    complex_sums,
     control,
     convolution,
     counting,
