@@ -18,15 +18,12 @@ import onnxruntime
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from tests.generate.drawing import LARGEST, Drawing, Skip
+
 OPSETS = (11, 13, 17, 18, 21, 22, 23)
 IR = {11: 6, 13: 7, 17: 8, 18: 8, 21: 10, 22: 10, 23: 11}
-LARGEST = 4096  # elements of a value
 FLOATS = (np.float32, np.float64, np.float16)
 INTS = (np.int32, np.int64)
-
-
-class Skip(Exception):
-    """What was drawn does not fit here, or is no case for a comparison."""
 
 
 @dataclass(eq=False)
@@ -96,8 +93,8 @@ def proposal(weight: float = 1.0) -> Callable[[Proposal], Proposal]:
     return register
 
 
-class Draft:
-    """Draws values and nodes from a `random.Random`, which hypothesis may stand behind, so that what fails is made small."""
+class Draft(Drawing):
+    """Draws values and nodes."""
 
     def __init__(self, source: random.Random) -> None:
         self.random = source
@@ -110,30 +107,6 @@ class Draft:
         self.count = 0
 
     # Drawing ------------------------------------------------------------------------------------
-    def chance(self, p: float) -> bool:
-        return self.random.random() < p
-
-    def choice(self, options: Sequence[Any]) -> Any:
-        if not len(options):
-            raise Skip
-        return options[self.random.randrange(len(options))]
-
-    def integer(self, low: int, high: int) -> int:
-        """From `low` to `high`, both included."""
-        return self.random.randint(low, high)
-
-    def size(self) -> int:
-        """A dim: rarely 0, often 1."""
-        p = self.random.random()
-        return 0 if p < 0.02 else 1 if p < 0.17 else self.integer(2, 7) if p < 0.9 else self.integer(8, 19)
-
-    def shape(self, low: int = 0, high: int = 5) -> tuple[int, ...]:
-        shape: list[int] = []
-        for _ in range(self.integer(low, high)):
-            n = self.size()
-            shape.append(n if int(np.prod(shape)) * n <= LARGEST // 4 else 1)
-        return tuple(shape)
-
     def data(self, dtype: Any, shape: Sequence[int]) -> np.ndarray:
         """Contents for a tensor: floats without ties, small integers."""
         dt, rng = np.dtype(dtype), self.numbers

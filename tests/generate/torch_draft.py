@@ -17,12 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-LARGEST = 4096
+from tests.generate.drawing import LARGEST, Drawing, Skip
+
 MOVED = 1e-6  # by how much, relatively, inputs and weights lie off in the third world
-
-
-class Skip(Exception):
-    """What was drawn does not fit here, or is no case for a comparison."""
 
 
 Proposal = Callable[["TorchDraft"], Any]
@@ -68,8 +65,10 @@ class World:
         return (t.double() if self.dtype == torch.float64 else t.clone()) if moved is None else moved.clone()
 
 
-class TorchDraft:
-    """Draws lines from a `random.Random`, which hypothesis may stand behind."""
+class TorchDraft(Drawing):
+    """Draws lines."""
+
+    EMPTY, ONE, MOST, AXES = 0.015, 0.15, 17, 4
 
     def __init__(self, source: random.Random) -> None:
         self.random = source
@@ -85,28 +84,6 @@ class TorchDraft:
         self._renew()
 
     # Drawing ------------------------------------------------------------------------------------
-    def chance(self, p: float) -> bool:
-        return self.random.random() < p
-
-    def choice(self, options: Sequence[Any]) -> Any:
-        if not len(options):
-            raise Skip
-        return options[self.random.randrange(len(options))]
-
-    def integer(self, low: int, high: int) -> int:
-        return self.random.randint(low, high)
-
-    def size(self) -> int:
-        p = self.random.random()
-        return 0 if p < 0.015 else 1 if p < 0.15 else self.integer(2, 7) if p < 0.9 else self.integer(8, 17)
-
-    def shape(self, low: int = 0, high: int = 4) -> tuple[int, ...]:
-        shape: list[int] = []
-        for _ in range(self.integer(low, high)):
-            n = self.size()
-            shape.append(n if int(np.prod(shape)) * n <= LARGEST // 4 else 1)
-        return tuple(shape)
-
     def name(self, prefix: str) -> str:
         self.count += 1
         return f"{prefix}{self.count}"
