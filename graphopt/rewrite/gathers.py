@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from graphopt.ir.dims import product
+from graphopt.ir.evaluate import content
 from graphopt.ir.graph import Value
 from graphopt.rewrite.common import known_shape, static_shape
 from graphopt.rewrite.manager import RulePass
@@ -29,6 +31,21 @@ def _gather_of_a_range(m: Match) -> Value | None:
         return None
     part = m.build.slice(m.x, axes=[m.axis], starts=[int(flat[0])], ends=[int(flat[-1]) + 1], steps=[step])
     return m.build.reshape(part, shape=m.result.shape) if indices.ndim == 0 else part
+
+
+def _compress_of_a_mask(m: Match) -> Value | None:
+    """compress whose condition is a constant expression is a gather of the places where it holds."""
+    condition, axis = content(m.c), m.axis
+    shape = known_shape(m.x)
+    if condition is None or shape is None or content(m.x) is not None:
+        return None
+    size = product(shape) if axis is None else shape[axis]
+    places = np.flatnonzero(condition)
+    # A condition longer than the axis may hold past its end, which is said where it is run.
+    if len(condition) != size and not (isinstance(size, int) and (places < size).all()):
+        return None
+    flat = m.x if axis is not None else m.build.reshape(m.x, shape=(size,))
+    return m.build.gather(flat, m.build.const(places), axis=axis or 0)
 
 
 def _gather_of_dims(m: Match) -> Value | None:
@@ -160,6 +177,7 @@ def _pad_of_pad(m: Match) -> Value | None:
 
 RULES = [
     Rule("gather of a range", "gather(%x, #i) {axis=?axis}", _gather_of_a_range),
+    Rule("compress of a known mask", "compress(%x, %c) {axis=?axis}", _compress_of_a_mask),
     Rule("gather of dims", "gather(dims() {values=?dims}, #i) {axis=?axis}", _gather_of_dims),
     Rule("slice of dims", "slice(dims() {values=?dims}) {axes=?axes, starts=?starts, ends=?ends, steps=?steps}", _slice_of_dims),
     Rule("slice of a slice", "slice(%y=slice(%x) {axes=?axes, starts=?starts, ends=?ends, steps=?steps}) "
