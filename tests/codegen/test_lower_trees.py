@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 from lowering import check, random
 
+from graphopt.codegen.kernels import lower
+from graphopt.codegen.schedule import Style
+from graphopt.codegen.tir.emit import emit_kernel
+from graphopt.ir import Builder, Graph, tensor
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "ir"))
 from test_ops_trees import forest, points
 
@@ -50,3 +55,12 @@ def test_search(n: int, of: str) -> None:
     keys = np.sort(random(RNG, of, n))
     for right in (False, True):
         check("search_sorted", [np.concatenate([random(RNG, of, 13, special=True), keys[:5]]), keys], right=right)
+
+
+def test_code_grows_with_the_steps_of_a_search() -> None:
+    """Seven halvings, each of which names the place found so far several times."""
+    graph = Graph("g")
+    x, keys = graph.add_input(tensor("f32", 9), "x"), graph.add_input(tensor("f32", 64), "keys")
+    graph.outputs = [Builder(graph).search_sorted(x, keys)]
+    low = lower(next(iter(graph.ops)), "k", Style())
+    assert len(str(emit_kernel(low.kernel))) < 5_000

@@ -37,15 +37,17 @@ def gather_nd(o: OpView, *i: Expr) -> Expr:
 
 @compute("search_sorted")
 def search_sorted(o: OpView, *i: Expr) -> Expr:
-    """Steps of halving size, each taken where the last key that it passes is still before the element."""
+    """Steps of halving size, each taken where the last key that it passes is still before the element. Places are data and no
+    indices: each is used several times, and indices are written out at every use."""
     (n,) = o.shape("keys")
     x: Expr = o.x(*i)
-    found: Expr = const(0, INDEX)
+    d = I32 if n < 1 << 30 else I64
+    found: Expr = const(0, d)
     if not n:
         return const(0, I64)
     for step in (1 << k for k in reversed(range(n.bit_length()))):
         ahead = found + step
-        key = o.keys(minimum(ahead - 1, n - 1))
+        key = o.keys(cast(minimum(ahead - 1, n - 1), INDEX))
         found = select((ahead <= n) & ((key <= x) if o.right else (key < x)), ahead, found)
     return cast(found, I64)
 
