@@ -431,8 +431,9 @@ class CompiledModel(Model):
         values that it was called with (the latest `max_specialisations` of them), their weights once. Raises ArtifactError
         where a program cannot stand alone or the folder cannot be written.
         """
-        from graphopt import bundle
+        from graphopt import bundle, replacing
 
+        folder = replacing.folder_named(path)
         if self._recipe.check_indices:
             raise ArtifactError("a model that checks its indices cannot be saved: artifacts do not", where=str(path),
                                 hint="Compile it without check_indices")
@@ -452,7 +453,7 @@ class CompiledModel(Model):
                              records=recipe.records)
         except ArtifactError as e:
             raise e if e.where else ArtifactError(e.what, where=where, hint=e.hint) from e
-        made.save(Path(path), force)
+        made.save(folder, force)
 
     def _file_name(self) -> str | None:
         """Of the model's file, None where it came from none."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from graphopt.errors import ArtifactError
+from graphopt.errors import ArtifactError, InputError
 
 log = logging.getLogger("graphopt")
 NEW, OLD = "new", "old"  # within a scratch folder
@@ -31,6 +31,16 @@ SHOWN = 5
 
 # Of a folder, what graphopt wrote to it: by relative path, whether a file still is as it was. None: it is none of graphopt's.
 Written = Callable[[Path], Mapping[str, Callable[[Path], bool]] | None]
+
+
+def folder_named(path: object) -> Path:
+    """The folder that a caller names. InputError where it is no path, or cannot be one."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise InputError(f"expected the path of a folder, got {type(path).__name__}", where="path")
+    name = os.fsdecode(path)
+    if not name or "\0" in name:
+        raise InputError(f"{name!r} cannot be the path of a folder", where="path")
+    return Path(name)
 
 
 @contextlib.contextmanager
@@ -202,4 +212,4 @@ def _say_gap(parent: Path) -> None:
                 parent)
 
 
-__all__ = ["Written", "check", "clear", "put", "renameat2", "scratch"]
+__all__ = ["Written", "check", "clear", "folder_named", "put", "renameat2", "scratch"]

@@ -63,7 +63,7 @@ def write_project(folder: str | os.PathLike[str], files: Mapping[str, str | byte
     A project of ours that is already there is replaced, if all its files are as we wrote them, or if `force` says that the others
     may go, too; any other folder that is not empty is left alone with an ArtifactError.
     """
-    target = Path(os.path.realpath(folder))
+    target = Path(os.path.realpath(replacing.folder_named(folder)))
     if target.exists() and not target.is_dir():
         raise ArtifactError("is a file; a folder is needed", where=str(folder))
     try:

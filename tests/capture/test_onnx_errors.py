@@ -202,3 +202,8 @@ def test_external_data_that_does_not_fit(tmp_path: Path, change: dict, message: 
 def test_external_data_needs_a_path(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(b"\x00" * 24)
     _refused(_external(tmp_path).read_bytes(), "'w'", "path")
+
+
+@pytest.mark.parametrize("axis", [3, -3])
+def test_flatten_at_an_axis_that_there_is_not(axis: int) -> None:
+    _refused(_model([helper.make_node("Flatten", ["x"], ["y"], axis=axis)]), "axis", str(axis))

@@ -16,7 +16,7 @@ from small_models import RNG, W, inputs, linear, scale, symbolic, symbolic_input
 
 import graphopt
 from graphopt import bundle
-from graphopt.errors import ArtifactError
+from graphopt.errors import ArtifactError, InputError
 from graphopt.ir import Builder, Dim, Graph, TensorType, dtype, tensor
 from graphopt.pipeline import specs
 from graphopt.runtime import artifact, machine
@@ -94,6 +94,12 @@ def test_weights_of_any_size(tmp_path: Path, rows: int) -> None:
 
 
 # Several shapes --------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", [None, 5, "", "a\0b"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(InputError, match="path"):
+        symbolic().save(path)
+
+
 def test_a_symbolic_model_is_saved_with_the_programs_it_has(tmp_path: Path) -> None:
     model = symbolic()
     with pytest.raises(ArtifactError, match=r"no program yet.*Call it with inputs of every shape"):

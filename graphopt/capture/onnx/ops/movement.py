@@ -87,7 +87,7 @@ def reshape(b: Context, n: Node) -> Results:
 def flatten(b: Context, n: Node) -> Results:
     dims = rank_of(n[0])
     axis = n.attr("axis", 1)
-    axis = axis + len(dims) if axis < 0 else axis
+    axis = len(dims) if axis == len(dims) else n.axis(1, len(dims))
     return b.reshaped(n[0], [product(dims[:axis]), product(dims[axis:])])
 
 

@@ -79,6 +79,22 @@ def _(c: Context, start: Any, end: Any, steps: Any) -> Value:
     return c.b.const(array_of(torch.linspace(start, end, steps, dtype=c.val.dtype)))
 
 
+def _window(make: Any) -> Any:
+    def entry(c: Context, window_length: Any, periodic: bool = True, alpha: Any = None, beta: Any = None) -> Value:
+        shape = [v for v in (alpha, beta) if v is not None]
+        if any(isinstance(v, (Dim, Value)) for v in (window_length, *shape)):
+            raise Refusal("with symbolic arguments")
+        return c.b.const(array_of(make(window_length, periodic, *shape, dtype=c.val.dtype)))
+    return entry
+
+
+aten("aten.hamming_window.default", "aten.hamming_window.periodic", "aten.hamming_window.periodic_alpha",
+     "aten.hamming_window.periodic_alpha_beta")(_window(torch.hamming_window))
+aten("aten.blackman_window.default", "aten.blackman_window.periodic")(_window(torch.blackman_window))
+aten("aten.bartlett_window.default", "aten.bartlett_window.periodic")(_window(torch.bartlett_window))
+aten("aten.kaiser_window.default", "aten.kaiser_window.periodic", "aten.kaiser_window.beta")(_window(torch.kaiser_window))
+
+
 @aten("aten.eye.default", "aten.eye.m")
 def _(c: Context, n: Any, m: Any = None) -> Value:
     rows = c.b.iota(shape=(n, 1), axis=0, dtype=I64)
