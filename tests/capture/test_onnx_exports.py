@@ -14,7 +14,7 @@ import pytest
 
 import graphopt
 from graphopt.capture import capture
-from graphopt.codegen.lower.registry import why_not
+from graphopt.codegen.control import why_not
 from graphopt.ir import evaluate
 from graphopt.pipeline import asked, optimise, specialise
 from graphopt.targets import parse_target

@@ -99,7 +99,7 @@ def test_three_classes(how: str, labels: list[Any], form: str) -> None:
     trees = random_trees(RNG, "class", 3, 6, 3, sparse=form == "sparse", one_column=form.startswith("one"))
     more = {"base_values": [0.5, -0.5, 0.25]} if form == "base" else {}
     model = classifier(labels, trees, post_transform=how, **more)
-    check(captured(model), model, {"x": X}, rtol=1e-4, atol=1e-5)
+    check(captured(model), model, {"x": X}, rtol=1e-4, atol=1e-4 if how == "PROBIT" else 1e-5)
 
 
 @pytest.mark.parametrize("how", TRANSFORMS[:-1])  # onnxruntime leaves PROBIT's second column unwritten

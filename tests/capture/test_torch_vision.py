@@ -45,7 +45,7 @@ def test_boxes_that_survive_suppression(library):
 
 
 # Resampling -------------------------------------------------------------------------------------
-FACTORS = (0.4, 0.7, 1.1, 1.4, 2.3, 7 / 3)
+FACTORS = (0.4, 1.1, 1.4, 7 / 3)
 
 
 def resampled(mode, **options):
@@ -57,15 +57,12 @@ def test_lines_are_resampled_by_fractions(recompute):
     again = {"recompute_scale_factor": recompute}
     functions = {**resampled("nearest", **again), **resampled("nearest-exact", **again), **resampled("area", **again),
                  **resampled("linear", **again), **resampled("linear", align_corners=True, **again)}
-    for size in (9, 22):
-        check(each(functions), torch.arange(float(2 * size)).view(1, 2, size), tolerance=3e-5)
+    check(each(functions), torch.arange(44.0).view(1, 2, 22), tolerance=3e-5)
 
 
-@pytest.mark.parametrize("recompute", [None, True])
-def test_images_are_resampled_by_fractions(recompute):
-    again = {"recompute_scale_factor": recompute}
+def test_images_are_resampled_by_fractions():
     functions = {name: f for mode in ("bilinear", "bicubic") for options in ({}, {"align_corners": True}, {"antialias": True})
-                 for name, f in resampled(mode, **options, **again).items()}
+                 for name, f in resampled(mode, **options).items()}
     check(each(functions), torch.randn(1, 2, 7, 12), tolerance=3e-5)
 
 

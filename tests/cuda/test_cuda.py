@@ -129,14 +129,17 @@ def test_a_saved_project_is_complete_and_written_at_once(digits, tmp_path):
     assert manifest["weights_bytes"] == (folder / "weights.bin").stat().st_size
     assert [launch["kernel"] for launch in manifest["launches"]] == [launch["kernel"] for launch in digits.launch_list()]
     (folder / "stale").write_text("x")
-    digits.save(folder)
+    with pytest.raises(ArtifactError, match="files that graphopt did not write: stale"):
+        digits.save(folder)
+    assert (folder / "stale").exists()
+    digits.save(folder, force=True)
     assert not (folder / "stale").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["net"], "scratch folders are gone"
 
 
 def test_a_folder_of_somebody_else_is_left_alone(digits, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ArtifactError, match="not empty"):
+    with pytest.raises(ArtifactError, match="something that is not a saved model stands there, and is left alone"):
         digits.save(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     with pytest.raises(ArtifactError, match="is a file"):

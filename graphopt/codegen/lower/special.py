@@ -120,4 +120,4 @@ def gcd(o: OpView, *i: Expr) -> Expr:
     for _ in range(math.ceil(a.dtype.bits * 1.4405) + 1):
         by = select(b.eq(zero), one, b)
         a, b = select(b.eq(zero), a, b), select(b.eq(zero), zero, a - call("div", a, by) * by)
-    return a
+    return call("abs", a) if a.dtype.kind == "int" else a  # the least integer has no absolute value, and its remainders a sign
