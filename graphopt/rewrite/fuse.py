@@ -202,8 +202,9 @@ class _Epilogues(_Policy):
                 v = op.operands[0]
             elif op.definition.has(Trait.ELEMENTWISE):
                 # the operand that was computed last: the others are biases and residuals
-                v = next((x for x in op.operands if x is not None and x.op is not None and _shape(op) == static_shape(x)
-                          and len(x.users) == 1), None)
+                shape = static_shape(op.result)
+                v = next((x for x in op.operands if x is not None and x.op is not None and shape is not None
+                          and shape == static_shape(x) and len(x.users) == 1), None)
             else:
                 return False
         return False

@@ -160,3 +160,15 @@ def test_an_initialiser_that_is_an_input_has_a_default_and_can_be_given(ir, tmp_
             compiled.run({"x": x, "w": w[:2]})
         with pytest.raises(InputError, match="no input is named 'v'"):
             compiled.run({"x": x, "v": w})
+
+
+def test_a_size_of_nothing_that_a_known_mask_leaves_is_known_where_a_shape_copies_it():
+    """A 0 in the shape of a Reshape is the size of x there, whatever it was made from."""
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [3, 7]), ("z", [5, 7]))]
+    nodes = [helper.make_node("Compress", ["x", "mask"], ["c"], axis=0), helper.make_node("Shape", ["c"], ["d"], start=0, end=1),
+             helper.make_node("Concat", ["d", "rest"], ["s"], axis=0), helper.make_node("Reshape", ["z", "s"], ["y"])]
+    graph = helper.make_graph(nodes, "g", info, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                              [numpy_helper.from_array(np.zeros(2, bool), "mask"),
+                               numpy_helper.from_array(np.array([-1, 1]), "rest")])
+    m = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    agrees(m, {"x": normal(3, 7), "z": normal(5, 7)}, compiled=True)

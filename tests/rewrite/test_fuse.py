@@ -5,7 +5,9 @@ import pytest
 from rewriting import body, check, names, rewritten, unchanged
 
 from graphopt.ir import parse_graph
+from graphopt.pipeline import asked, optimise
 from graphopt.rewrite import Canonicalise, Context, Decompose, Fuse, PassManager, Simplify
+from graphopt.targets import parse_target
 
 
 def kinds(graph):
@@ -389,3 +391,14 @@ def test_what_others_read_too_stays_stored_before_a_product():
       return %y, %r
     }""", target=Products())
     assert names(graph) == ["relu", "matmul"]
+
+
+def test_what_moves_a_result_of_no_known_shape_is_looked_at_without_it():
+    graph = parse_graph("""graph @g(%x: f32[N, 0, 7, 6], %w: f32[6]) -> f32[0, 6, 7] {
+      %y = layer_norm(%x, %w) {axis=3, eps=1e-05} : f32[N, 0, 7, 6]
+      %r = reshape(%y) {shape=[0, 7, 6]} : f32[0, 7, 6]
+      %t = transpose(%r) {perm=[0, 2, 1]} : f32[0, 6, 7]
+      return %t
+    }""")
+    final, _ = optimise(graph, target=asked(parse_target("x86")))
+    assert final.outputs[0].static_shape == (0, 6, 7)

@@ -273,10 +273,12 @@ def repeats(counts):
 def _compress_shape(o: Operands) -> Shape:
     if o.condition.rank != 1:
         raise o.fail(f"condition must have one axis, got {o.condition}")
+    known = o.value("condition")
+    kept = None if known is None else int(np.count_nonzero(known))  # a condition that is too long fails where it runs
     if o.axis is None:
-        return (None,)  # type: ignore[return-value]
+        return (kept,)  # type: ignore[return-value]
     _check_axis(o)
-    return tuple(None if i == o.axis else d for i, d in enumerate(o.x.shape))  # type: ignore[misc]
+    return tuple(kept if i == o.axis else d for i, d in enumerate(o.x.shape))  # type: ignore[misc]
 
 
 @op("compress(x: T, condition: bool; axis: int?) -> T", T="any", shape=_compress_shape, traits=Trait.DATA_DEPENDENT)
