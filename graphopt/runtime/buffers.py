@@ -175,6 +175,7 @@ def _shaped(block: bytearray, shape: tuple[int, ...], dtype: str) -> memoryview:
     if size == 16:
         shape, size = (*shape, 2), 8
     bare, kind = memoryview(block)[:count * ITEMSIZES[dtype]], ITEM_FORMATS.get(dtype) or _BITS[size]
+    # A memoryview has no axis of 0 elements: what is empty has the shape (0,).
     return bare.cast(kind, shape) if count else bare.cast(kind)  # type: ignore[call-overload]
 
 
