@@ -93,6 +93,14 @@ def test_before_opset_11_the_nearest_is_the_next_where_an_axis_shrinks(scales):
     agrees(m, {"x": normal(1, 1, 5, 9)})
 
 
+@pytest.mark.parametrize("scales", [(0.4, 1.4), (2, 0.6)])
+def test_before_opset_11_linear_resizing_is_one_op_whatever_the_axes_do(scales):
+    m = model([("Resize", ["x", "s"], ["y"], {"mode": "linear"})], {"x": [1, 1, 5, 9]}, ["y"],
+              {"s": np.array([1, 1, *scales], np.float32)}, opset=10, ir=5)
+    agrees(m, {"x": normal(1, 1, 5, 9)})
+    assert [op.name for op in capture_onnx(m).ops if op.name != "const"] == ["resize"]
+
+
 def test_what_is_resized_joins_what_has_the_declared_size():
     m = model([("Resize", ["x", "", "s"], ["a"], {"mode": "linear"}), ("Concat", ["a", "b"], ["y"], {"axis": 1})],
               {"x": [1, 1, 1, "w"], "b": [1, 1, 1, "v"]}, ["y"], {"s": np.array([1, 1, 1, 1.4], np.float32)})

@@ -29,6 +29,8 @@ def resize_10(b: Context, n: Node) -> Results:
     """The nearest element is the one before where an axis grows, the one after where it shrinks: so the operator's own test
     cases say, and onnxruntime (the specification of opset 10 is silent)."""
     scales = _floats(n, 1)
+    if n.attr("mode", "nearest") != "nearest":  # no element is chosen: all axes in one, rounded once
+        return _asymmetric(b, n, n[0], scales, "floor")
     grown = _asymmetric(b, n, n[0], [max(s, 1.0) for s in scales], "floor")
     return _asymmetric(b, n, grown, [min(s, 1.0) for s in scales], "ceil")
 
