@@ -59,6 +59,20 @@ def test_aggregates(aggregate: str, columns: int, base: bool) -> None:
         check(captured(model), model, {"x": X}, **NEAR)
 
 
+@pytest.mark.parametrize("aggregate", ["SUM", "AVERAGE", "MIN", "MAX"])
+def test_a_target_without_votes_is_zero_whatever_its_base(aggregate: str) -> None:
+    """Of a single tree whose leaves have weights for some of the targets; infinite weights are votes like others."""
+    for weights in ([], [np.inf, -np.inf]):
+        trees = random_trees(RNG, "target", 3, 1, 3, sparse=True)
+        trees["target_weights"][:len(weights)] = weights
+        for base in ({}, {"base_values": [0.5, -1.0, 2.0]}):
+            model = regressor(trees=trees, columns=3, aggregate_function=aggregate, post_transform="LOGISTIC", **base)
+            want = run_ort(model, {"x": X})[0]
+            assert (want == 0.5).any()
+            np.testing.assert_allclose(graphopt.compile(model).run({"x": X})["y0"], want, **NEAR)
+            check(captured(model), model, {"x": X}, **NEAR)
+
+
 @pytest.mark.parametrize("of", ["int32", "int64", "float64"])
 def test_integers_are_compared_as_floats_and_doubles_as_they_are(of: str) -> None:
     x = (X if of == "float64" else np.nan_to_num(X * 4, nan=1, posinf=2**25 + 1, neginf=-(2**25) - 1)).astype(of)

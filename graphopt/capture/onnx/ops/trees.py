@@ -7,7 +7,7 @@ it wins, and how its score becomes two.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,40 @@ class Forest:
         return np.maximum(column, 0).astype(np.int32)
 
     def scores(self, b: Context, n: Node, x: Value, how: str) -> Value:
-        """What the leaves that the rows of x [rows, features] reach hold, put together over the trees: [rows, columns]."""
+        """What the leaves that the rows of x [rows, features] reach hold, put together over the trees: [rows, columns], 0 where
+        none of them has a weight for a column."""
+        return self.counted(b, n, x, how, False)[0]
+
+    def counted(self, b: Context, n: Node, x: Value, how: str, wanted: bool = True) -> tuple[Value, Value | None]:
+        """The scores, and (where `wanted`) for which of them a reached leaf has a weight; None where one has for all."""
+        none = START[how] if how in ("MIN", "MAX") else None
+        present = self.with_presence() if wanted or (self.weight == none).any() else None
+        if present is not None:
+            scores, count = b.parts(present._total(b, n, x, how), 1, [self.columns, self.columns])
+            if none is None:
+                return scores, b.greater(count, 0.0)
+            there = b.less(b.abs(count), np.inf)
+            return b.where(there, scores, b.const(0, x.dtype)), there
+        y = self._total(b, n, x, how)
+        return y if none is None else b.where(b.equal(y, none), b.const(0, y.dtype), y), None
+
+    def with_presence(self) -> Forest | None:
+        """The forest with a second set of columns that count which ones the reached leaves have weights for; None where all rows
+        have one for every column."""
+        # A column is sure to have a weight where all leaves have one; the usual case of one tree a class is seen by its column.
+        leaves = [np.unique(self.holder[self.target == k]).size for k in range(self.columns)]
+        everywhere = np.array([c == self.leaves for c in leaves], bool)
+        column = self.column_of_tree()
+        if column is not None and np.unique(self.holder).size == self.leaves:
+            everywhere[np.unique(column)] = True
+        if everywhere.all():
+            return None
+        return replace(self, holder=np.tile(self.holder, 2), columns=2 * self.columns,
+                       target=np.concatenate([self.target, self.target + self.columns]),
+                       weight=np.concatenate([self.weight, np.ones_like(self.weight)]))
+
+    def _total(self, b: Context, n: Node, x: Value, how: str) -> Value:
+        """The scores, START[how] where no reached leaf has a weight for a column."""
         d = x.dtype
         width = rank_of(x)[1]
         for name, of, end in (("feature", self.feature, width), ("target", self.target, self.columns)):
@@ -127,9 +160,7 @@ class Forest:
         y = b.op("tree_ensemble", operands, {"columns": self.columns, "aggregate": aggregate}).result
         if how == "AVERAGE":
             return b.div(y, float(len(self.roots)))
-        if how == "SUM":
-            return y
-        return b.where(b.equal(y, START[how]), b.const(0, d), y)  # a column that no reached leaf has a weight for
+        return y
 
 
 def _numbers(n: Node, name: str, default: Any = ()) -> np.ndarray:
@@ -283,12 +314,13 @@ def tree_ensemble_regressor(b: Context, n: Node) -> Results:
     if how not in START:
         raise n.error(f"aggregate_function={how!r}", f"Known: {', '.join(START)}")
     x = batched(b, b.to(n[0], _threshold_dtype(n[0])))
-    total = _old_forest(n, "target", columns).scores(b, n, x, how)
-    base = _numbers(n, "base_values")
+    forest, base = _old_forest(n, "target", columns), _numbers(n, "base_values")
     if base.size not in (0, 1, columns):
         raise n.error(f"has {base.size} base_values for {columns} targets")
-    if base.size:
-        total = b.add(total, b.const(base, total.dtype))
+    total, there = forest.counted(b, n, x, how, base.size > 0 and columns > 1)
+    if base.size:  # as in onnxruntime, it is added to what leaves gave
+        based = b.add(total, b.const(base, total.dtype))
+        total = based if there is None else b.where(there, based, total)
     return post_transformed(b, n, b.to(total, F32), n.attr("post_transform", "NONE"))
 
 
@@ -306,16 +338,11 @@ def tree_ensemble_classifier(b: Context, n: Node) -> Results:
     used = np.unique(forest.target)
     if labels.size == 1 or (labels.size == 2 and used.size == 1 and base.size < 2):
         return _of_one_column(b, n, forest, x, labels, base, post)
-    present = _presence(forest) if not base.size and (forest.weight < 0).any() and labels.size > 2 else None
-    count = labels.size
-    if present is not None:
-        forest = present
-    scores = forest.scores(b, n, x, "SUM")
+    scores, there = forest.counted(b, n, x, "SUM", not base.size and labels.size > 2 and bool((forest.weight < 0).any()))
     ranked = scores
-    if present is not None:  # a class that no reached leaf has a weight for does not win
-        scores, there = b.parts(scores, 1, [count, count])
-        ranked = b.where(b.greater(there, 0.0), scores, b.const(-np.inf, scores.dtype))
-    elif base.size == count:
+    if there is not None:  # a class that no reached leaf has a weight for does not win
+        ranked = b.where(there, scores, b.const(-np.inf, scores.dtype))
+    elif base.size == labels.size:
         ranked = scores = b.add(scores, b.const(base, scores.dtype))
     elif base.size:
         ranked = scores = b.add(scores, b.const(np.array([base[0], 0.0]), scores.dtype))
@@ -342,22 +369,3 @@ def _of_one_column(b: Context, n: Node, forest: Forest, x: Value, labels: np.nda
     else:
         scores = binary_scores(b, n, score, sure, post)
     return [labelled(b, labels, b.cast(wins, to=I64)), scores]
-
-
-def _presence(forest: Forest) -> Forest | None:
-    """The forest with a second set of columns that count which ones the reached leaves have weights for; None where all rows
-    have one for every column."""
-    everywhere = np.zeros(forest.columns, bool)
-    # A column is sure to have a weight where all leaves have one; the usual case of one tree a class is seen by its column.
-    leaves = [np.unique(forest.holder[forest.target == k]).size for k in range(forest.columns)]
-    everywhere[:] = [c == forest.leaves for c in leaves]
-    column = forest.column_of_tree()
-    if column is not None and np.unique(forest.holder).size == forest.leaves:
-        everywhere[np.unique(column)] = True
-    if everywhere.all():
-        return None
-    forest.holder = np.tile(forest.holder, 2)
-    forest.target = np.concatenate([forest.target, forest.target + forest.columns])
-    forest.weight = np.concatenate([forest.weight, np.ones_like(forest.weight)])
-    forest.columns *= 2
-    return forest
