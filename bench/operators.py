@@ -14,7 +14,6 @@ What makes no sense in inference is left out by rule (`left_out`), and counted b
 from __future__ import annotations
 
 import fnmatch
-import functools
 import json
 import os
 import select
@@ -26,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from bench.tracing import hasten_export
 
 RTOL, ATOL = 2e-4, 2e-5  # of each element, of the largest element
 SAMPLES = 6
@@ -323,9 +324,7 @@ def _work(target: str, most: str) -> None:
     os.dup2(1, 2)
     warnings.simplefilter("ignore")
     entries = {title(o): o for o in database()}
-    utils: Any = torch._export.utils
-    # Half of the time of an export goes into this, and nothing new is registered.
-    utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
+    hasten_export()
     for line in sys.stdin:
         torch._dynamo.reset()
         print(json.dumps(measure(entries[line.strip()], int(most), target)), file=out, flush=True)
