@@ -30,6 +30,12 @@ def _fits(m: Match, *arrays: np.ndarray | None) -> bool:
         return all(a is None or bool(np.isfinite(a.astype(m.result.dtype.numpy).astype(np.float64)).all()) for a in arrays)
 
 
+def _holds(m: Match, *arrays: np.ndarray) -> bool:
+    """Are all numbers that are finite so in the root's dtype too?"""
+    with np.errstate(all="ignore"):
+        return all(bool(np.isfinite(a.astype(m.result.dtype.numpy).astype(np.float64)[np.isfinite(a)]).all()) for a in arrays)
+
+
 def _is_float(m: Match) -> bool:
     return bool(m.result.dtype.is_float)
 
@@ -38,8 +44,11 @@ def _normalisation(m: Match) -> Value | None:
     """batch_norm by constants is one multiplication and one addition, computed in f64."""
     if known_shape(m.x) is None:
         return None
-    factor = _wide(m.array("scale")) / np.sqrt(_wide(m.array("var")) + m.eps)
-    shift = _wide(m.array("bias")) - _wide(m.array("mean")) * factor
+    with np.errstate(all="ignore"):
+        factor = _wide(m.array("scale")) / np.sqrt(_wide(m.array("var")) + m.eps)
+        shift = _wide(m.array("bias")) - _wide(m.array("mean")) * factor
+    if not _holds(m, factor, shift):
+        return None
     shape = (-1, *[1] * (m.x.rank - 2))
     scaled = m.build.mul(m.x, _weight(m, factor.reshape(shape), m.values["scale"], "factor"))
     return m.build.add(scaled, _weight(m, shift.reshape(shape), m.values["bias"], "shift"))

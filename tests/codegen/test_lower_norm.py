@@ -56,6 +56,14 @@ def test_normalisations(of: str) -> None:
     check("lrn", [x], size=4, alpha=1e-2, beta=0.5, bias=2.0)
 
 
+def test_batch_norm_by_what_is_not_finite() -> None:
+    inf, nan = np.inf, np.nan
+    x = np.stack([np.full(7, v, np.float32) for v in (0, -3, inf, -inf, nan)])
+    c = [np.array(v, np.float32) for v in ([inf, -inf, inf, 1, nan, 0, 2], [1, 2, 0, inf, 1, nan, 1], [0.5, -2, 0, 1, 1, 1, inf],
+                                           [1, 1, 1, 2, 1, 1, inf])]
+    check("batch_norm", [x, *c], eps=1e-5)
+
+
 def test_a_row_shares_its_reductions() -> None:
     """softmax holds one Reduce for the maximum and one for the sum, neither depending on the position in the row."""
     op = make("softmax", [np.zeros((4, 9), np.float32)], axis=1)

@@ -328,6 +328,12 @@ def gather_nd(d: Draft) -> Value:
     return d.node("GatherND", [v, index], exact=True, **({"batch_dims": b} if b else {}))[0]
 
 
+def _scattered(d: Draft, v: Value, updates: Value, how: dict[str, Any]) -> list[Value]:
+    if how.get("reduction") in ("min", "max") and v.is_float and (np.isnan(v.array).any() or np.isnan(updates.array).any()):
+        raise Skip  # the references keep a NaN or lose it by the order of updates, PyTorch keeps it, and so do we
+    return [v, updates]
+
+
 def _reduction(d: Draft, v: Value) -> dict[str, Any]:
     allowed = ["none"]
     if d.opset >= 16 and v.dtype.kind in "fi":
@@ -353,7 +359,8 @@ def scatter_elements(d: Draft) -> Value:
         at = np.take(at, np.arange(shape[a]), axis=a)
         at = np.where(d.numbers.random(at.shape) < 0.2, at - v.shape[a], at).astype(np.int64)
         index = d.leaf(np.int64, shape, at, constant=0.6)
-    return d.node("ScatterElements", [v, index, d.like(v, shape)], exact=not how, axis=maybe_negative(d, a, v.rank), **how)[0]
+    v, updates = _scattered(d, v, d.like(v, shape), how)
+    return d.node("ScatterElements", [v, index, updates], exact=not how, axis=maybe_negative(d, a, v.rank), **how)[0]
 
 
 @proposal(1)
@@ -363,7 +370,8 @@ def scatter_nd(d: Draft) -> Value:
     how = _reduction(d, v)
     at = tuples(d, v.shape[:k], d.shape(1, 2), distinct=not how)
     index = d.leaf(np.int64, at.shape, at, constant=0.6)
-    return d.node("ScatterND", [v, index, d.like(v, (*at.shape[:-1], *v.shape[k:]))], exact=not how, **how)[0]
+    v, updates = _scattered(d, v, d.like(v, (*at.shape[:-1], *v.shape[k:])), how)
+    return d.node("ScatterND", [v, index, updates], exact=not how, **how)[0]
 
 
 @proposal(0.6)

@@ -81,6 +81,17 @@ def test_batch_norm(shape, dtype):
     both_are(np.asarray(expected), "batch_norm", x, scale, bias, mean, var, eps=1e-3)
 
 
+def test_batch_norm_by_what_is_not_finite():
+    """NaN where the infinities of the product and of the shift meet, as in PyTorch."""
+    x = np.stack([np.full(10, v, np.float32) for v in (0, -3, 0.25, np.inf, -np.inf, np.nan)])
+    scale = np.array([np.inf, -np.inf, np.inf, 1, np.nan, 0, 2, 2, -np.inf, 1], np.float32)
+    bias = np.array([1, 2, 0, np.inf, 1, np.nan, 1, -1, 0.5, 3], np.float32)
+    mean = np.array([0.5, -0.5, 0, 1, 1, 1, np.inf, np.nan, np.inf, -2], np.float32)
+    var = np.array([1, 0.3, 1, 2, 1, 1, 1, 1, np.inf, np.inf], np.float32)
+    expected = F.batch_norm(double(x), double(mean), double(var), double(scale), double(bias), eps=1e-3)
+    both_are(expected.numpy(), "batch_norm", x, scale, bias, mean, var, eps=1e-3)
+
+
 @pytest.mark.parametrize("shape, axis", [((3, 17), 1), ((2, 3, 5), 1), ((2, 3, 5), 0), ((1, 1), 1), ((0, 4), 1)])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("with_scale, with_bias", [(True, True), (True, False), (False, False)])

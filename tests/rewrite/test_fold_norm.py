@@ -70,6 +70,27 @@ def test_batch_norm_alone_is_a_product_and_a_sum():
     assert names(graph) == ["mul", "add"]
 
 
+def test_batch_norm_by_an_infinite_scale_is_a_product_and_a_sum_too():
+    constants = norm_constants(7)
+    constants["scale"][:3] = np.inf, -np.inf, np.nan
+    constants["mean"][:4] = 0, 2, 1, np.inf
+    x = np.stack([np.full((7, 1), v, np.float32) for v in (1, np.inf, -2)])
+    graph = rewritten(FoldNorm(), f"""graph @g(%y: f32[3, 7, 1]) -> f32[3, 7, 1] {{
+      {NORM.format(c=7, shape="3, 7, 1")}
+    }}""", constants=constants, inputs=[x])
+    assert names(graph) == ["mul", "add"]
+
+
+def test_batch_norm_whose_product_would_overflow_stays():
+    constants = norm_constants(7)
+    constants["mean"][2], constants["scale"][2] = 1e30, 1e20
+    x = np.full((3, 7, 1), 1e30, np.float32)
+    graph = rewritten(FoldNorm(), f"""graph @g(%y: f32[3, 7, 1]) -> f32[3, 7, 1] {{
+      {NORM.format(c=7, shape="3, 7, 1")}
+    }}""", constants=constants, inputs=[x])
+    assert names(graph) == ["batch_norm"]
+
+
 def test_batch_norm_by_inputs_stays():
     unchanged(FoldNorm(), """graph @g(%y: f32[3, 2], %s: f32[2], %b: f32[2]) -> f32[3, 2] {
       %m = const [0.5, 1.5] : f32[2]

@@ -174,11 +174,12 @@ class Node:
 
     # Attributes --------------------------------------------------------------------------------
     def attr(self, name: str, default: Any = ...) -> Any:
+        """An attribute, or its default: a float is one of 32 bits either way, also for operands of 64."""
         if name in self.attrs:
             return self.attrs[name]
         if default is ...:
             raise self.error(f"attribute {name} is missing")
-        return default
+        return float(np.float32(default)) if isinstance(default, float) else default
 
     def attr_or_ints(self, name: str, index: int) -> tuple[int, ...] | None:
         """Integers that older opsets give as an attribute and newer ones as an operand."""

@@ -102,10 +102,17 @@ def _batch_norm_shape(o: Operands) -> Shape:
 @op("batch_norm(x: T, scale: T, bias: T, mean: T, var: T; eps: float) -> T", T=FLOATS, shape=_batch_norm_shape,
     traits=Trait.COMPOSITE, operations=_few_operations(2))
 def batch_norm(x, scale, bias, mean, var, *, eps):
-    """(x - mean) / sqrt(var + eps) * scale + bias, each of them [C] along axis 1: batch normalisation at inference."""
+    """(x - mean) / sqrt(var + eps) * scale + bias, each of them [C] along axis 1: batch normalisation at inference.
+
+    Where scale / sqrt(var + eps) is infinite it is x times that, plus bias - mean times that, as PyTorch and onnxruntime compute
+    all channels: then mostly NaN.
+    """
     shape = (-1, *[1] * (x.ndim - 2))
     scale, bias, mean, var = (widest(v).reshape(shape) for v in (scale, bias, mean, var))
-    return ((widest(x) - mean) / np.sqrt(var + eps) * scale + bias).astype(x.dtype)
+    factor = scale / np.sqrt(var + eps)
+    endless = np.isinf(factor)
+    shift = np.where(endless, bias - mean * factor, bias)
+    return ((widest(x) - np.where(endless, 0, mean)) * factor + shift).astype(x.dtype)
 
 
 @decomposition("batch_norm")
@@ -113,7 +120,10 @@ def _(b: Builder, op: Op) -> Value:
     x, *parameters = _given(op, 5)
     scale, bias, mean, var = (_per_channel(b, v, x.rank) for v in parameters)
     factor = b.mul(scale, b.reciprocal(b.sqrt(b.add(var, op.attrs["eps"]))))
-    return _narrowed(b, b.add(b.mul(b.sub(_widened(b, x), mean), factor), bias), x)
+    endless = b.isinf(factor)
+    shift = b.where(endless, b.sub(bias, b.mul(mean, factor)), bias)
+    centre = b.where(endless, b.const(0, mean.dtype), mean)
+    return _narrowed(b, b.add(b.mul(b.sub(_widened(b, x), centre), factor), shift), x)
 
 
 def _tail_shape(o: Operands) -> Shape:

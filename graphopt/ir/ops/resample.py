@@ -53,6 +53,15 @@ class Axis:
         """Whether there is one element, which lies where its coordinates say."""
         return self.out == 1
 
+    @property
+    def offset(self) -> float:
+        """How far half_pixel_symmetric moves the elements, so that the middles of both images meet; onnxruntime rounds each step
+        of this to f32, and computes the rest in f64."""
+        number = np.float32 if self.rounded else np.float64
+        size, out = number(self.size), number(self.out)
+        length = out if self.scale is None else number(self.scale) * size
+        return float(size / number(2) * (number(1) - out / length))
+
     def at(self, index: Any, number: Callable[[Any], Any]) -> Any:
         """The coordinate of an element among `size` (ONNX Resize's coordinate_transformation_mode), of an index in the
         dtype that `number` gives. ONNX's length_resized is the number of elements but for half_pixel_symmetric."""
@@ -63,8 +72,7 @@ class Axis:
             case "pytorch_half_pixel":
                 return self.back(index + number(0.5), number) - number(0.5) if not self.single else index * number(0)
             case "half_pixel_symmetric":
-                length = out if self.scale is None else number(self.scale) * size
-                return size / number(2) * (number(1) - out / length) + self.back(index + number(0.5), number) - number(0.5)
+                return number(self.offset) + self.back(index + number(0.5), number) - number(0.5)
             case "asymmetric":
                 return self.back(index, number)
             case "align_corners":

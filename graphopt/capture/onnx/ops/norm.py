@@ -43,7 +43,7 @@ def batch_normalization(b: Context, n: Node) -> Results:
     eps, momentum = n.attr("epsilon", 1e-5), n.attr("momentum", 0.9)
     if n.version < 9 and not n.attr("spatial", 1):
         factor = b.div(scale, b.sqrt(b.add(var, eps)))
-        return b.add(b.mul(b.sub(x, mean), factor), bias)
+        return b.add(b.mul(x, factor), b.sub(bias, b.mul(mean, factor)))
     if not n.attr("training_mode", 0):
         wide = mean.dtype if mean.dtype.bits > x.dtype.bits else x.dtype
         y = b.batch_norm(*(b.to(v, wide) for v in (x, scale, bias, mean, var)), eps=eps)

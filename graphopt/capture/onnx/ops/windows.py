@@ -24,7 +24,12 @@ class Window:
 
 
 def window(n: Node, space: tuple[DimLike, ...], kernel: tuple[DimLike, ...] | None = None) -> Window:
-    """The window of a node over these spatial sizes; `auto_pad` is resolved, which may need static sizes."""
+    """The window of a node over these spatial sizes; `auto_pad` is resolved, which may need static sizes.
+
+    SAME_UPPER and SAME_LOWER pad as much as the kernel reaches over the image, never less than nothing. The kernel of a pool (one
+    that has no `kernel` given) counts as if it were not dilated: the specification has ceil(size / stride) results then too, but
+    onnxruntime, which files are made for, and ONNX's reference have fewer. (onnxruntime refuses such convolutions.)
+    """
     k = len(space)
     given = n.attr("kernel_shape", None) or kernel
     if given is None or any(isinstance(d, Dim) for d in given):
@@ -40,7 +45,7 @@ def window(n: Node, space: tuple[DimLike, ...], kernel: tuple[DimLike, ...] | No
     else:
         begins, ends = [], []
         for d, w, s, r in zip(space, size, stride, dilation):
-            reach = r * (w - 1) + 1
+            reach = (r * (w - 1) if kernel is not None else w - 1) + 1
             if isinstance(d, int):
                 total = max((-(-d // s) - 1) * s + reach - d, 0)
             elif s == 1:
