@@ -56,13 +56,13 @@ def evaluate_op(op: Op, operands: Sequence[Any], symbols: Mapping[str, int] | No
 
     Results are row-major in memory; with order K they lie as numpy made them, and may be views of operands.
     """
-    attrs = {k: _bind(a, symbols or {}) for k, a in op.attrs.items()}
     extra: dict[str, Any] = {}
     if "regions" in op.definition.wants:
         extra["regions"] = [lambda args, r=r: evaluate(r, args, outer=symbols) for r in op.regions]
     if "result_types" in op.definition.wants:
         extra["result_types"] = [r.type for r in op.results]
     try:
+        attrs = {k: _bind(a, symbols or {}) for k, a in op.attrs.items()}
         with np.errstate(all="ignore"):
             got = op.definition.evaluate(*operands, **attrs, **extra)
     except GraphOptError as e:

@@ -18,6 +18,7 @@ Of what passes ask, traits say what is so for the op in general. What depends on
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ import numpy as np
 
 from graphopt import store
 from graphopt.errors import IRError
-from graphopt.ir.dims import Dim, DimLike, Shape, dim_min, product
+from graphopt.ir.dims import Dim, DimLike, Shape, broadcast_dim, dim_min, product
 from graphopt.ir.types import DTYPES, DType, TensorType, Type, dtype
 
 
@@ -419,21 +420,15 @@ def same_shape(o: Operands) -> Shape:
 
 
 def broadcast_dims(shapes: Iterable[Sequence[DimLike]]) -> Shape:
-    """The common shape under numpy's broadcasting; two different unknowns are taken to be equal, the first one wins."""
+    """The common shape under numpy's broadcasting."""
     shapes = [tuple(s) for s in shapes]
     rank = max((len(s) for s in shapes), default=0)
     out: list[DimLike] = []
     for axis in range(rank):
-        dim: DimLike = 1
-        for s in shapes:
-            d = s[axis - rank + len(s)] if axis - rank + len(s) >= 0 else 1
-            if d == 1 or d == dim:
-                continue
-            if isinstance(dim, int) and dim != 1 and isinstance(d, int):
-                raise IRError(f"shapes {', '.join(str(list(map(str, s))) for s in shapes)} do not broadcast")
-            if dim == 1 or isinstance(d, int):
-                dim = d
-        out.append(dim)
+        dims = [s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0]
+        if len({d for d in dims if isinstance(d, int) and d != 1}) > 1:
+            raise IRError(f"shapes {', '.join(str(list(map(str, s))) for s in shapes)} do not broadcast")
+        out.append(functools.reduce(broadcast_dim, dims))
     return tuple(out)
 
 

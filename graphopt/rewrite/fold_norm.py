@@ -108,7 +108,7 @@ def _shift_conv(m: Match) -> Value | None:
 
 def _scale_matmul(m: Match) -> Value | None:
     """mul(matmul(x, w), c) is matmul(x, w c)."""
-    factor = _by_channel(m, m.result.rank - 1)
+    factor = None if known_shape(m.result) is None else _by_channel(m, m.result.rank - 1)
     if factor is None:
         return None
     w = _wide(m.array("w")) * factor

@@ -20,6 +20,10 @@ def _f32(*shape: int) -> np.ndarray:
 def test_hardmax_of_an_empty_axis_is_empty(opset: int) -> None:
     model = parse("g (float[4, 0] x) => (float[4, 0] y) { y = Hardmax<axis = 1>(x) }", opset=opset)
     check(captured(model), model, {"x": np.zeros((4, 0), np.float32)})
+    free = parse("g (float[4, N] x) => (float[A, B] y) { y = Hardmax<axis = 1>(x) }", opset=opset)
+    for n in (0, 1, 3):
+        check(captured(free), free, {"x": _f32(4, n)})
+    check(captured(free), free, {"x": np.full((4, 2), -np.inf, np.float32)})
 
 
 @pytest.mark.parametrize("text, left", [

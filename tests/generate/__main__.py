@@ -28,7 +28,7 @@ SECONDS = 120  # of CPU time, for one seed
 BATCH = 1000  # seeds in one process
 
 
-def results(kind: str, seeds: list[int], compile_every: int, keep: Path) -> Iterator[dict[str, Any]]:
+def results(kind: str, seeds: list[int], compile_every: int, keep: Path, **options: Any) -> Iterator[dict[str, Any]]:
     """One record for each seed, made in child processes."""
     seeds = list(seeds)
     while seeds:
@@ -41,7 +41,7 @@ def results(kind: str, seeds: list[int], compile_every: int, keep: Path) -> Iter
                     for seed in seeds[:BATCH]:
                         signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of CPU time: other work may hold it up
                         compiled = bool(compile_every) and seed % compile_every == 0
-                        print(json.dumps(one(kind, seed, compiled, keep)), file=out, flush=True)
+                        print(json.dumps(one(kind, seed, compiled, keep, **options)), file=out, flush=True)
                 except BaseException:
                     traceback.print_exc()
             os._exit(0)
@@ -61,8 +61,8 @@ def results(kind: str, seeds: list[int], compile_every: int, keep: Path) -> Iter
         seeds = seeds[done:]
 
 
-def one(kind: str, seed: int, compiled: bool, keep: Path) -> dict[str, Any]:
-    return {"seed": seed, **_way(kind).one(random.Random(seed), seed, compiled, keep)}
+def one(kind: str, seed: int, compiled: bool, keep: Path, **options: Any) -> dict[str, Any]:
+    return {"seed": seed, **_way(kind).one(random.Random(seed), seed, compiled, keep, **options)}
 
 
 def _way(kind: str) -> Any:
@@ -76,7 +76,9 @@ def main() -> int:
     parser.add_argument("--compile-every", type=int, default=5, help="compile and call every so many (0: none)")
     parser.add_argument("--keep", type=Path, default=Path("found"), help="folder for what fails")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--free", type=float, help="share of ONNX graphs with free dims (0.35); 1: dims of 0 are free too")
     given = parser.parse_args()
+    options = {} if given.free is None else {"free": given.free}
     first, end = map(int, given.seeds.split(":"))
     given.keep.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("GRAPHOPT_CACHE", "0")
@@ -91,7 +93,7 @@ def main() -> int:
     skipped: Counter[str] = Counter()
     start = time.monotonic()
     with open(given.keep / "log.jsonl", "a") as log:
-        for record in results(given.kind, list(range(first, end)), given.compile_every, given.keep):
+        for record in results(given.kind, list(range(first, end)), given.compile_every, given.keep, **options):
             counts[record["kind"]] += 1
             counts["compiled"] += record.get("stage") == "compiled"
             skipped.update(record.pop("skipped", {}))

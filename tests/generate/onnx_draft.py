@@ -325,7 +325,7 @@ class Draft(Drawing):
 
     # The whole ----------------------------------------------------------------------------------
     def case(self, free: float = 0.35) -> Case:
-        """The graph as a model. With probability `free` some dims of its inputs are free."""
+        """The graph as a model. With probability `free` some dims of its inputs are free (if it is 1, some that are 0 too)."""
         used = {n for node in self.nodes for n in node.input}
         by_name = {v.name: v for v in self.values}
         produced = [by_name[n] for node in self.nodes for n in node.output]
@@ -340,7 +340,7 @@ class Draft(Drawing):
         for v in inputs:
             dims: list[int | str] = []
             for n in v.shape:
-                if loose and n and self.chance(0.4):
+                if loose and (n or free == 1) and self.chance(0.4):
                     dims.append(symbols.setdefault(n, f"n{n}") if self.chance(0.6) else self.name("d"))
                 else:
                     dims.append(n)

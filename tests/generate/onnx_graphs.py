@@ -11,8 +11,8 @@ WEIGHTS = [w for w, _ in PROPOSALS]
 WAYS = [f for _, f in PROPOSALS]
 
 
-def draw(source: random.Random, low: int = 5, high: int = 30) -> Case:
-    """A graph of `low` to `high` nodes; Skip where nothing came of it."""
+def draw(source: random.Random, low: int = 5, high: int = 30, free: float = 0.35) -> Case:
+    """A graph of `low` to `high` nodes, with that probability with free dims; Skip where nothing came of it."""
     d = Draft(source)
     wanted = source.randint(low, high)
     for _ in range(3 * high):
@@ -22,4 +22,4 @@ def draw(source: random.Random, low: int = 5, high: int = 30) -> Case:
             source.choices(WAYS, WEIGHTS)[0](d)
         except Skip:
             pass
-    return d.case()
+    return d.case(free)

@@ -18,9 +18,9 @@ from tests.generate.verdict import judge
 SEEN: Counter[str] = Counter()
 
 
-def one(source: random.Random, seed: int, compiled: bool, keep: Path) -> dict[str, Any]:
+def one(source: random.Random, seed: int, compiled: bool, keep: Path, free: float = 0.35) -> dict[str, Any]:
     try:
-        case = draw(source)
+        case = draw(source, free=free)
     except Skip as e:
         return {"kind": "skipped", "sort": f"skipped: {e}"}
     verdict = judge(case, compiled)

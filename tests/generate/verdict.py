@@ -12,8 +12,10 @@ import numpy as np
 import graphopt
 from graphopt.capture import capture
 from graphopt.errors import GraphOptError
-from graphopt.ir.evaluate import evaluate
-from graphopt.ir.graph import Graph
+from graphopt.ir.dims import substitute
+from graphopt.ir.evaluate import bind_symbols, evaluate
+from graphopt.ir.graph import Graph, Value
+from graphopt.ir.types import TensorType
 from graphopt.pipeline import X86Keeps, optimise, specialise
 from graphopt.targets import parse_target, without_winograd
 
@@ -114,23 +116,41 @@ def judge(case: Any, compiled: bool) -> Verdict:
                 fixed = specialise(graph, list(case.inputs), {k: a.shape for k, a in case.inputs.items()},
                                    {k: case.inputs[k] for k in control})
         with Staged("evaluator"):
-            compared(evaluate(fixed, given), case, "evaluator")
+            compared(evaluate(fixed, given, observe=Types(fixed, given)), case, "evaluator")
         target = X86Keeps(target_for(case.finite))
         optimised(fixed, given, case, target, "passes")
         if compiled:
             called(case.model, case.inputs, case)
         if fixed is not graph and not graph.metadata.get("control_inputs"):
             with Staged("evaluator, symbolic"):
-                compared(evaluate(graph, given), case, "evaluator, symbolic")
+                compared(evaluate(graph, given, observe=Types(graph, given)), case, "evaluator, symbolic")
             optimised(graph, given, case, target, "passes, symbolic")
     except Stop as stop:
         return stop.verdict
     return Verdict("right", "compiled" if compiled else "passes")
 
 
+class Types:
+    """An observer of an evaluation that raises Stop where a value has not the shape that its type says, for these sizes."""
+
+    def __init__(self, graph: Graph, given: Sequence[Any]) -> None:
+        self.sizes: dict[str, int] = {}
+        for v, a in zip(graph.inputs, given):
+            bind_symbols(v.type, a, self.sizes, v.name or "input")
+
+    def __call__(self, v: Value, result: Any) -> None:
+        if not isinstance(v.type, TensorType) or v.type.shape is None or not isinstance(result, np.ndarray):
+            return
+        bind_symbols(v.type, result, self.sizes, v.name or "result", check=False)
+        said = [substitute(d, self.sizes) for d in v.type.shape]
+        if said != list(result.shape) and v.op is not None:
+            raise Stop(Verdict("wrong", "types", f"{v.op.name} gave {list(result.shape)} for {v.type}, which is {said}"))
+
+
 def optimised(graph: Graph, given: Sequence[Any], case: Any, target: Any, stage: str) -> None:
     with Staged(stage):
-        compared(evaluate(optimise(graph, target=target)[0], given), case, stage)
+        made = optimise(graph, target=target)[0]
+        compared(evaluate(made, given, observe=Types(made, given)), case, stage)
 
 
 def called(model: Any, inputs: Mapping[str, np.ndarray], case: Any) -> None:

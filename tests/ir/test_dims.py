@@ -5,7 +5,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import IRError
-from graphopt.ir.dims import Dim, apply, ceil_div, dim_max, dim_min, dim_symbols, is_static, parse_dim, product, substitute
+from graphopt.ir.dims import (
+    Dim,
+    apply,
+    broadcast_dim,
+    ceil_div,
+    dim_max,
+    dim_min,
+    dim_symbols,
+    is_static,
+    never_negative,
+    parse_dim,
+    product,
+    substitute,
+)
 
 N, S, T = (Dim.symbol(n) for n in "NST")
 FUNCTIONS = {
@@ -38,7 +51,7 @@ def run(tree, values):
 
 
 @settings(max_examples=300)
-@given(tree=EXPRESSIONS, values=st.fixed_dictionaries({n: st.integers(1, 20) for n in "NST"}))
+@given(tree=EXPRESSIONS, values=st.fixed_dictionaries({n: st.integers(0, 20) for n in "NST"}))
 def test_substitution_gives_what_python_gives(tree, values):
     try:
         wanted = run(tree, values)
@@ -80,10 +93,28 @@ def test_sums_and_products_are_normal_forms(a, b, c):
     (4 * N // 2, "2*N"), ((4 * N + 3) // 2, "2*N + 1"), ((N + 1) // 2, "((N + 1)//2)"), (N // S, "(N//S)"), (0 // N, "0"),
     (4 * N % 2, "0"), (N % 2, "(N%2)"), (N * S // N, "S"), ((N * S + N) // N, "S + 1"), (product([N, 2, S, 3]), "6*N*S"),
     (dim_min(N, 5), "min(5, N)"), (dim_max(S, N), "max(N, S)"), (dim_min(N, N), "N"), (dim_max(2, 7), "7"),
-    (ceil_div(N, 4), "((N + 3)//4)"), (ceil_div(8 * N, 4), "2*N"),
+    (ceil_div(N, 4), "((N + 3)//4)"), (ceil_div(8 * N, 4), "2*N"), (dim_max(N, 0), "N"), (dim_min(N, 0), "0"),
+    (dim_min(N, N + S), "N"), (dim_max(N // 2, N), "N"), (dim_max(N - (N + 1) // 2, 0), "N - ((N + 1)//2)"),
+    (dim_min(N, 5) + dim_max(N - 5, 0), "N"), (dim_min(N, S) + dim_max(N, S), "N + S"),
+    (dim_max(4 * N - 8, 0), "4*max(N - 2, 0)"), (dim_max(dim_max(N - 1, 0) - 2, 0), "max(N - 3, 0)"),
+    (dim_max(N * S - N, 0) // N, "max(S - 1, 0)"),
+    (dim_min(dim_min(N, 7), 5), "min(5, N)"), (S * dim_min(N, 5) // dim_min(N, 5), "S"), (N % 3 - dim_min(N % 3, 2), "0"),
+    (broadcast_dim(N, S), "broadcast(N, S)"), (broadcast_dim(S, broadcast_dim(N, S)), "broadcast(N, S)"),
+    (broadcast_dim(N, 1), "N"), (broadcast_dim(7, N), "7"), (broadcast_dim(0, N), "0"),
+    (broadcast_dim(N + 2, dim_min(N + 2, 9)), "N + 2"),
 ])
 def test_dims_simplify(dim, text):
     assert str(dim) == text
+
+
+@settings(max_examples=300)
+@given(tree=EXPRESSIONS, values=st.fixed_dictionaries({n: st.integers(0, 20) for n in "NST"}))
+def test_what_is_shown_never_to_be_negative_is_not(tree, values):
+    try:
+        dim, value = build(tree), run(tree, values)
+    except (ZeroDivisionError, IRError):
+        return
+    assert not never_negative(dim) or value >= 0
 
 
 def test_symbols_are_found_inside_functions():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from graphopt.errors import IRError
 from graphopt.ir import DTYPES, TABLE, Dim, Graph, Layout, OptionalType, SequenceType, TensorType, Trait, dtype, tensor
+from graphopt.ir.dims import substitute
 from graphopt.ir.graph import refine
 from graphopt.ir.table import DECOMPOSITIONS, broadcast_dims, lookup, normalise_axes, normalise_axis, op
 from graphopt.ir.types import F32, STR, substitute_type, type_of, type_symbols
@@ -82,7 +83,9 @@ def test_symbolic_dims_broadcast():
     assert broadcast_dims([(N, 1), (4,)]) == (N, 4)
     assert broadcast_dims([(1, N), (5, 1)]) == (5, N)
     assert broadcast_dims([(N,), (7,)]) == (7,)  # N is 1 or 7
-    assert broadcast_dims([(N,), (m,)]) == (N,)
+    assert broadcast_dims([(N,), (m,)]) == broadcast_dims([(m,), (N,)]) == broadcast_dims([(N, 1), (1, m), (N,)])[1:]
+    assert [substitute(broadcast_dims([(N,), (m,)])[0], {"N": n, "M": k}) for n, k in ((3, 3), (1, 4), (5, 1), (1, 0), (0, 1))] \
+        == [3, 4, 5, 0, 0]
 
 
 def test_axes():

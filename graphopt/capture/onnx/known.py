@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import GraphOptError
-from graphopt.ir.dims import Dim, DimLike, dim_max, dim_min
+from graphopt.ir.dims import Dim, DimLike, dim_max, dim_min, never_negative
 from graphopt.ir.evaluate import evaluate_op
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
@@ -175,23 +175,13 @@ class _Unknown(Exception):
     """The result is no polynomial of dims."""
 
 
-def at_least(d: DimLike) -> int | None:
-    """A lower bound of a dim, given that every symbol is at least 0."""
-    if not isinstance(d, Dim):
-        return int(d)
-    if any(c < 0 for m, c in d.terms if m):
-        return None
-    return sum(c for m, c in d.terms if not m)
-
-
 def _sign(d: Any) -> int:
-    """-1, 0 or 1; raises _Unknown where it depends on the symbols. Dims of tensors are taken to be at least 0."""
+    """-1, 0 or 1; raises _Unknown where it depends on the symbols."""
     if not isinstance(d, Dim):
         return (d > 0) - (d < 0)
-    low, high = at_least(d), at_least(-d)
-    if low is not None and low > 0:
+    if never_negative(d - 1):
         return 1
-    if high is not None and high > 0:
+    if never_negative(-d - 1):
         return -1
     raise _Unknown
 
@@ -228,8 +218,8 @@ def _divide(a: Any, b: Any) -> Any:
             return a / b
         quotient = abs(a) // abs(b)
         return quotient if (a < 0) == (b < 0) else -quotient
-    low = at_least(b)  # a dim as divisor is not zero: the model would fail
-    if low is None or low < (0 if isinstance(b, Dim) else 1) or (at_least(a) is None and not _divides(a, b)):
+    least = 0 if isinstance(b, Dim) else 1  # a dim as divisor is not zero: the model would fail
+    if not never_negative(b - least) or not (never_negative(a) or _divides(a, b)):
         raise _Unknown  # truncation and floor differ below zero
     return a // b
 
@@ -249,18 +239,11 @@ def _div_rule(op: Op, a: np.ndarray, b: np.ndarray) -> Any:
     return np.frompyfunc(_divide, 2, 1)(a, b)
 
 
-def _extreme(symbolic: Callable[[DimLike, DimLike], DimLike], largest: bool) -> Callable[[Any, Any], Any]:
-    def pick(a: Any, b: Any) -> Any:
-        if (low := at_least(a - b)) is not None and low >= 0:
-            return a if largest else b
-        if (low := at_least(b - a)) is not None and low >= 0:
-            return b if largest else a
-        return symbolic(a, b)
-
-    return pick
+def _extreme(symbolic: Callable[[DimLike, DimLike], DimLike], plain: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda a, b: symbolic(a, b) if isinstance(a, Dim) or isinstance(b, Dim) else plain(a, b)
 
 
-_max, _min = _extreme(dim_max, True), _extreme(dim_min, False)
+_max, _min = _extreme(dim_max, max), _extreme(dim_min, min)
 
 
 def _compare(test: Callable[[int], bool]) -> Callable[..., Any]:
@@ -377,4 +360,4 @@ RULES: dict[str, Callable[..., Any]] = {
     "reduce_min": _reduce(_min, 0),
 }
 
-__all__ = ["LIMIT", "RULES", "Knowledge", "at_least", "settle"]
+__all__ = ["LIMIT", "RULES", "Knowledge", "settle"]

@@ -175,7 +175,7 @@ class Scope:
     def _vague(self, inputs: Sequence[Value | None]) -> bool:
         """May the types of a node's operands not be those of the values that they will have?"""
         types = [v.type for v in inputs if v is not None]
-        return self.session.assumes or any(isinstance(t, TensorType) and t.shape is None for t in types)
+        return any(isinstance(t, TensorType) and t.shape is None for t in types)
 
     def _settled(self, value: Value | None) -> Value | None:
         content = None if value is None else self.ctx.knowledge.settled(value)

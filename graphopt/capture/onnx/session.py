@@ -34,7 +34,6 @@ class Session:
     conditions: list[Value] = field(default_factory=list)
     origin: dict[Value, Value] = field(default_factory=dict)  # a region's input to the outer value it stands for
     deferred: int = 0
-    assumes: bool = False  # whether a slice was taken to lie within an axis of unknown length, as its type says
 
     def function(self, node: onnx.NodeProto) -> onnx.FunctionProto | None:
         domain = domain_of(node.domain)

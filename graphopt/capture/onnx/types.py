@@ -60,6 +60,10 @@ class Symbols:
         self._names: dict[DimKey, str] = {}
         self.fixed: dict[DimKey, int] = {}
 
+    def names(self) -> set[str]:
+        """The identifiers that stand for a dim_param or a place so far."""
+        return set(self._names.values())
+
     def dim(self, key: DimKey) -> DimLike:
         """The dim of a dim_param, or of the dim at a place."""
         if key in self.fixed:

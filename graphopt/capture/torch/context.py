@@ -13,7 +13,7 @@ import torch
 from graphopt.capture.torch.symbols import Symbols
 from graphopt.capture.torch.table import Refusal
 from graphopt.capture.torch.weights import PARTS, TORCH_DTYPES
-from graphopt.ir.dims import Dim, DimLike, product
+from graphopt.ir.dims import Dim, DimLike, ceil_div, is_static, product
 from graphopt.ir.evaluate import content
 from graphopt.ir.graph import Builder, Graph, Loc, Op, Value
 from graphopt.ir.table import Trait
@@ -148,11 +148,15 @@ class Context:
         order[a], order[b] = order[b], order[a]
         return self.permute(x, order)
 
-    def slice(self, x: Value, axis: int, start: DimLike, end: DimLike, step: int = 1) -> Value:
-        """x[..., start:end:step, ...] with non-negative bounds."""
+    def slice(self, x: Value, axis: int, start: DimLike, end: DimLike, step: int = 1, extent: DimLike | None = None) -> Value:
+        """x[..., start:end:step, ...] with bounds that lie within the axis, as torch's guards have it, or of that extent."""
         if start == 0 and end == x.shape[axis] and step == 1:
             return x
-        return self.b.slice(x, axes=(axis,), starts=(start,), ends=(end,), steps=(step,))
+        shape = list(x.shape)
+        shape[axis] = ceil_div(end - start, step) if extent is None else extent
+        known = None if is_static((x.shape[axis], start, end)) else [TensorType(x.dtype, tuple(shape))]
+        attrs = {"axes": (axis,), "starts": (start,), "ends": (end,), "steps": (step,)}
+        return self.b.op("slice", [x], attrs, types=known).result
 
     def unsqueeze(self, x: Value, axis: int) -> Value:
         return self.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))

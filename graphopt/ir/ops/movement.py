@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import IRError
-from graphopt.ir.dims import DimLike, Shape, ceil_div, dim_max, dim_min, product
+from graphopt.ir.dims import Dim, DimLike, Shape, ceil_div, dim_min, never_negative, positive, product
 from graphopt.ir.table import Operands, Trait, first_rows, op, rows_beside
 from graphopt.ir.types import I64, TensorType
 
@@ -91,37 +91,30 @@ def expand(x, *, shape):
 
 
 def slice_extent(n: DimLike, start: DimLike, end: DimLike, step: int) -> DimLike:
-    """How many elements start:end:step takes of an axis of `n`, by numpy's rules.
-
-    Exact where all are integers, and where integers count from different ends in a way that only some lengths allow (-3:2).
-    Otherwise a symbolic start or end is taken to lie within the axis (to count from its back where all its terms are
-    negative), and so is an integer start.
-    """
+    """How many elements start:end:step takes of an axis of `n`, by numpy's rules."""
     if isinstance(n, int) and isinstance(start, int) and isinstance(end, int):
         return len(range(n)[start:end:step])
-    backwards = step < 0
-    if isinstance(start, int) and isinstance(end, int) and not backwards:
-        start = 0 if start <= -TO_THE_END else start
-        if start < 0 <= end < TO_THE_END:
-            return dim_max(ceil_div(dim_min(end, n) - dim_max(n + start, 0), step), 0)
-    first = _from_front(start, n)
-    if isinstance(start, int) and backwards and start >= TO_THE_END:
-        first = n - 1
-    if isinstance(end, int) and end >= TO_THE_END:
-        last: DimLike = n
-    elif isinstance(end, int) and end <= -TO_THE_END:
-        last = -1 if backwards else 0
-    elif isinstance(end, int) and end >= 0 and not backwards:
-        last = dim_min(end, n)
-    else:
-        last = _from_front(end, n)
-    extent = ceil_div(first - last, -step) if backwards else ceil_div(last - first, step)
-    return max(extent, 0) if isinstance(extent, int) else extent
+    ahead = step > 0
+    first, last = (_edge(d, n, 0 if ahead else 1) for d in (start, end))
+    return ceil_div(positive(last - first if ahead else first - last), abs(step))
 
 
-def _from_front(d: DimLike, n: DimLike) -> DimLike:
-    behind = d < 0 if isinstance(d, int) else all(c < 0 for _, c in d.terms)
-    return n + d if behind else d
+def _edge(at: DimLike, n: DimLike, behind: int) -> DimLike:
+    """Where among the n + 1 edges of n elements a bound of a slice lies: before its element, or behind it."""
+    if isinstance(at, int) and abs(at) >= TO_THE_END:
+        return n if at > 0 else 0
+    if isinstance(at, Dim) and not behind and never_negative(-at):
+        return positive(n + at) - n * positive(1 + at)  # -0 is the front
+    return dim_min(positive(from_front(at, n) + behind), n)
+
+
+def from_front(at: DimLike, n: DimLike) -> DimLike:
+    """An index of n elements that counts from the back where it is negative, counted from the front."""
+    if never_negative(at):
+        return at
+    if never_negative(-at - 1):
+        return at + n
+    return at + n * (positive(-at) - positive(-at - 1))
 
 
 def _slice_shape(o: Operands) -> Shape:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.ir.dims import DimLike, ceil_div, dim_min
+from graphopt.ir.dims import DimLike, ceil_div, dim_min, positive
 from graphopt.ir.ops.numeric import accumulator, widen
 from graphopt.ir.table import Operands
 from graphopt.ir.types import dtype
@@ -46,9 +46,9 @@ def window_dims(o: Operands, sizes: Sequence[DimLike], kernel: Sequence[DimLike]
                 raise o.fail(f"the window of {span} exceeds the padded input of {room + span} in spatial dim {i}")
             out.append(0)
         elif ceil_mode:
-            out.append(dim_min(ceil_div(room, stride[i]) + 1, ceil_div(size + pad[i], stride[i])))
+            out.append(positive(dim_min(ceil_div(room, stride[i]) + 1, ceil_div(size + pad[i], stride[i]))))
         else:
-            out.append(room // stride[i] + 1)
+            out.append(positive(room + stride[i]) // stride[i])
     return out
 
 

@@ -60,10 +60,10 @@ def conv_transpose(b: Context, n: Node) -> Results:
     pad = list(n.attr("pads", None) or [0] * (2 * k))
     auto, wanted = n.attr("auto_pad", "NOTSET") or "NOTSET", n.attr("output_shape", None)
     if wanted is not None or auto.startswith("SAME"):
-        space = static_shape(x)[2:]
-        wanted = (wanted[-k:] if wanted is not None else [s * t for s, t in zip(space, stride)])
-        for i in range(k):
-            total = stride[i] * (space[i] - 1) + extra[i] + (kernel[i] - 1) * dilation[i] + 1 - wanted[i]
+        beyond = [extra[i] + (kernel[i] - 1) * dilation[i] + 1 - stride[i] for i in range(k)]  # of size * stride, which is SAME
+        if wanted is not None:
+            beyond = [more + size * s - d for more, size, s, d in zip(beyond, static_shape(x)[2:], stride, wanted[-k:])]
+        for i, total in enumerate(beyond):
             if total < 0:
                 extra = (*extra[:i], extra[i] - total, *extra[i + 1:])
                 total = 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
 from graphopt.capture.onnx.table import Results, entry
-from graphopt.ir.dims import DimLike, product
+from graphopt.ir.dims import DimLike, broadcast_dim, product
 from graphopt.ir.graph import Value
 from graphopt.ir.types import I64
 
@@ -81,8 +81,7 @@ def _two(b: Context, x: Value, s: str, y: Value, t: str, later: set[str]) -> tup
     sizes: dict[str, DimLike] = {}
     for term, v in ((s, x), (t, y)):
         for c, d in zip(term, rank_of(v)):
-            if sizes.get(c, 1) == 1:
-                sizes[c] = d
+            sizes[c] = broadcast_dim(sizes.get(c, 1), d)
     x, y = _grown(b, x, s, t, sizes), _grown(b, y, t, s, sizes)
     batch = [c for c in s if c in t and c in later]
     inner = [c for c in s if c in t and c not in later]

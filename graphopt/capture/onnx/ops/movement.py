@@ -7,11 +7,10 @@ import math
 import numpy as np
 
 from graphopt.capture.onnx.context import Context, Node, rank_of
-from graphopt.capture.onnx.known import at_least
 from graphopt.capture.onnx.table import Defer, Results, entry
-from graphopt.ir.dims import Dim, DimLike, ceil_div, dim_max, product
+from graphopt.ir.dims import Dim, DimLike, ceil_div, dim_min, dim_symbols, positive, product
 from graphopt.ir.graph import Value
-from graphopt.ir.ops.movement import TO_THE_END
+from graphopt.ir.ops.movement import TO_THE_END, from_front
 from graphopt.ir.table import broadcast_dims, normalise_axes, normalise_axis
 from graphopt.ir.types import F32, I64, TensorType
 
@@ -66,21 +65,34 @@ def reshape(b: Context, n: Node) -> Results:
         wanted: list[DimLike] = list(n.attrs["shape"])
     else:
         wanted = list(n.dims(1) or ())
-    zero_copies = not n.attr("allowzero", 0)
+    copies = not n.attr("allowzero", 0)
     for i, d in enumerate(wanted):
-        if zero_copies and not isinstance(d, Dim) and d == 0:
+        if copies and not isinstance(d, Dim) and d == 0:
             if i >= len(rank_of(x)):
                 raise n.error(f"dim {i} is to be copied, but the operand has rank {len(rank_of(x))}")
             wanted[i] = rank_of(x)[i]
-    open_at = [i for i, d in enumerate(wanted) if not isinstance(d, Dim) and d == -1]
-    if len(open_at) > 1:
+    if sum(not isinstance(d, Dim) and d == -1 for d in wanted) > 1:
         raise n.error(f"more than one -1 in the shape {wanted}")
-    if open_at:
-        total, rest = product(rank_of(x)), product(d for i, d in enumerate(wanted) if i != open_at[0])
-        if isinstance(rest, int) and rest == 0:
-            raise n.error(f"-1 in the shape {wanted} stands for any size")
-        wanted[open_at[0]] = total // rest
-    return b.reshaped(x, wanted)
+    made = _whole(n, x, wanted)
+    if copies and any(isinstance(d, Dim) and d != rank_of(x)[i] for i, d in enumerate(wanted[:len(rank_of(x))])):
+        # A size of the inputs that is 0 is copied where they are settled; before that it is left out where the sizes agree.
+        invented = {s for d in wanted for s in dim_symbols(d)} - n.scope.session.symbols.names()
+        if invented or product(made) != product(rank_of(x)):
+            made = _whole(n, x, [_copied(d, e) for d, e in zip(wanted, rank_of(x))] + wanted[len(rank_of(x)):])
+    return b.reshaped(x, made)
+
+
+def _whole(n: Node, x: Value, wanted: list[DimLike]) -> list[DimLike]:
+    """The dims with that in the place of a -1 which makes as many elements as there are."""
+    total, rest = product(rank_of(x)), product(d for d in wanted if isinstance(d, Dim) or d != -1)
+    if isinstance(rest, int) and rest == 0 and any(not isinstance(d, Dim) and d == -1 for d in wanted):
+        raise n.error(f"-1 in the shape {wanted} stands for any size")
+    return [d if isinstance(d, Dim) or d != -1 else total // rest for d in wanted]
+
+
+def _copied(d: DimLike, there: DimLike) -> DimLike:
+    """A dim of a shape that is given, in place of which a 0 copies the one that is there."""
+    return d if d == there or not isinstance(d, Dim) else d + there * positive(1 - d)
 
 
 @entry("Flatten")
@@ -141,13 +153,12 @@ def split(b: Context, n: Node) -> Results:
         count = n.attr("num_outputs", n.outputs)
         if count != n.outputs:
             raise n.error(f"num_outputs is {count}, and the node has {n.outputs} outputs")
-        each = ceil_div(total, count)
-        if isinstance(total, int) and total % count:
-            whole = -(-total // count)
-            sizes = tuple(max(min(whole, total - i * whole), 0) for i in range(count))
-        else:
-            each = total // count if isinstance(total, int) or n.version < 18 else each
+        if n.version < 18:  # only what divides
+            each = total // count
             sizes = (*([each] * (count - 1)), total - each * (count - 1))
+        else:
+            each = ceil_div(total, count)
+            sizes = tuple(dim_min(each, positive(total - i * each)) for i in range(count))
     return b.parts(x, axis, sizes)
 
 
@@ -167,16 +178,15 @@ def slice_(b: Context, n: Node) -> Results:
     assert starts is not None and ends is not None
     axes = tuple(range(len(starts))) if axes is None else tuple(normalise_axis(a, len(rank_of(x))) for a in axes)
     steps = (1,) * len(axes) if steps is None else steps
-    n.scope.session.assumes |= any(isinstance(rank_of(x)[a], Dim) for a in axes)
     starts = tuple(_first(start, rank_of(x)[axis]) if step < 0 else start for axis, start, step in zip(axes, starts, steps))
     return b.slice(x, axes=axes, starts=starts, ends=ends, steps=steps)
 
 
 def _first(start: DimLike, size: DimLike) -> DimLike:
     """Where a slice backwards begins: no earlier than at 0 (opset 13 clamps to [0, size - 1]), where numpy finds nothing."""
-    if not isinstance(start, int) or start >= 0 or (isinstance(size, int) and start >= -size):
+    if isinstance(start, int) and (start >= 0 or (isinstance(size, int) and start >= -size)):
         return start
-    return 0 if start <= -TO_THE_END else dim_max(size + start, 0)
+    return 0 if isinstance(start, int) and start <= -TO_THE_END else positive(from_front(start, size))
 
 
 @entry("Pad", since=1)
@@ -243,10 +253,7 @@ def range_(b: Context, n: Node) -> Results:
     if isinstance(delta, Dim) or delta == 0:
         raise Defer("its step depends on symbolic dims")
     span = limit - start if delta > 0 else start - limit
-    count: DimLike = ceil_div(span, abs(delta))
-    low = at_least(count)
-    if low is None or low < 0:
-        count = dim_max(count, 0)
+    count = ceil_div(positive(span), abs(delta))
     steps = b.iota(shape=(count,), axis=0, dtype=d)
     steps = steps if delta == 1 else b.mul(steps, delta)
     if isinstance(start, Dim):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from graphopt.capture.onnx.context import Context, Node, rank_of
 from graphopt.capture.onnx.table import Results, entry
+from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Value
 from graphopt.ir.table import normalise_axes, normalise_axis
 from graphopt.ir.types import BOOL
@@ -64,7 +67,10 @@ def _hardmax(b: Context, x: Value, axis: int) -> Value:
     shape = rank_of(x)
     if shape[axis] == 0:
         return x  # nothing in it is the largest
-    best = b.argmax(x, axis=axis, keepdims=True)
+    among = x
+    if isinstance(shape[axis], Dim):  # one more, which is never the largest, lets there be none
+        among = b.pad(x, b.const(-math.inf, x.dtype), pads=[0] * (len(shape) + axis) + [1] + [0] * (len(shape) - 1 - axis))
+    best = b.argmax(among, axis=axis, keepdims=True)
     places = b.iota(shape=[d if i == axis else 1 for i, d in enumerate(shape)], axis=axis, dtype=best.dtype)
     return b.cast(b.equal(places, best), to=x.dtype)
 

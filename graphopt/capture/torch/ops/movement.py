@@ -67,7 +67,7 @@ def _(c: Context, x: Value, dim: int = 0, start: Any = None, end: Any = None, st
     low, high = _bounds(size, start, end)
     if isinstance(size, Dim):
         low, high = _clamped(size, low, high, step, c.shape[axis])
-    return c.slice(x, axis, low, high, step)
+    return c.slice(x, axis, low, high, step, c.shape[axis])
 
 
 def _clamped(size: DimLike, low: DimLike, high: DimLike, step: int, extent: DimLike) -> tuple[DimLike, DimLike]:
