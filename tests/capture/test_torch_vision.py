@@ -1,5 +1,7 @@
 """torchvision's operators. Its wheel has no CPU build here, so that a Python reference stands for the eager side."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,6 +66,15 @@ def test_images_are_resampled_by_fractions():
     functions = {name: f for mode in ("bilinear", "bicubic") for options in ({}, {"align_corners": True}, {"antialias": True})
                  for name, f in resampled(mode, **options).items()}
     check(each(functions), torch.randn(1, 2, 7, 12), tolerance=3e-5)
+
+
+def test_factors_near_one_and_two_where_the_size_stays_or_doubles():
+    """PyTorch goes by the sizes then, of an image's axes, and by the factor in lines and volumes."""
+    factors = (1.05, 1.2, 1.9, 2.1, 2.2, 2.3)
+    functions = {f"{mode} {s}": lambda x, mode=mode, s=s: F.interpolate(x, scale_factor=s, mode=mode)
+                 for mode in ("nearest", "nearest-exact") for s in factors}
+    for shape in ((1, 2, 3), (1, 2, 3, 4), (1, 2, 3, 4, 2)):
+        check(each(functions), torch.arange(float(math.prod(shape))).view(shape))
 
 
 def test_volumes_are_resampled_by_fractions():

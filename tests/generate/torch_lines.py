@@ -191,6 +191,8 @@ def pad(d: TorchDraft) -> str:
     v = d.float(3, 4, lambda t: 0 not in t.shape)
     n = d[v].dim() - 2
     sizes = d[v].shape[2:][::-1]
+    if 0 in d[v].shape:
+        raise Skip
     most = lambda s: min(2, s - 1) if mode == "reflect" else min(2, s)
     return d.one(f"F.pad({v}, ({', '.join(str(d.integer(0, most(s))) for s in sizes[:n] for _ in 'ab')}), mode={mode!r})")
 

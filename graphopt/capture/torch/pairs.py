@@ -7,7 +7,7 @@ memory lies (`metadata["complex"]` says which they are); see `graphopt.pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,26 @@ def is_complex(x: Any) -> bool:
     if isinstance(x, (torch.Tensor, torch.dtype)):
         return (x if isinstance(x, torch.dtype) else x.dtype) in PARTS
     return isinstance(x, (Complex, complex))
+
+
+def values_of(x: Any) -> Iterator[Value]:
+    """The values in nested tuples and lists, both parts of complex ones."""
+    if isinstance(x, Value):
+        yield x
+    elif isinstance(x, Complex):
+        yield from (x.re, x.im)
+    elif isinstance(x, (list, tuple)):
+        for part in x:
+            yield from values_of(part)
+
+
+def with_values(x: Any, values: Iterator[Value]) -> Any:
+    """The same with other values, in the order of `values_of`."""
+    if isinstance(x, Value):
+        return next(values)
+    if isinstance(x, Complex):
+        return Complex(next(values), next(values), x.real)
+    return tuple(with_values(part, values) for part in x) if isinstance(x, (list, tuple)) else x
 
 
 def taken_apart(c: Context, x: Value) -> Complex:
@@ -139,4 +159,4 @@ def _places(op: Op, floats: Sequence[Value]) -> bool:
     return op.name == "where" or (op.name.startswith("scatter") and op.attrs.get("reduction", "none") in ("none", "add"))
 
 
-__all__ = ["Complex", "both", "interleaved", "is_complex", "moved", "taken_apart"]
+__all__ = ["Complex", "both", "interleaved", "is_complex", "moved", "taken_apart", "values_of", "with_values"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from graphopt.capture.torch.table import Refusal
@@ -11,11 +12,12 @@ from graphopt.ir.dims import Dim, DimLike, apply, scaled
 class Symbols:
     """Dims by torch symbol. Declared dims have the names that the user gave them, others torch's.
 
-    Symbols of inputs are declared, those of data-dependent sizes learned when the op that makes them is there.
+    Symbols of inputs are declared, those of data-dependent sizes learned when the op that makes them is there. `sizes` are what
+    some stand for from the start.
     """
 
-    def __init__(self) -> None:
-        self.known: dict[str, DimLike] = {}
+    def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
+        self.known: dict[str, DimLike] = dict(sizes or {})
 
     def dim(self, size: Any) -> DimLike:
         """An int, SymInt or sympy expression as a dim. Raises Refusal where it is not integer arithmetic."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from graphopt.capture.torch.context import Context
 from graphopt.capture.torch.export import calling_convention, export
 from graphopt.capture.torch.ops import ATEN
-from graphopt.capture.torch.pairs import Complex, interleaved, is_complex, moved, taken_apart
+from graphopt.capture.torch.pairs import Complex, interleaved, is_complex, moved, taken_apart, values_of, with_values
+from graphopt.capture.torch.sizes import Later, example_sizes, given_sizes
 from graphopt.capture.torch.symbols import Symbols
 from graphopt.capture.torch.table import COMPLEX, Refusal, arguments, parameter, parameters
 from graphopt.capture.torch.weights import PARTS, TORCH_DTYPES, Weights
@@ -33,10 +34,23 @@ def capture(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Graph:
     call = calling_convention(program, model)
     symbols = Symbols()
     name_dims(program, call, dynamic_shapes, symbols)
-    walk = Translation(Graph(_name(model)), symbols, Weights())
+    weights, name, examples = Weights(), _name(model), example_sizes(program)
+    walk = Translation(Graph(name), symbols, weights, deferring=bool(examples))
     graph = walk.program(program, call)
     graph.metadata["call"] = call
     graph.metadata["dim_ranges"] = _ranges(program, symbols)
+    if not walk.refused:
+        return graph
+
+    def sized(sizes: Mapping[str, int]) -> Graph:
+        again = Translation(Graph(name), Symbols(sizes), weights)
+        made = again.program(program, call)
+        made.metadata["call"] = call
+        return made
+
+    sized(examples)  # raises, with what no sizes help
+    inputs = graph.input_names
+    graph.metadata["recapture"] = lambda shapes, values=None: sized(given_sizes(program, inputs, shapes))
     return graph
 
 
@@ -46,10 +60,14 @@ def _name(model: Any) -> str:
 
 
 class Translation:
-    """One graph being filled from one fx graph; subgraphs of control flow get their own."""
+    """One graph being filled from one fx graph; subgraphs of control flow get their own.
 
-    def __init__(self, graph: Graph, symbols: Symbols, weights: Weights, refused: list[tuple[str, str]] | None = None) -> None:
-        self.graph, self.symbols, self.weights = graph, symbols, weights
+    What an entry refuses is noted; `deferring`, an op `deferred` stands for it, that is captured again for known sizes.
+    """
+
+    def __init__(self, graph: Graph, symbols: Symbols, weights: Weights, refused: list[tuple[str, str]] | None = None,
+                 deferring: bool = False) -> None:
+        self.graph, self.symbols, self.weights, self.deferring = graph, symbols, weights, deferring
         self.env: dict[fx.Node, Any] = {}
         self.refused: list[tuple[str, str]] = [] if refused is None else refused
         self._pending: dict[fx.Node, tuple[torch.Tensor, str]] = {}
@@ -77,7 +95,7 @@ class Translation:
         tokens = {a for s, a in zip(program.graph_signature.output_specs, _results(program.graph)) if s.kind is OutputKind.TOKEN}
         self._walk(program.graph, tokens)
         self._outputs(program)
-        if self.refused:
+        if self.refused and not self.deferring:
             raise UnsupportedOperators(self.refused, where=self.graph.name)
         self.graph.output_names = call.output_names
         return self.graph
@@ -176,10 +194,10 @@ class Translation:
             return f()
         except Refusal as e:
             self.refused.append((f"{name} ({e})" if str(e) else name, ", ".join(location(node))))
-            return self._stand_in(val)
+            return self._instead(node, name, val)
         except IRError as e:
             if self.refused:  # a consequence of a stand-in's unknown type
-                return self._stand_in(val)
+                return self._instead(node, name, val)
             raise CaptureError(f"{name}: {e}", where=", ".join(location(node))) from e
 
     def _number(self, node: fx.Node, name: str, val: Any) -> Any:
@@ -252,7 +270,7 @@ class Translation:
         return tuple(self.argument(r) for r in (results if isinstance(results, (tuple, list)) else (results,)))
 
     def _region(self, body: Any, operands: Sequence[Any], name: str) -> Graph:
-        inner = Translation(Graph(name), self.symbols, self.weights, self.refused)
+        inner = Translation(Graph(name), self.symbols, self.weights, self.refused, self.deferring)
         seen = [inner.graph.add_input(v.type, v.name) if isinstance(v, Value) else v for v in operands]
         if isinstance(body, fx.GraphModule):
             results = inner._inline(body, seen)
@@ -317,6 +335,16 @@ class Translation:
             self._constants[id(data)] = self.graph.constant(data, loc=(name,))
             self._constants[id(data)].name = name
         return self._constants[id(data)]
+
+    def _instead(self, node: fx.Node, name: str, val: Any) -> Any:
+        """Stand-ins for what a node gives; where deferring, results of an op that takes what the node takes."""
+        instead = self._stand_in(val)
+        if not self.deferring:
+            return instead
+        types = [v.type for v in values_of(instead)]
+        taken = list(values_of([self.argument(n) for n in node.all_input_nodes]))
+        op = self.graph.add("deferred", taken, {"what": name, "run": Later(name, types)}, types=types, loc=location(node))
+        return with_values(instead, iter(op.results))
 
     def _stand_in(self, val: Any) -> Any:
         """A value of the right type outside any graph, so that the walk goes on to find everything unsupported."""

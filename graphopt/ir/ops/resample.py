@@ -117,6 +117,8 @@ def resized(k: int, size: int, out: int, o: Any) -> Axis:
     image = o.mode == "nearest" and o.coordinates == "asymmetric" and len(o.axes) == 2
     if step is not None and size == out and (o.mode == "linear" or o.antialias or image):
         step = 1.0  # PyTorch leaves such an axis alone, whatever the factor, but not in mode cubic, nor in lines and volumes
+    elif step is not None and image and out == 2 * size:
+        step = 0.5  # and doubles such a one of an image
     rounded = crop or o.mode == "nearest"
     narrow = rounded and o.coordinates != "half_pixel_symmetric"
     return Axis(size, out, o.scales[k] if o.scales else None, step, o.coordinates,
