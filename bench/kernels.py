@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bench import machine, options, peaks, plots, tables, worker
 from bench.cases import Case, of_model
 from bench.sides import OURS, open_side
-from graphopt.profiling import contractions, describe, moved
+from graphopt.measure.profiling import contractions, describe, moved
 
 REPEATS = 15
 
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(case: Case, threads: int) -> list[Timed]:
     """The distinct contraction kernels of one model's program, timed where they stand."""
-    from graphopt.codegen.kernels import kernel_key
+    from graphopt.codegen.lower.kernels import kernel_key
 
     model = open_side(OURS, case, threads, None).model
     given = case.inputs()

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from graphopt.runtime.machine import caches
+from graphopt.runtime.host.machine import caches
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"

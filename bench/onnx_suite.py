@@ -90,8 +90,8 @@ def run_case(kind: str, case: Any, target: str, check: bool = False) -> Outcome:
     """Run one case as onnx's own runner does, tolerances included; with `check`, the captured graphs are verified."""
     from onnx.backend.test.runner import Runner
 
+    from graphopt.interop.onnx_backend import GraphOptBackend
     from graphopt.ir.verify import verify
-    from graphopt.onnx_backend import GraphOptBackend
 
     outcome = Outcome(case.name, kind)
     try:

@@ -1,4 +1,4 @@
-"""The file that `bench roofline` writes, in which this machine's peaks stand (graphopt.peaks measures them)."""
+"""The file that `bench roofline` writes, in which this machine's peaks stand (graphopt.measure.peaks measures them)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graphopt.peaks import LEVELS, Peaks, Work, from_json
+from graphopt.measure.peaks import LEVELS, Peaks, Work, from_json
 
 
 def parse(data: Mapping[str, Any], threads: int) -> Peaks | None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bench import machine, options, plots, tables
 from graphopt.errors import CodegenError
-from graphopt.peaks import FLAGS, LEVELS, build, measure
+from graphopt.measure.peaks import FLAGS, LEVELS, build, measure
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -48,7 +48,7 @@ def load_packages(name: str, compiling: bool) -> None:
     if name == OURS:
         import graphopt.compiler
         if compiling:
-            import graphopt.codegen.tir.build  # noqa: F401
+            import graphopt.codegen.x86.build  # noqa: F401
     elif name == "inductor":
         import torch._inductor.compile_fx  # noqa: F401
     else:

@@ -10,10 +10,10 @@ import math
 import numpy as np
 
 import graphopt
-from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, const, minimum
-from graphopt.codegen.index import split_index
-from graphopt.codegen.kernels import Lowered, Sources
-from graphopt.codegen.loops import Alloc, For, Kernel, Stmt, loop, seq, store
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, const, minimum
+from graphopt.codegen.kernel.index import split_index
+from graphopt.codegen.kernel.loops import Alloc, For, Kernel, Stmt, loop, seq, store
+from graphopt.codegen.lower.kernels import Lowered, Sources
 from graphopt.codegen.x86 import template
 from graphopt.ir import Builder, Graph, tensor
 from graphopt.targets.x86 import X86

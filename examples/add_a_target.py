@@ -1,7 +1,7 @@
 """A target from outside of graphopt: portable C++17, one file without dependencies, for any machine that has a compiler.
 
-A target is three things: what the machine is (a `Target`), how its name is read, and a model class that turns the finished
-program, kernels over a planned memory, into what the machine takes. Passes, lowering, memory plan and the C++ printer are
+A target is three things: what the machine is (a `Target`), a model class that turns the finished program, kernels over a planned
+memory, into what the machine takes, and the `Backend` that graphopt asks. Passes, lowering, memory plan and the C++ printer are
 graphopt's own.
 """
 
@@ -12,17 +12,19 @@ from pathlib import Path
 import numpy as np
 
 import graphopt
+from graphopt.backends.base import register
+from graphopt.backends.emitted import EmittedBackend, EmittedModel
 from graphopt.capture import capture
-from graphopt.codegen.c import PLAIN, print_kernel
-from graphopt.codegen.host_cc import load
-from graphopt.codegen.project import interface, places, pointer, write_project
-from graphopt.codegen.schedule import Style
-from graphopt.emitted import EmittedModel, emits
+from graphopt.codegen.c.emit import PLAIN, print_kernel
+from graphopt.codegen.c.host import load
+from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.program.launches import interface, places, pointer
 from graphopt.errors import TargetError
-from graphopt.ir import Graph, evaluate
-from graphopt.runtime.executable import aligned
+from graphopt.ir import evaluate
+from graphopt.runtime.host.executable import aligned
 from graphopt.runtime.model import Model
-from graphopt.targets import Target, named
+from graphopt.ship.projects import write_project
+from graphopt.targets import Target
 
 DIGITS = Path(__file__).parents[1] / "demo" / "digits.onnx"
 STANDARDS = ("c++17", "c++20", "c++23")
@@ -36,24 +38,11 @@ class Cpp(Target):
     standard: str = "c++17"
 
 
-# 2. How the name is read: `cpp`, or `cpp:c++20`. Wrong names are refused here, before any work.
-@named("cpp")
-def _(detail: str | None) -> Cpp:
-    standard = detail or "c++17"
-    if standard not in STANDARDS:
-        raise TargetError(f"unknown standard {standard!r}", hint=f"Known: {', '.join(STANDARDS)}")
-    return Cpp("cpp", f"cpp:{standard}", standard)
-
-
-# 3. What is made of the program. `self._plan` is it: kernels (loop nests), calls in order, weights, the size of the arena.
-@emits("cpp")
+# 2. What is made of the program. `self._plan` is it: kernels (loop nests), calls in order, weights, the size of the arena.
 class CppModel(EmittedModel):
     """A network as one C++ file with one function, `graphopt_run(inputs..., outputs..., weights, arena)`."""
 
     forms = ("cpp",)
-
-    def __init__(self, graph: Graph, target: Cpp, validate: bool = False) -> None:
-        super().__init__(graph, target, Style(lanes=1), validate)  # no vectors spelled out: the C++ compiler finds them
 
     def source(self, kind: str | None = None) -> str:
         """The whole file."""
@@ -77,9 +66,29 @@ class CppModel(EmittedModel):
 
     def built(self) -> Model:
         """The program built by this machine's C++ compiler, to be called here."""
-        flags = (f"-std={self.target.standard}", "-O2", "-ffp-contract=off")
+        flags = (f"-std={self.target.name.removeprefix('cpp:')}", "-O2", "-ffp-contract=off")
         library = load({"model.cpp": self.source()}, "model.cpp", flags)
         return self._on_host(library.graphopt_run)
+
+
+# 3. The backend: how the name is read (`cpp`, or `cpp:c++20`; wrong names are refused here, before any work), and how loops are
+# written: no vectors spelled out, the C++ compiler finds them.
+class CppBackend(EmittedBackend):
+    """One C++ file, for any machine that has a compiler."""
+
+    kind, forms, model = "cpp", CppModel.forms, CppModel
+
+    def read(self, detail: str | None, threads: int | None) -> Cpp:
+        standard = detail or "c++17"
+        if standard not in STANDARDS:
+            raise TargetError(f"unknown standard {standard!r}", hint=f"Known: {', '.join(STANDARDS)}")
+        return Cpp("cpp", f"cpp:{standard}", standard)
+
+    def style(self, target: Target) -> Style:
+        return Style(lanes=1)
+
+
+register(CppBackend())
 
 
 def main() -> None:

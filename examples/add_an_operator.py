@@ -11,7 +11,7 @@ from torch import nn
 import graphopt
 from graphopt.capture.onnx.table import entry
 from graphopt.capture.torch.table import aten
-from graphopt.codegen.expr import call, maximum
+from graphopt.codegen.kernel.expr import call, maximum
 from graphopt.codegen.lower.registry import compute
 from graphopt.ir.table import Trait, op
 

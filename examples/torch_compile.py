@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import graphopt
-from graphopt.torch_backend import as_module, graphs
+from graphopt.interop.torch_backend import as_module, graphs
 
 
 class Classifier(nn.Module):

@@ -4,8 +4,8 @@ import numpy as np
 
 from graphopt.ir import evaluate, parse_graph
 from graphopt.rewrite import PassManager, Snapshots
-from graphopt.rewrite.manager import RulePass
-from graphopt.rewrite.rules import Rule
+from graphopt.rewrite.engine.manager import RulePass
+from graphopt.rewrite.engine.rules import Rule
 
 TEXT = """
 graph @example(%x: f32[3, 5], %w: f32[5, 7]) -> f32[3, 7] {

@@ -24,13 +24,17 @@ from graphopt.errors import (
     TargetError,
     UnsupportedOperators,
 )
+from graphopt.moved import install
+from graphopt.version import __version__
 
 if TYPE_CHECKING:
-    from graphopt.compiler import CompiledModel, compile
-    from graphopt.runtime.artifact import load
+    from graphopt.backends.x86.model import CompiledModel
+    from graphopt.compiler import compile
+    from graphopt.runtime.artifact.loading import load
 
-__version__ = "0.1.0"
-_LAZY = {"compile": "graphopt.compiler", "CompiledModel": "graphopt.compiler", "load": "graphopt.runtime.artifact"}
+_LAZY = {"compile": "graphopt.compiler", "CompiledModel": "graphopt.backends.x86.model",
+         "load": "graphopt.runtime.artifact.loading"}
+install()
 
 
 def __getattr__(name: str) -> Any:
@@ -49,5 +53,5 @@ def __dir__() -> list[str]:
 __all__ = [
     "ArtifactError", "CaptureError", "CodegenError", "CompiledModel", "EvaluationError", "GraphOptError", "IRError",
     "IndexRangeError", "InputError", "OutOfMemoryError", "ParseError", "PickleError", "RewriteError", "TargetError",
-    "UnsupportedOperators", "compile", "load",
+    "UnsupportedOperators", "__version__", "compile", "load",
 ]

@@ -232,7 +232,7 @@ def kernel(d: Any) -> str:
     """How the op becomes code."""
     import graphopt.codegen.lower  # noqa: F401  (fills the lowering tables)
     from graphopt.codegen.lower.registry import COMPUTE, LOOPS
-    from graphopt.codegen.x86 import TEMPLATED
+    from graphopt.codegen.x86.templates import TEMPLATED
     from graphopt.ir.table import Trait
 
     if d.name in COMPUTE and d.has(Trait.CONTRACTION):

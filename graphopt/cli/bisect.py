@@ -10,7 +10,7 @@ import numpy as np
 from graphopt.errors import EvaluationError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.text import value_names
-from graphopt.rewrite.validate import difference
+from graphopt.rewrite.engine.validate import difference
 
 if TYPE_CHECKING:
     from graphopt.ir import Graph
@@ -56,7 +56,7 @@ def right_passes(results: Results) -> str:
 
 def kernels(program: Any, inputs: Sequence[Any]) -> tuple[str, bool]:
     """What comparing a compiled model's kernels with the evaluator showed, in words, and whether all is right."""
-    from graphopt.checking import check_kernels
+    from graphopt.diagnose.checking import check_kernels
 
     arrays = [np.asarray(x, order="C") if isinstance(x, np.ndarray) else x for x in program._checked(inputs)]
     checked = check_kernels(program.program(arrays).details.compiled, program.target, arrays)

@@ -16,7 +16,7 @@ from graphopt.cli.entries import HELP, parse
 from graphopt.cli.models import FORMS, UsageError, parse_value
 from graphopt.cli.running import CODES, run
 from graphopt.errors import ArtifactError, TargetError
-from graphopt.records import MODES
+from graphopt.measure.records import MODES
 
 EXAMPLES = """examples:
   graphopt-build net.onnx                                    for this machine, as net.gopt
@@ -79,12 +79,12 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     _check_output(output, args.force)
     targets = _targets(args)
 
-    from graphopt.bundle import Bundle, build
+    from graphopt.backends.x86.bundle import Bundle, build
     from graphopt.cli.entries import cases
     from graphopt.cli.models import capture_model
-    from graphopt.pipeline import specs
-    from graphopt.records import Records
-    from graphopt.runtime.saved import model_interface
+    from graphopt.codegen.program.interface import specs
+    from graphopt.measure.records import Records
+    from graphopt.runtime.artifact.saved import model_interface
 
     records = Records.load(args.tuning, to_write=args.tune is not None)
     graph = capture_model(args.model, {})
@@ -106,7 +106,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_output(path: Path, force: bool) -> None:
     """Refuse what cannot be written before anything slow begins."""
-    from graphopt.runtime.saving import check_replaceable
+    from graphopt.ship.saving import check_replaceable
 
     if not path.absolute().parent.is_dir():
         raise ArtifactError("there is no such folder to write in", where=f"-o {path}")
@@ -114,6 +114,7 @@ def _check_output(path: Path, force: bool) -> None:
 
 
 def _targets(args: argparse.Namespace) -> list[Any]:
+    from graphopt.backends.base import backend_of
     from graphopt.targets import parse_target, without_winograd
 
     found: dict[str, Any] = {}
@@ -122,7 +123,7 @@ def _targets(args: argparse.Namespace) -> list[Any]:
             target: Any = (without_winograd if args.no_winograd else parse_target)(text, args.threads)
         except TargetError as e:
             raise UsageError(f"--target {text}: {e}") from None
-        if target.kind != "x86":
+        if not backend_of(target).artifacts:
             raise UsageError(f"--target {text}: artifacts are for x86. graphopt.compile(..., target={text!r}).save writes the "
                              "sources of others")
         if target.name in found:
@@ -132,7 +133,7 @@ def _targets(args: argparse.Namespace) -> list[Any]:
 
 
 def _summary(path: Path, bundle: Any, cases: Sequence[Any], seconds: float) -> dict[str, Any]:
-    from graphopt.runtime.artifact import MANIFEST
+    from graphopt.runtime.artifact.reading import MANIFEST
 
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     sizes = {name: f["bytes"] for name, f in manifest["files"].items()}

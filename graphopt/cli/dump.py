@@ -39,16 +39,15 @@ Section = tuple[str, str]  # what a text is, for colours, and the text
 
 def _dump(args: argparse.Namespace) -> list[Section] | Graph:
     """What was asked for: texts, or the graph that is to be saved."""
+    from graphopt.backends.base import backend_of
+    from graphopt.backends.pipeline import optimise
     from graphopt.cli.bisect import kernels, right_passes, wrong_pass
     from graphopt.cli.models import bind_values, capture_model, read_inputs
     from graphopt.cli.repro import repro
-    from graphopt.pipeline import asked, optimise
-    from graphopt.repro import guarded
-    from graphopt.rewrite import WrongResult, default_passes
-    from graphopt.rewrite.validate import random_inputs
-    from graphopt.runtime.machine import missing
+    from graphopt.rewrite import WrongResult
+    from graphopt.rewrite.engine.validate import random_inputs
+    from graphopt.ship.crash import guarded
     from graphopt.targets import parse_target, without_winograd
-    from graphopt.targets.x86 import X86
 
     kept, recorded = _recorded(args)
     try:
@@ -56,13 +55,13 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
             args.target or recorded["target"], args.threads or recorded["threads"])
     except TargetError as e:
         raise UsageError(f"--target {args.target}: {e}") from None
-    runs = isinstance(target, X86) and not missing(target.instructions)
+    backend = backend_of(target)
+    runs = backend.runs and not backend.missing(target)
     if args.profile and not runs:
         raise UsageError(f"--profile runs the program, and one for {target.name} does not run here")
-    if args.emit in CODE and target.kind != CODE[args.emit]:
+    if args.emit in CODE and args.emit not in backend.forms:
         raise UsageError(f"--emit {args.emit} is for --target {CODE[args.emit]}, not {target.name}")
-    keeps = asked(target)
-    passes = default_passes(keeps)
+    passes = backend.passes(target)
     names = [p.name for p in passes]
     last = position(names, args.after, "--after") if args.after else len(passes)
     passes, around = passes[:last], Snapshots(names, spans(names, args.diff, last) if args.diff else [])
@@ -85,10 +84,10 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
         from graphopt.cli.page import page
 
         title = args.model if ":" in args.model else Path(args.model).name
-        return [("html", page(title, captured, target, keeps, passes, inputs))]
+        return [("html", page(title, captured, target, passes, inputs))]
     try:
         with contextlib.nullcontext() if args.bisect else guarded(captured, target):  # it looks for failures itself
-            graph, results = optimise(captured, args.validate or args.bisect, keeps, passes=passes, inputs=inputs,
+            graph, results = optimise(captured, target, args.validate or args.bisect, passes, inputs=inputs,
                                       before=[around.before], after=[around.after])
     except WrongResult as e:
         if not args.bisect:
@@ -146,7 +145,7 @@ def _dump(args: argparse.Namespace) -> list[Section] | Graph:
 def _recorded(args: argparse.Namespace) -> tuple[list[Any] | None, dict[str, Any]]:
     """The inputs, and the target and its options, that a folder of a failure records; the defaults of other models."""
     if is_crash(Path(args.model)):
-        from graphopt.repro import load
+        from graphopt.ship.crash import load
 
         _, inputs, about = load(Path(args.model))
         return inputs, about
@@ -154,9 +153,9 @@ def _recorded(args: argparse.Namespace) -> tuple[list[Any] | None, dict[str, Any
 
 
 def _profile(program: Any, inputs: Sequence[Any], args: argparse.Namespace) -> str:
-    from graphopt import peaks
     from graphopt.cli.profile import table, to_json
-    from graphopt.codegen import native
+    from graphopt.codegen.x86 import native
+    from graphopt.measure import peaks
 
     measured = program._profile(inputs)
     limits = peaks.here(measured.threads) if native.compiler() is not None else None
@@ -168,13 +167,15 @@ def _profile(program: Any, inputs: Sequence[Any], args: argparse.Namespace) -> s
 
 def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> tuple[str, Any]:
     """How the parameters of the program's kernels are chosen, after measuring where that is wanted, and the program (None for
-    other targets than x86). The choices are also kept as reasons."""
-    if target.kind != "x86":
+    targets whose kernels have none). The choices are also kept as reasons."""
+    from graphopt.backends.base import backend_of
+
+    if not backend_of(target).tunes:
         if tune:
             raise UsageError(f"--tune: kernels for {target.name} have no parameters to tune")
         return "", None
-    from graphopt import static
-    from graphopt.records import Records
+    from graphopt.backends.x86 import static
+    from graphopt.measure.records import Records
 
     records = Records.load(to_write=tune is not None)
     if tune:

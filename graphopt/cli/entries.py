@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.cli.models import UsageError, value_array
 
 if TYPE_CHECKING:
-    from graphopt.bundle import Case
+    from graphopt.backends.x86.bundle import Case
     from graphopt.ir import Graph
     from graphopt.runtime.model import Spec
 
@@ -86,7 +86,7 @@ def entries(graph: Graph, inputs: Sequence[Spec], given: Sequence[Shapes]) -> li
 def cases(graph: Graph, inputs: Sequence[Spec], shapes: Sequence[Shapes],
           values: Sequence[tuple[str, float | list[float]]]) -> list[Case]:
     """The same with the values of inputs that shape programs: every set of values with every set of shapes."""
-    from graphopt.bundle import Case
+    from graphopt.backends.x86.bundle import Case
 
     given: dict[str, dict[bytes, Any]] = {}
     for name, value in values:

@@ -59,7 +59,7 @@ def capture_model(spec: str, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     """The graph of the model that `spec` names, with the inputs named in `shapes` fixed to those shapes."""
     path = Path(spec)
     if is_crash(path):
-        from graphopt.repro import load
+        from graphopt.ship.crash import load
 
         return _fixed(load(path)[0], shapes)
     if path.suffix in (".gir", ".ir"):
@@ -142,7 +142,7 @@ def bind_values(graph: Graph, shapes: Mapping[str, tuple[int, ...]], values: Map
     """The graph with those input values known that shape the program."""
     if not values:
         return graph
-    from graphopt.pipeline import bound
+    from graphopt.codegen.program.interface import bound
 
     arrays = {name: value_array(graph, name, value) for name, value in values.items()}
     if "recapture" in graph.metadata:

@@ -10,7 +10,7 @@ from graphopt.cli.completion import add_completion
 from graphopt.cli.models import FORMS, UsageError, parse_shape, parse_value
 from graphopt.cli.running import CODES
 from graphopt.errors import InputError
-from graphopt.records import MODES
+from graphopt.measure.records import MODES
 
 EMIT = ("ir", "tir", "asm", "cuda", "hls", "dot", "json", "html")
 CODE = {"tir": "x86", "asm": "x86", "cuda": "cuda", "hls": "fpga"}  # what programs for that target have; the rest show graphs

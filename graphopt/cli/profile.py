@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from graphopt.peaks import LEVELS, Peaks
-from graphopt.profiling import Profile, Row
+from graphopt.measure.peaks import LEVELS, Peaks
+from graphopt.measure.profiling import Profile, Row
 
 LEAST = 16  # characters of a column of text on a narrow terminal; below that the last one is left out
 

@@ -19,16 +19,17 @@ def repro(graph: Graph, target: Any, inputs: Sequence[Any] | None, folder: Path)
     """
     from tqdm import tqdm
 
-    from graphopt import reduction
-    from graphopt.repro import COMPILE, write
-    from graphopt.rewrite.validate import random_inputs
+    from graphopt.backends.base import backend_of
+    from graphopt.diagnose import reduction
+    from graphopt.rewrite.engine.validate import random_inputs
+    from graphopt.ship.crash import COMPILE, write
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / "about.json").is_file():
         raise UsageError(f"--repro {folder}: there is something else of that name")
     failure = reduction.find(graph, target, inputs)
     if failure is None:
         raise NothingFound(f"--repro {folder}: nothing fails: the model compiles"
-                         f"{', runs, and computes what it should' if target.kind == 'x86' else ''}")
+                         f"{', runs, and computes what it should' if backend_of(target).runs else ''}")
     ops = sum(op.name != "const" for op in graph.ops)
     with tqdm(disable=None, desc=f"{ops} ops", unit=" graphs", leave=False) as bar:
         def progress(left: int, tried: int) -> None:

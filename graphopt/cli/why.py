@@ -41,7 +41,7 @@ def _steps(program: Any, ops: set[Op | None]) -> list[str]:
     """The steps of a program that compute any of these ops."""
     if program is None:
         return []
-    from graphopt.profiling import called, describe, on_evaluator
+    from graphopt.measure.profiling import called, describe, on_evaluator
 
     lines = []
     for k, step in enumerate(program.steps):
@@ -63,7 +63,7 @@ def _computes(step: Any, ops: set[Op | None]) -> bool:
 
 def _inside(step: Any) -> Iterator[Any]:
     """The kernels, and the branches and loops around them, in a branch or loop; in order."""
-    from graphopt.codegen.steps import parts
+    from graphopt.codegen.program.steps import parts
 
     for part in parts(step):
         for s in part:

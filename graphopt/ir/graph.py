@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -188,6 +188,8 @@ def view(definition: OpDef, operands: Sequence[Value | None], attrs: Mapping[str
 class Graph:
     """Inputs, ops in order, outputs. `symbols` counts the dims invented where inference could not know them."""
 
+    printer: ClassVar[Callable[[Graph], str]]  # the text form, which knows graphs (ir/text.py), and not they it
+
     def __init__(self, name: str = "main") -> None:
         self.name = name
         self.inputs: list[Value] = []
@@ -369,9 +371,7 @@ class Graph:
         return self.clone(symbols, infer=True)
 
     def __str__(self) -> str:
-        from graphopt.ir.text import print_graph
-
-        return print_graph(self)
+        return Graph.printer(self)
 
 
 def first_free(graph: Graph) -> int:

@@ -163,4 +163,9 @@ def _read_constant(archive: zipfile.ZipFile, name: str, entry: dict[str, str]) -
     return Tensor(array if t.dtype.kind == "str" else array.view(t.dtype.numpy), name, t)
 
 
+def names_without_data(graph: Graph) -> list[str]:
+    """The constants of a graph and of those that it holds that are only named: what is read from text has not their data."""
+    return [op.attrs["value"].name or "?" for op in graph.walk() if op.name == "const" and op.attrs["value"].array is None]
+
+
 __all__ = ["FORMAT", "SUFFIX", "load", "save"]

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt import store
+from graphopt.cache import store
 from graphopt.errors import IRError
 from graphopt.ir.dims import Dim, DimLike, Shape, broadcast_dim, dim_min, product
 from graphopt.ir.types import DTYPES, DType, TensorType, Type, dtype

@@ -210,4 +210,6 @@ def print_attr(value: Any) -> str:
     return str(value)
 
 
+Graph.printer = print_graph
+
 __all__ = ["ConstantNames", "StableNames", "print_attr", "print_graph", "value_names"]

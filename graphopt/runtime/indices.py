@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.bounds import IndexCheck, refuse
-from graphopt.runtime.executable import Executable, Observer
-from graphopt.runtime.pycall import Call
+from graphopt.runtime.bounds import IndexCheck, refuse
+from graphopt.runtime.host.executable import Executable, Observer
+from graphopt.runtime.host.pycall import Call
 
 
 class Checked:

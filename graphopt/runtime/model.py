@@ -12,9 +12,9 @@ import numpy as np
 
 from graphopt.errors import InputError, OutOfMemoryError, PickleError
 from graphopt.runtime.arrays import from_numpy, kind_of, to_numpy
-from graphopt.runtime.executable import Executable
+from graphopt.runtime.host.executable import Executable
+from graphopt.runtime.host.pycall import never
 from graphopt.runtime.indices import Checked
-from graphopt.runtime.pycall import never
 from graphopt.runtime.structure import Call
 
 

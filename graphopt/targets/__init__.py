@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from graphopt import store
+from graphopt.cache import store
 from graphopt.errors import TargetError
 from graphopt.targets.base import Target
 
@@ -17,7 +16,7 @@ _NAMED: dict[str, Named] = {}  # kinds that others add
 def named(kind: str) -> Callable[[Named], Named]:
     """Register a kind of target from outside: the function gives the target for what follows `kind:`, None where nothing does.
 
-    How it is compiled for stands in `graphopt.emitted`. Raises TargetError where the kind is there already.
+    `graphopt.backends.base.register` does this, and says how it is compiled for. TargetError where the kind is there already.
     """
 
     def add(f: Named) -> Named:
@@ -33,7 +32,7 @@ def named(kind: str) -> Callable[[Named], Named]:
 def parse_target(text: str | Target, threads: int | None = None) -> Target:
     """A target from its name: `x86`, `x86:CPU`, `cuda:sm_XY`, `fpga:PART`. Raises TargetError for anything else."""
     if isinstance(text, Target):
-        return text if threads is None or text.kind != "x86" else replace(text, threads=threads)  # type: ignore[call-arg]
+        return text if threads is None else text.with_threads(threads)
     if not isinstance(text, str):
         raise TargetError(f"a target is a name, not {text!r}", hint=FORMS)
     kind, _, detail = text.partition(":")
@@ -56,8 +55,7 @@ def parse_target(text: str | Target, threads: int | None = None) -> Target:
 
 def without_winograd(text: str | Target, threads: int | None = None) -> Target:
     """The target, forbidden to convolve by Winograd's algorithm; only x86 has kernels for that."""
-    target = parse_target(text, threads)
-    return replace(target, winograd=False) if target.kind == "x86" else target  # type: ignore[call-arg]
+    return parse_target(text, threads).without_winograd()
 
 
 __all__ = ["Target", "named", "parse_target", "without_winograd"]

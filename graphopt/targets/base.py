@@ -15,6 +15,14 @@ class Target:
     kind: str
     name: str
 
+    def with_threads(self, threads: int) -> Target:
+        """The same for so many threads; the same where threads are none of its business."""
+        return self
+
+    def without_winograd(self) -> Target:
+        """The same, forbidden to convolve by Winograd's algorithm, if it could."""
+        return self
+
 
 def room_between(channels: int, itemsize: int) -> int:
     """Elements to leave free after every pixel of a channels-last image, so that pixels do not crowd into few sets."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from graphopt.errors import TargetError
-from graphopt.runtime.machine import caches, missing
+from graphopt.runtime.host.machine import caches, missing
 from graphopt.targets.base import Target
 
 
@@ -66,6 +66,12 @@ class X86(Target):
         if cpu is None:
             features -= set(missing(f for f in features if f.startswith(_USED)))
         return X86("x86", f"x86:{name}", name, features, threads or len(os.sched_getaffinity(0)), l1, l2, l3, fma)
+
+    def with_threads(self, threads: int) -> X86:
+        return replace(self, threads=threads)
+
+    def without_winograd(self) -> X86:
+        return replace(self, winograd=False)
 
     def llvm_target(self) -> dict[str, object]:
         """TVM's target description."""

@@ -13,10 +13,11 @@ import onnx
 import pytest
 
 import graphopt
+from graphopt.backends.pipeline import optimise
 from graphopt.capture import capture
-from graphopt.codegen.control import why_not
+from graphopt.codegen.program.control import why_not
+from graphopt.codegen.program.interface import specialise
 from graphopt.ir import evaluate
-from graphopt.pipeline import asked, optimise, specialise
 from graphopt.targets import parse_target
 from tests.capture.onnx_models import run_ort
 
@@ -70,7 +71,7 @@ def check(model: onnx.ModelProto, x: np.ndarray, hosts: tuple[str, ...] = ()) ->
     """The captured graph, through all passes, gives what onnxruntime gives."""
     graph = capture(model)
     target = parse_target("x86")
-    final, _ = optimise(specialise(graph, graph.input_names, {graph.input_names[0]: x.shape}, {}), target=asked(target))
+    final, _ = optimise(specialise(graph, graph.input_names, {graph.input_names[0]: x.shape}, {}), target)
     got = evaluate(final, [x])
     for mine, theirs in zip(got, run_ort(model, {graph.input_names[0]: x}), strict=True):
         near(mine, theirs)
@@ -148,7 +149,7 @@ def test_categories() -> None:
 def test_an_isolation_forest_is_one_kernel_of_trees() -> None:
     graph = capture(exported(ensemble.IsolationForest(n_estimators=6, random_state=0).fit(X), zipmap=None))
     static = specialise(graph, graph.input_names, {graph.input_names[0]: ROWS.shape}, {})
-    final, _ = optimise(static, target=asked(parse_target("x86")))
+    final, _ = optimise(static, parse_target("x86"))
     assert [op.name for op in final.ops].count("tree_ensemble") == 1
 
 

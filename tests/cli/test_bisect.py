@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graphopt.checking import in_child, logical
 from graphopt.cli.dump import main
-from graphopt.codegen.expr import call
+from graphopt.codegen.kernel.expr import call
 from graphopt.codegen.lower.registry import COMPUTE
+from graphopt.diagnose.checking import in_child, logical
 from graphopt.ir import Layout, parse_graph, serial, tensor
 from graphopt.rewrite import Fuse, Simplify
-from graphopt.rewrite.manager import RulePass
-from graphopt.rewrite.rules import Rule
+from graphopt.rewrite.engine.manager import RulePass
+from graphopt.rewrite.engine.rules import Rule
 
 TEXT = """graph @net(%x: f32[4, 6]) -> f32[6, 4] {
   %w = const @w : f32[6, 6]
@@ -89,7 +89,7 @@ def test_a_kernel_that_crashes_ends_neither_the_command_nor_the_search(net, capf
 
 
 def test_a_plan_that_reuses_memory_too_early_is_found(net, capfd, monkeypatch):
-    from graphopt.codegen import plan
+    from graphopt.codegen.program import plan
 
     real = plan.arrange
     monkeypatch.setattr(plan, "arrange", lambda lives, bound: ([0] * len(lives), real(lives, bound)[1]))

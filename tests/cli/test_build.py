@@ -18,7 +18,7 @@ from graphopt.cli import entries
 from graphopt.cli.build import main
 from graphopt.cli.models import UsageError
 from graphopt.ir import Builder, Graph, serial, tensor
-from graphopt.runtime import machine
+from graphopt.runtime.host import machine
 from graphopt.targets import parse_target
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
@@ -117,7 +117,7 @@ def test_the_text_of_a_graph_is_built_where_all_its_constants_stand_in_it(tmp_pa
 
 def test_failures_of_the_compiler_name_their_folder(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
-    from graphopt import static
+    from graphopt.backends.x86 import static
 
     def fails(*args: object) -> None:
         raise ZeroDivisionError("a bug")

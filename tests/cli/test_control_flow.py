@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt import tuner
 from graphopt.cli.dump import main
-from graphopt.codegen.expr import call
+from graphopt.codegen.kernel.expr import call
 from graphopt.codegen.lower.registry import COMPUTE
 from graphopt.ir import Graph, parse_graph, serial
+from graphopt.measure import tuner
 from graphopt.targets import parse_target
 
 TEXT = """graph @net(%m: i64[], %x: f32[4, 32]) -> (f32[4, 32], f32[4, 32]) {
@@ -108,12 +108,12 @@ def test_what_explain_and_the_source_say() -> None:
 
 
 def test_kernels_of_bodies_are_tuned_and_a_loop_counts_as_often_as_it_runs(tmp_path: Path) -> None:
-    from graphopt.pipeline import X86Keeps, optimise
+    from graphopt.backends.pipeline import optimise
 
     target: Any = parse_target("x86", 1)
     text = TEXT.replace("%m: i64[], ", "").replace("loop(%m,", "loop(%many,")
     text = text.replace("  %start = exp", "  %many = const 500 : i64[]\n  %start = exp")
-    known, _ = optimise(parse_graph(text, {"w": np.ones((32, 32), np.float32)}), target=X86Keeps(target))
+    known, _ = optimise(parse_graph(text, {"w": np.ones((32, 32), np.float32)}), target)
     times = {op.name: n for op, n in tuner._repeated(known)}
     assert times["softmax"] == 500 and times["tanh"] == 1
     kernels = [op for _, op in tuner._worth(known, tuner.EFFORTS["full"], target)]

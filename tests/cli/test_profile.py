@@ -10,8 +10,8 @@ import graphopt
 from graphopt.cli.dump import main
 from graphopt.cli.profile import table
 from graphopt.ir import Builder, Graph, serial, tensor
-from graphopt.peaks import Peaks
-from graphopt.profiling import Profile, Row
+from graphopt.measure.peaks import Peaks
+from graphopt.measure.profiling import Profile, Row
 
 RNG = np.random.default_rng(0)
 PEAKS = Peaks(2, {"fma": 1e9}, {"l1": 1e9}, {"l1": 1 << 15})
@@ -80,7 +80,7 @@ def test_inputs_come_from_a_file(net, capsys, tmp_path):
 
 
 def test_without_a_compiler_there_are_times_and_no_percentages(net, capsys, monkeypatch):
-    monkeypatch.setattr("graphopt.codegen.native.compiler", lambda: None)
+    monkeypatch.setattr("graphopt.codegen.x86.native.compiler", lambda: None)
     code, out, _ = run(capsys, net, "--profile")
     assert code == 0 and "encoder.fc" in out and "roofline  bound" not in out and "there is no C compiler" in out
 

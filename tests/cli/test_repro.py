@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.checking import in_child
 from graphopt.cli.dump import main
-from graphopt.codegen.expr import call
+from graphopt.codegen.kernel.expr import call
 from graphopt.codegen.lower.registry import COMPUTE
+from graphopt.diagnose.checking import in_child
+from graphopt.diagnose.repro import attempt
 from graphopt.errors import (
     CaptureError,
     CodegenError,
@@ -24,9 +25,9 @@ from graphopt.errors import (
     UnsupportedOperators,
 )
 from graphopt.ir import evaluate, parse_graph, serial
-from graphopt.repro import attempt, failure_of, is_failure, load, write
 from graphopt.rewrite import Simplify, Transposes
-from graphopt.rewrite.rules import Rule
+from graphopt.rewrite.engine.rules import Rule
+from graphopt.ship.crash import failure_of, is_failure, load, write
 from graphopt.targets import parse_target
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import numpy as np
 
 import graphopt.codegen.lower
 import graphopt.ir.ops  # noqa: F401
-from graphopt.codegen.interpret import evaluate
+from graphopt.codegen.lower.interpret import evaluate
 from graphopt.ir.evaluate import evaluate_op
 from graphopt.ir.graph import Graph, Op
 from graphopt.ir.types import dtype, tensor

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from lowering import random
 
 import graphopt
-from graphopt.codegen.attention_cut import MAX_KEYS, Problem, cuts
-from graphopt.codegen.blocking import tiles
-from graphopt.codegen.kernels import lower
-from graphopt.codegen.tile import SEPARATE
-from graphopt.codegen.tuning import best_of
-from graphopt.codegen.x86 import style_of, templates_of
+from graphopt.codegen.lower.kernels import lower
+from graphopt.codegen.lower.tuning import best_of
+from graphopt.codegen.x86.kernels.attention_cut import MAX_KEYS, Problem, cuts
+from graphopt.codegen.x86.kernels.blocking import tiles
+from graphopt.codegen.x86.kernels.tile import SEPARATE
+from graphopt.codegen.x86.templates import style_of, templates_of
 from graphopt.ir import Graph, Value, tensor
 from graphopt.targets import parse_target
 from graphopt.targets.x86 import X86

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.codegen.blocking import BYTES_FROM_L3, Product, aliases, blockings
-from graphopt.codegen.tuning import best_of
+from graphopt.codegen.lower.tuning import best_of
+from graphopt.codegen.x86.kernels.blocking import BYTES_FROM_L3, Product, aliases, blockings
 from graphopt.targets.x86 import X86
 
 BIG = X86("x86", "x86:a", "a", frozenset(("avx512f", "avx2")), 2, 48 << 10, 2 << 20, 2)

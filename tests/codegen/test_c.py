@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import graphopt.codegen.lower  # noqa: F401  (fills the lowering tables)
-from graphopt.codegen import host_cc
-from graphopt.codegen.c import Dialect, print_kernel
-from graphopt.codegen.expr import INDEX, Buffer, Expr, Var, binary, bitcast, call, cast, const, reduce, select, unary
-from graphopt.codegen.kernels import lower
-from graphopt.codegen.loops import Alloc, For, If, Kernel, Let, Seq, loop, nest, seq, store
-from graphopt.codegen.schedule import Style
+from graphopt.codegen.c import host as host_cc
+from graphopt.codegen.c.emit import Dialect, print_kernel
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, binary, bitcast, call, cast, const, reduce, select, unary
+from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Let, Seq, loop, nest, seq, store
+from graphopt.codegen.lower.kernels import lower
+from graphopt.codegen.lower.schedule import Style
 from graphopt.errors import CodegenError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.parse import parse_graph

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt import store
-from graphopt.codegen import native
+from graphopt.cache import store
+from graphopt.codegen.x86 import native
 from graphopt.ir import Builder, Graph, tensor
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="the cache needs a C linker")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_contraction import TARGETS, conv, of
 
 import graphopt
-from graphopt.codegen import layouts
-from graphopt.codegen.channels_last import choose_box
+from graphopt.codegen.x86 import layouts
+from graphopt.codegen.x86.kernels.conv.channels_last import choose_box
 from graphopt.targets import parse_target
 
 

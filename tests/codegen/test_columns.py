@@ -7,10 +7,10 @@ import pytest
 from compiling import Batch
 from lowering import make, random
 
-from graphopt.codegen.expr import Apply, postorder
-from graphopt.codegen.kernels import lower
-from graphopt.codegen.loops import For, Store, statements
-from graphopt.codegen.schedule import Style
+from graphopt.codegen.kernel.expr import Apply, postorder
+from graphopt.codegen.kernel.loops import For, Store, statements
+from graphopt.codegen.lower.kernels import lower
+from graphopt.codegen.lower.schedule import Style
 
 RNG = np.random.default_rng(17)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowering import random
 
-from graphopt.codegen.tile import Tile, columns_of, result_tiles
-from graphopt.codegen.tuning import best_of
+from graphopt.codegen.lower.tuning import best_of
+from graphopt.codegen.x86.kernels.tile import Tile, columns_of, result_tiles
 from graphopt.ir import Value
 
 TARGETS = ["x86", "x86:haswell", "x86:x86-64"]

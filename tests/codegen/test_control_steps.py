@@ -9,14 +9,14 @@ import pytest
 
 import graphopt.codegen.lower  # noqa: F401  (fills the lowering tables)
 from graphopt import rewrite
-from graphopt.codegen import native
-from graphopt.codegen.plan import Host, Program, plan
-from graphopt.codegen.steps import Branch, Repeat, calls
-from graphopt.codegen.x86 import style_of, templates_of
+from graphopt.backends.pipeline import optimise
+from graphopt.backends.x86.static import compile_static
+from graphopt.codegen.program.plan import Host, Program, plan
+from graphopt.codegen.program.steps import Branch, Repeat, calls
+from graphopt.codegen.x86 import native, style_of, templates_of
+from graphopt.codegen.x86.link import link
 from graphopt.ir import Builder, Graph, Value, evaluate, parse_graph, tensor, verify
-from graphopt.pipeline import X86Keeps, optimise
 from graphopt.rewrite import Unroll
-from graphopt.static import compile_static, link
 from graphopt.targets import parse_target
 
 TARGET: Any = parse_target("x86", 2)
@@ -107,7 +107,7 @@ def test_random_nests_compute_what_the_evaluator_does(seed: int, monkeypatch: py
         monkeypatch.setattr(native, "compiler", lambda: None)
     compiled = compile_static(graph, TARGET, announce=False)
     assert not compiled.program.hosts and compiled.code.in_memory == (seed % 4 == 3)
-    executable = link(compiled, TARGET.threads)
+    executable = link(compiled.program, compiled.code, TARGET.threads)
     rng = np.random.default_rng(seed)
     for n in (0, 1, 3, 5):
         given = [*(rng.uniform(-1, 1, 6).astype(np.float32) for _ in range(3)), np.array(n)]
@@ -117,7 +117,7 @@ def test_random_nests_compute_what_the_evaluator_does(seed: int, monkeypatch: py
 
 # The plan --------------------------------------------------------------------------------------------------------------
 def planned(text: str, **constants: np.ndarray) -> Program:
-    graph, _ = optimise(parse_graph(text, constants), target=X86Keeps(TARGET))
+    graph, _ = optimise(parse_graph(text, constants), TARGET)
     return plan(graph, style_of(TARGET), templates_of(TARGET))
 
 

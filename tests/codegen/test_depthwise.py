@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lowering import random
 
-from graphopt.codegen.depthwise import Window, choose_strip
+from graphopt.codegen.x86.kernels.conv.depthwise import Window, choose_strip
 from graphopt.ir import Value
 
 TARGETS = ["x86", "x86:haswell", "x86:x86-64"]

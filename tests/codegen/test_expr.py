@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.codegen.expr import (
+from graphopt.codegen.kernel.expr import (
     INDEX,
     Apply,
     Buffer,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_contraction import TARGETS, conv, of
 
 import graphopt
-from graphopt.codegen import layouts
+from graphopt.codegen.x86 import layouts
 
 
 @pytest.fixture(autouse=True)

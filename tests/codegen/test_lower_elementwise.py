@@ -109,7 +109,7 @@ def test_where(of: str) -> None:
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, -0.5, 1.0, 2.0, 3.0, 4.0, -1.0, 2.5])
 def test_constant_exponents_keep_the_specials(exponent: float) -> None:
-    from graphopt.codegen.interpret import evaluate
+    from graphopt.codegen.lower.interpret import evaluate
     from graphopt.ir.evaluate import evaluate_op
     from graphopt.ir.graph import Graph
     from graphopt.ir.types import tensor

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lowering import check, make, random
 
-from graphopt.codegen.expr import INDEX, Reduce, Var, postorder
+from graphopt.codegen.kernel.expr import INDEX, Reduce, Var, postorder
 from graphopt.codegen.lower.registry import COMPUTE, Inliner
 from graphopt.ir.table import TABLE, Trait
 
@@ -67,7 +67,7 @@ def test_batch_norm_by_what_is_not_finite() -> None:
 def test_a_row_shares_its_reductions() -> None:
     """softmax holds one Reduce for the maximum and one for the sum, neither depending on the position in the row."""
     op = make("softmax", [np.zeros((4, 9), np.float32)], axis=1)
-    from graphopt.codegen.expr import Buffer, free_vars
+    from graphopt.codegen.kernel.expr import Buffer, free_vars
 
     i, j = Var("i", INDEX, 0, 3), Var("j", INDEX, 0, 8)
     e = Inliner({op.operands[0]: Buffer("x", "f32", (4, 9))}).at(op.result, (i, j))

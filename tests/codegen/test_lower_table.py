@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from lowering import make
 
-from graphopt.codegen.expr import INDEX, Buffer, Var, const, load, reduce, select
-from graphopt.codegen.interpret import Evaluation, loop_kernel, run_kernel
-from graphopt.codegen.loops import For, Kernel, loop, seq, statements, store
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, const, load, reduce, select
+from graphopt.codegen.kernel.interpret import Evaluation, run_kernel
+from graphopt.codegen.kernel.loops import For, Kernel, loop, seq, statements, store
+from graphopt.codegen.lower.interpret import loop_kernel
 from graphopt.codegen.lower.registry import COMPUTE, LOOPS, why_not
 from graphopt.errors import CodegenError
 from graphopt.ir.table import TABLE, Trait

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from lowering import check, random
 
-from graphopt.codegen.kernels import lower
-from graphopt.codegen.schedule import Style
-from graphopt.codegen.tir.emit import emit_kernel
+from graphopt.codegen.lower.kernels import lower
+from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.emit import emit_kernel
 from graphopt.ir import Builder, Graph, tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ir"))

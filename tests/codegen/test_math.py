@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from graphopt.codegen.expr import Apply, Buffer, Const, Expr, Load, Var, call, cast, postorder, reduce, select
-from graphopt.codegen.math import EXPANSIONS, expand
+from graphopt.codegen.kernel.expr import Apply, Buffer, Const, Expr, Load, Var, call, cast, postorder, reduce, select
+from graphopt.codegen.kernel.math import EXPANSIONS, expand
 from graphopt.ir.types import F32, F64
 
 RNG = np.random.default_rng(7)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphopt.codegen.lower  # noqa: F401  (fills the lowering tables)
-from graphopt.codegen.kernels import kernel_key
-from graphopt.codegen.plan import ALIGN, Host, Program, Slot, arrange, largest_sum, nbytes, plan
-from graphopt.codegen.schedule import Style
-from graphopt.codegen.x86 import style_of, templates_of
+from graphopt.codegen.lower.kernels import kernel_key
+from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.program.plan import ALIGN, Host, Program, Slot, arrange, largest_sum, nbytes, plan
+from graphopt.codegen.x86.templates import style_of, templates_of
 from graphopt.ir import Builder, Graph, Value, evaluate, tensor
-from graphopt.runtime.executable import aligned
+from graphopt.runtime.host.executable import aligned
 from graphopt.targets import parse_target
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt.codegen.expr import Buffer, Expr, const
-from graphopt.codegen.interpret import run_kernel
-from graphopt.codegen.loops import Kernel, Stmt, loop, seq, store
-from graphopt.codegen.schedule import Style
-from graphopt.codegen.shares import shares
+from graphopt.codegen.kernel.expr import Buffer, Expr, const
+from graphopt.codegen.kernel.interpret import run_kernel
+from graphopt.codegen.kernel.loops import Kernel, Stmt, loop, seq, store
+from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.kernels.shares import shares
 from graphopt.ir.types import I32
 
 

@@ -10,7 +10,7 @@ import torch
 from compiling import Batch
 from lowering import random
 
-from graphopt.codegen import streamed
+from graphopt.codegen.x86.kernels.conv import streamed
 
 RNG = np.random.default_rng(12)
 # (channels in, between, height, width, first window, first stride, depthwise window, stride, dilation, pad of both)

@@ -8,13 +8,13 @@ from compiling import Batch
 from lowering import random
 
 import graphopt
-from graphopt.codegen.expr import INDEX, Buffer, Var, binary, bitcast, call, cast, const, reduce, select, unary
-from graphopt.codegen.loops import Alloc, For, If, Kernel, Let, Seq, Stmt, seq, store
-from graphopt.codegen.plan import Call, Program, Slot
-from graphopt.codegen.tir.build import build
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, binary, bitcast, call, cast, const, reduce, select, unary
+from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Let, Seq, Stmt, seq, store
+from graphopt.codegen.program.plan import Call, Program, Slot
+from graphopt.codegen.x86.build import build
 from graphopt.errors import CodegenError
 from graphopt.ir import Builder, Graph, dtype, tensor
-from graphopt.runtime.executable import Pointer, address
+from graphopt.runtime.host.executable import Pointer, address
 from graphopt.targets import parse_target
 
 RNG = np.random.default_rng(7)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from lowering import random
 from test_contraction import TARGETS
 
-from graphopt.codegen.kernels import lower
-from graphopt.codegen.schedule import Style
-from graphopt.codegen.transposing import template
+from graphopt.codegen.lower.kernels import lower
+from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.kernels.transposing import template
 from graphopt.ir import Graph, dtype, tensor
 from graphopt.ir.types import channels_last
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt import GraphOptError, tuner
-from graphopt.codegen.kernels import kernel_key
-from graphopt.codegen.plan import plan
-from graphopt.codegen.tuning import Picks, analytic, best_of, ranked
-from graphopt.codegen.x86 import style_of, templates_of
+from graphopt import GraphOptError
+from graphopt.backends.pipeline import optimise
+from graphopt.codegen.lower.kernels import kernel_key
+from graphopt.codegen.lower.tuning import Picks, analytic, best_of, ranked
+from graphopt.codegen.program.plan import plan
+from graphopt.codegen.x86.templates import style_of, templates_of
 from graphopt.ir import Builder, Graph, Op, tensor
-from graphopt.pipeline import X86Keeps, optimise
-from graphopt.records import Record, Records, check_mode, from_records, record_key
+from graphopt.measure import tuner
+from graphopt.measure.records import Record, Records, check_mode, from_records, record_key
 from graphopt.targets import parse_target
 
 RNG = np.random.default_rng(12)
@@ -48,7 +49,7 @@ def expected(graph: Graph, x: np.ndarray) -> np.ndarray:
 
 
 def kernels(graph: Graph) -> list[Op]:
-    return [op for op in optimise(graph, target=X86Keeps(TARGET))[0].ops if op.name in ("fused", "matmul", "conv")]
+    return [op for op in optimise(graph, TARGET)[0].ops if op.name in ("fused", "matmul", "conv")]
 
 
 class Stopwatch:

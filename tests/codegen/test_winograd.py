@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphopt
-from graphopt.codegen import layouts, winograd_plan
-from graphopt.codegen.tile import Tile
-from graphopt.codegen.winograd_plan import POINTS, Conv, Plan, Transform, choose, tiles_of
+from graphopt.codegen.x86 import layouts
+from graphopt.codegen.x86.kernels.conv import winograd_plan
+from graphopt.codegen.x86.kernels.conv.winograd_plan import POINTS, Conv, Plan, Transform, choose, tiles_of
+from graphopt.codegen.x86.kernels.tile import Tile
 from graphopt.ir import Builder, Graph, tensor
 from graphopt.targets import parse_target
 

@@ -12,8 +12,8 @@ import pytest
 import graphopt
 from graphopt.codegen import cuda
 from graphopt.codegen.cuda.emit import CudaDialect, CudaPrinter
-from graphopt.codegen.expr import INDEX, Buffer, Var, const
-from graphopt.codegen.loops import For, Kernel, seq, store
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, const
+from graphopt.codegen.kernel.loops import For, Kernel, seq, store
 from graphopt.errors import ArtifactError, CodegenError, InputError, TargetError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.parse import parse_graph

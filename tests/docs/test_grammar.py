@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from graphopt.backends.pipeline import optimise
 from graphopt.capture import capture
 from graphopt.errors import GraphOptError
 from graphopt.ir import Graph, parse_graph, print_graph
-from graphopt.pipeline import asked, optimise
 from graphopt.targets import parse_target
 
 lark = pytest.importorskip("lark", reason="lark parses with the documented grammar")
@@ -61,11 +61,11 @@ def test_the_grammar_reads_every_construct() -> None:
 
 
 def test_the_grammar_reads_a_model_after_every_pass() -> None:
-    x86 = asked(parse_target("x86"))
+    x86 = parse_target("x86")
     for shapes in (None, {"images": (3, 1, 8, 8)}):
         graph = capture(DIGITS, shapes=shapes)
         texts = [print_graph(graph)]
-        optimise(graph, target=x86, after=[lambda name, g, texts=texts: texts.append(str(g))])
+        optimise(graph, x86, after=[lambda name, g, texts=texts: texts.append(str(g))])
         assert len(texts) > 20
         for text in dict.fromkeys(texts):
             read(text)
@@ -129,7 +129,7 @@ def test_what_is_no_graph_is_refused_by_both(text: str) -> None:
 
 def test_the_parser_takes_nothing_that_the_grammar_refuses() -> None:
     """Whatever becomes of a text when a token of it is dropped or doubled: if it still parses, the grammar has it."""
-    text = str(optimise(capture(DIGITS, shapes={"images": (1, 1, 8, 8)}))[0])
+    text = str(optimise(capture(DIGITS, shapes={"images": (1, 1, 8, 8)}), parse_target("x86"))[0])
     pieces = re.findall(r'\s+|"[^"]*"|[%@]?[\w.$/-]+|.', text)
     taken = 0
     for k in range(0, len(pieces), max(1, len(pieces) // 150)):

@@ -19,8 +19,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.cache import objects as disk
 from graphopt.capture import capture
-from graphopt.codegen import cache as disk
 from graphopt.errors import CaptureError, CodegenError, InputError, OutOfMemoryError, TargetError
 
 N = helper.make_node

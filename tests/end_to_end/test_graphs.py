@@ -234,7 +234,7 @@ def test_large_weights_exist_twice_at_most(kind: str, size: int) -> None:
     assert weights >= 230e6 and peak < 2.25 * weights
 
 
-@pytest.mark.parametrize("module", ["graphopt", "graphopt.runtime", "graphopt.runtime.model", "graphopt.runtime.executable"])
+@pytest.mark.parametrize("module", ["graphopt", "graphopt.runtime", "graphopt.runtime.model", "graphopt.runtime.host.executable"])
 def test_imports_stay_cheap(module: str) -> None:
     code = f"import sys, {module}; print(*[m for m in ('torch', 'onnx', 'tvm', 'networkx') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

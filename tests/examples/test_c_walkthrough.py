@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.runtime.cfiles import NATIVE
+from graphopt.ship.cfiles import NATIVE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "c.md").read_text()

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 import graphopt
+from graphopt.backends.pipeline import optimise
 from graphopt.capture import capture
 from graphopt.capture.torch.weights import array_of
+from graphopt.codegen.program.interface import specialise
 from graphopt.errors import CaptureError
 from graphopt.ir.evaluate import evaluate
-from graphopt.pipeline import X86Keeps, optimise, specialise
 from tests.generate.torch_draft import Skip, TorchCase
 from tests.generate.torch_modules import draw
 from tests.generate.verdict import Staged, Stop, Verdict, compared, target_for
@@ -37,7 +38,7 @@ def judge_torch(case: TorchCase, compiled: bool) -> Verdict:
         with Staged("evaluator"):
             compared(_arrays(call.unflatten(evaluate(graph, given))), case, "evaluator")
         with Staged("passes"):
-            optimised, _ = optimise(graph, target=X86Keeps(target_for(case.finite)))
+            optimised, _ = optimise(graph, target_for(case.finite))
             compared(_arrays(call.unflatten(evaluate(optimised, given))), case, "passes")
         if compiled:
             with Staged("compilation"):

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 import graphopt
+from graphopt.backends.pipeline import optimise
 from graphopt.capture import capture
+from graphopt.codegen.program.interface import specialise
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import substitute
 from graphopt.ir.evaluate import bind_symbols, evaluate
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
-from graphopt.pipeline import X86Keeps, optimise, specialise
 from graphopt.targets import parse_target, without_winograd
 
 KINDS = ("right", "skipped", "refused", "wrong", "failed")
@@ -117,7 +118,7 @@ def judge(case: Any, compiled: bool) -> Verdict:
                                    {k: case.inputs[k] for k in control})
         with Staged("evaluator"):
             compared(evaluate(fixed, given, observe=Types(fixed, given)), case, "evaluator")
-        target = X86Keeps(target_for(case.finite))
+        target = target_for(case.finite)
         optimised(fixed, given, case, target, "passes")
         if compiled:
             called(case.model, case.inputs, case)

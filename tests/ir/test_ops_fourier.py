@@ -9,7 +9,7 @@ from graphopt.ir import Builder, Trait, evaluate, verify
 from graphopt.ir.ops.fourier import roots, split
 from graphopt.ir.table import DECOMPOSITIONS
 from graphopt.rewrite import Decompose
-from graphopt.rewrite.context import Context
+from graphopt.rewrite.engine.context import Context
 
 RNG = np.random.default_rng(0)
 # One, short ones, primes with a matrix of their own and one without, what splits into two and into more factors.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import helper
 
-import graphopt.onnx_backend as backend
+import graphopt.interop.onnx_backend as backend
 from graphopt.errors import InputError, TargetError
 from tests.capture.onnx_models import parse
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from graphopt import store
-from graphopt.codegen import x86
-from graphopt.emitted import emits
+from graphopt.backends.base import register
+from graphopt.backends.cuda import CudaBackend
+from graphopt.cache import store
+from graphopt.codegen.x86 import templates as x86
 from graphopt.errors import TargetError
 from graphopt.targets import named, parse_target
 
@@ -73,7 +74,7 @@ def test_what_is_registered_twice_is_refused() -> None:
         with pytest.raises(TargetError, match="there already"):
             named(kind)(lambda detail: parse_target("x86"))
     with pytest.raises(TargetError, match="already"):
-        emits("cuda")(lambda graph, target, validate: None)
+        register(CudaBackend())
 
 
 def test_an_unknown_kind_of_target_is_refused() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.ir import Graph, evaluate, parse_graph, verify
 from graphopt.rewrite import Context, DeadCode, Pass, PassManager
-from graphopt.rewrite.validate import difference, random_inputs
+from graphopt.rewrite.engine.validate import difference, random_inputs
 
 
 def plain(graph: Graph) -> str:

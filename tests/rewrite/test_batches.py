@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt import pipeline
-from graphopt.codegen.batches import parts
+from graphopt.codegen.x86.batches import parts
+from graphopt.codegen.x86.capabilities import X86Capabilities
 from graphopt.ir import Graph, evaluate, parse_graph, tensor
 from graphopt.ir.graph import Op
 from graphopt.rewrite import Batches, Context, PassManager
@@ -116,7 +116,7 @@ def test_every_cut_of_a_network_gives_what_the_whole_does(batch: int, images: in
         offers.append(list(cuts))
         return None
 
-    monkeypatch.setattr(pipeline.X86Keeps, "parts", ask)
+    monkeypatch.setattr(X86Capabilities, "parts", ask)
     x = RNG.standard_normal((batch, 3, 33, 31)).astype(np.float32)
     whole = graphopt.compile(graph, threads=2)(x)
     (want,) = evaluate(graph, [x])
@@ -124,7 +124,7 @@ def test_every_cut_of_a_network_gives_what_the_whole_does(batch: int, images: in
     cuts = offers[-1]
     assert len(cuts) > 5
     for cut in cuts[::2] + cuts[-1:]:
-        monkeypatch.setattr(pipeline.X86Keeps, "parts", lambda self, ops, cuts, size, cut=cut: (cut, images))
+        monkeypatch.setattr(X86Capabilities, "parts", lambda self, ops, cuts, size, cut=cut: (cut, images))
         model = graphopt.compile(graph, threads=2)
         assert sum(op.name == "slice" for op in model.graph.ops) >= batch // images
         np.testing.assert_allclose(model(x), want, rtol=0, atol=3e-6 * np.abs(want).max(), err_msg=f"cut {cut}")

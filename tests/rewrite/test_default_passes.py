@@ -6,9 +6,10 @@ from rewriting import names, rewritten
 
 from graphopt.ir import TABLE, Builder, Graph, Trait, tensor, verify
 from graphopt.rewrite import default_passes, optimise
+from graphopt.targets.capabilities import Capabilities
 
 
-class KeepsSoftmax:
+class KeepsSoftmax(Capabilities):
     def keeps(self, op):
         return op.name == "softmax"
 

@@ -12,7 +12,7 @@ from rewriting import names
 
 from graphopt.ir import Builder, Graph, Value, evaluate, tensor, verify
 from graphopt.rewrite import CommonSubexpressions, Context, DeadCode, Forests, PassManager
-from graphopt.rewrite.validate import difference
+from graphopt.rewrite.engine.validate import difference
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ir"))
 from test_ops_trees import forest, points

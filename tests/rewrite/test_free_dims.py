@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from rewriting import parse
 
+from graphopt.backends.pipeline import optimise
 from graphopt.ir.evaluate import evaluate
-from graphopt.pipeline import X86Keeps, optimise
 from graphopt.targets import parse_target
 
 RNG = np.random.default_rng(2)
@@ -29,7 +29,7 @@ CONV = "stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1]"
 def test_kernels_wait_for_sizes(text, shape):
     constants = {name: RNG.standard_normal(s).astype(np.float32) for name, s in (("w", (4, 3, 1, 1)), ("d", (4, 1, 3, 3)))}
     graph = parse(text, **constants)
-    made, _ = optimise(graph, target=X86Keeps(parse_target("x86", 1)))
+    made, _ = optimise(graph, parse_target("x86", 1))
     given = [RNG.standard_normal(shape if k == 0 else (2, 2)).astype(np.float32) for k in range(len(graph.inputs))]
     np.testing.assert_allclose(evaluate(made, given)[0], evaluate(graph, given)[0], rtol=1e-4, atol=1e-5)
 
@@ -44,6 +44,6 @@ def test_a_norm_of_unknown_rank_stays_one():
       %y = batch_norm(%x, %s, %b, %m, %v) {eps=1e-05} : f32[*]
       return %y
     }""", **vector)
-    made, _ = optimise(graph)
+    made, _ = optimise(graph, parse_target("x86", 1))
     x = RNG.standard_normal((2, 3, 4)).astype(np.float32)
     np.testing.assert_allclose(evaluate(made, [x])[0], evaluate(graph, [x])[0], rtol=1e-5)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from rewriting import body, check, names, rewritten, unchanged
 
+from graphopt.backends.pipeline import optimise
 from graphopt.ir import parse_graph
-from graphopt.pipeline import asked, optimise
 from graphopt.rewrite import Canonicalise, Context, Decompose, Fuse, PassManager, Simplify
 from graphopt.targets import parse_target
+from graphopt.targets.capabilities import Capabilities
 
 
 def kinds(graph):
@@ -259,7 +260,7 @@ def test_a_kernel_has_bounds():
 
 
 def test_a_row_kernel_of_the_target_takes_what_is_around_it():
-    class Rows:
+    class Rows(Capabilities):
         def keeps(self, op):
             return True
 
@@ -333,7 +334,7 @@ def test_contiguous_pieces_of_what_is_stored_stay_views():
     assert names(graph) == ["slice", "slice", "exp", "exp", "fused"]
 
 
-class Products:
+class Products(Capabilities):
     """A target whose products compute their left operand as they read it, and store their result anywhere."""
 
     def keeps(self, op):
@@ -400,5 +401,5 @@ def test_what_moves_a_result_of_no_known_shape_is_looked_at_without_it():
       %t = transpose(%r) {perm=[0, 2, 1]} : f32[0, 6, 7]
       return %t
     }""")
-    final, _ = optimise(graph, target=asked(parse_target("x86")))
+    final, _ = optimise(graph, parse_target("x86"))
     assert final.outputs[0].static_shape == (0, 6, 7)

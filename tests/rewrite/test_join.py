@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import graphopt
-from graphopt.codegen import layouts
+from graphopt.codegen.x86 import layouts
 
 
 class Dense(nn.Module):

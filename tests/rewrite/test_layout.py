@@ -12,7 +12,7 @@ import graphopt
 from graphopt.ir import Graph, evaluate, parse_graph, print_graph, tensor
 from graphopt.ir.graph import Op, Value
 from graphopt.rewrite import Context, Layout, PassManager
-from graphopt.rewrite.layout import TIE, depends
+from graphopt.rewrite.layout.choose import TIE, depends
 from graphopt.targets.base import Choice
 
 BYTE, EITHER = 0.25, 0.075  # cycles a byte: converted, read the other way

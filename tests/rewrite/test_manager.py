@@ -9,9 +9,9 @@ from rewriting import parse
 from graphopt.errors import RewriteError
 from graphopt.ir import evaluate
 from graphopt.rewrite import Canonicalise, Context, DeadCode, Fold, Pass, PassManager, Snapshots, default_passes, optimise
-from graphopt.rewrite.manager import GraphPass, RulePass
-from graphopt.rewrite.rules import Rule
-from graphopt.rewrite.validate import difference, first_bad_change, random_inputs, sensitivity
+from graphopt.rewrite.engine.manager import GraphPass, RulePass
+from graphopt.rewrite.engine.rules import Rule
+from graphopt.rewrite.engine.validate import difference, first_bad_change, random_inputs, sensitivity
 
 TEXT = """graph @g(%x: f32[3], %y: f32[3]) -> (f32[3], f32[3]) {
   %a = neg(%x) : f32[3]        # loc("first")

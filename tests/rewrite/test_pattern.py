@@ -5,9 +5,9 @@ from rewriting import names, parse
 
 from graphopt.errors import IRError, RewriteError
 from graphopt.ir import Graph, tensor, verify
-from graphopt.rewrite.context import Context
-from graphopt.rewrite.pattern import match, parse_pattern
-from graphopt.rewrite.rules import Rewriter, Rule, rewrite
+from graphopt.rewrite.engine.context import Context
+from graphopt.rewrite.engine.pattern import match, parse_pattern
+from graphopt.rewrite.engine.rules import Rewriter, Rule, rewrite
 
 
 def last(text):

@@ -5,12 +5,13 @@ import pytest
 from rewriting import names, rewritten, unchanged
 
 from graphopt.rewrite import Canonicalise, CommonSubexpressions, Fold, Recognise, Simplify
+from graphopt.targets.capabilities import Capabilities
 
 CLEAN = [Canonicalise(), Fold(), Simplify(), CommonSubexpressions(), Recognise()]
 X = np.array([[-30, -4, -3, -1, -0.0, 0.5, 1, 2.5, 3, 4, 30]], np.float32)
 
 
-class KeepsAll:
+class KeepsAll(Capabilities):
     def keeps(self, op):
         return True
 

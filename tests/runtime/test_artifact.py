@@ -15,12 +15,13 @@ import pytest
 from small_models import RNG, W, inputs, linear, scale, symbolic, symbolic_inputs
 
 import graphopt
-from graphopt import bundle
+from graphopt.backends.x86 import bundle
+from graphopt.codegen.program.interface import specs
 from graphopt.errors import ArtifactError, InputError
 from graphopt.ir import Builder, Dim, Graph, TensorType, dtype, tensor
-from graphopt.pipeline import specs
-from graphopt.runtime import artifact, machine
-from graphopt.runtime import saved as reading
+from graphopt.runtime.artifact import reading as artifact
+from graphopt.runtime.artifact import saved as reading
+from graphopt.runtime.host import machine
 from graphopt.targets import parse_target
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
@@ -180,8 +181,8 @@ def test_programs_share_their_weights(tmp_path: Path) -> None:
 
 
 def test_equal_packings_are_stored_once() -> None:
-    from graphopt.codegen.kernels import Packing
-    from graphopt.codegen.plan import WeightBlock
+    from graphopt.codegen.lower.kernels import Packing
+    from graphopt.codegen.program.plan import WeightBlock
     from graphopt.ir.graph import Tensor
 
     block, w = WeightBlock(), RNG.standard_normal((3, 5)).astype(np.float32)

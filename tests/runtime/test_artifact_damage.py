@@ -18,9 +18,8 @@ import pytest
 from small_models import inputs, linear, scale
 
 import graphopt
-from graphopt import replacing
 from graphopt.errors import ArtifactError
-from graphopt.runtime import saving
+from graphopt.ship import replacing, saving
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 EVERY = ["manifest.json", "*/0.so", "*/weights.bin", "libgraphopt.so"]
@@ -367,7 +366,7 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path: Path) -> None:
 
 def test_a_model_that_is_replaced_while_it_is_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process saves between the reading of the manifest and that of the files."""
-    from graphopt.runtime import artifact
+    from graphopt.runtime.artifact import reading as artifact
 
     check, calls = artifact._check_file, []
 

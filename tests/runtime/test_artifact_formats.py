@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.runtime.machine import missing
+from graphopt.runtime.host.machine import missing
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -19,7 +19,7 @@ from small_models import RNG, inputs, linear, linear_reference, scale, symbolic,
 import graphopt
 from graphopt.errors import ArtifactError, InputError
 from graphopt.ir import Builder, Graph, tensor
-from graphopt.runtime.artifact import ITEMSIZES
+from graphopt.runtime.artifact.reading import ITEMSIZES
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 
@@ -105,10 +105,10 @@ def test_the_program_is_chosen_by_shape_or_size(tmp_path: Path) -> None:
 
 
 def test_bytes_that_fit_two_programs_need_shapes(tmp_path: Path) -> None:
-    from graphopt import bundle
+    from graphopt.backends.x86 import bundle
+    from graphopt.codegen.program.interface import specs
     from graphopt.ir import Dim, TensorType, dtype
-    from graphopt.pipeline import specs
-    from graphopt.runtime.saved import model_interface
+    from graphopt.runtime.artifact.saved import model_interface
     from graphopt.targets import parse_target
 
     graph = Graph()

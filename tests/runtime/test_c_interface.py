@@ -36,7 +36,7 @@ from small_models import W, inputs, linear, linear_reference, named, scale
 
 import graphopt
 from graphopt.ir import Builder, Graph, tensor
-from graphopt.runtime.machine import missing
+from graphopt.runtime.host.machine import missing
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 RNG = np.random.default_rng(17)
@@ -285,8 +285,7 @@ def test_a_folder_that_is_replaced_gives_the_new_code(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_keeps_being_replaced_is_always_there(folder: Path, tmp_path: Path) -> None:
-    from graphopt import replacing
-    from graphopt.runtime import saving
+    from graphopt.ship import replacing, saving
 
     x, offset = inputs()
     shutil.copytree(folder, tmp_path / "m")

@@ -16,9 +16,9 @@ import pytest
 from small_models import inputs, linear, linear_reference, named
 
 import graphopt
-from graphopt import store
+from graphopt.cache import store
 from graphopt.ir import Builder, Graph, tensor
-from graphopt.runtime.cfiles import NATIVE, companions
+from graphopt.ship.cfiles import NATIVE, companions
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]

@@ -16,7 +16,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import graphopt
-from graphopt import store
+from graphopt.cache import store
 from graphopt.errors import InputError
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing is kept")

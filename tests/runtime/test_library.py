@@ -12,7 +12,7 @@ import pytest
 
 import graphopt
 from graphopt.ir import Builder, Dim, Graph, TensorType, dtype, tensor
-from graphopt.runtime.library import open_library
+from graphopt.runtime.host.library import open_library
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 X = np.random.default_rng(5).standard_normal((3, 40)).astype(np.float32)

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from graphopt import CodegenError, peaks
-from graphopt.peaks import Peaks, Work, buffer_sizes
-from graphopt.runtime.machine import byte_count
+from graphopt import CodegenError
+from graphopt.measure import peaks
+from graphopt.measure.peaks import Peaks, Work, buffer_sizes
+from graphopt.runtime.host.machine import byte_count
 
 PEAKS = Peaks(2, {"fma": 100.0, "fma_l1": 50.0}, {"l1": 40.0, "l2": 20.0, "dram": 5.0}, {"l1": 64, "l2": 1024})
 
@@ -76,6 +77,6 @@ def test_peaks_are_measured_kept_and_only_ever_grow(tmp_path, monkeypatch):
 
 def test_without_a_compiler_there_are_no_peaks(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
-    monkeypatch.setattr("graphopt.codegen.native.compiler", lambda: None)
+    monkeypatch.setattr("graphopt.codegen.x86.native.compiler", lambda: None)
     with pytest.raises(CodegenError, match="no C compiler"):
         peaks.here(1)

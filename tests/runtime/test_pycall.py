@@ -22,8 +22,8 @@ from small_models import W, linear, linear_reference, named, scale, symbolic
 import graphopt
 from graphopt.errors import GraphOptError
 from graphopt.ir import Builder, Graph, dtype, tensor
-from graphopt.runtime import pycall
-from graphopt.runtime.library import Pointer
+from graphopt.runtime.host import pycall
+from graphopt.runtime.host.library import Pointer
 from graphopt.runtime.structure import Call, Node
 
 DATA = Path(__file__).parents[1] / "data"

@@ -17,10 +17,9 @@ import pytest
 from small_models import linear, scale
 
 import graphopt
-from graphopt import replacing
 from graphopt.cli.build import main
 from graphopt.errors import ArtifactError
-from graphopt.runtime import saving
+from graphopt.ship import replacing, saving
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 
@@ -91,7 +90,7 @@ def test_force_does_not_take_the_floor_away(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_projects_of_other_targets_are_kept_the_same_way(tmp_path: Path) -> None:
-    from graphopt.codegen.project import write_project
+    from graphopt.ship.projects import write_project
 
     write_project(tmp_path / "p", {"top.cpp": "int a;"}, {"target": "fpga:x"})
     write_project(tmp_path / "p", {"top.cpp": "int b;"}, {"target": "fpga:x"})

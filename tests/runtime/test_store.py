@@ -16,10 +16,11 @@ from onnx import helper
 from small_models import inputs, linear
 
 import graphopt
-from graphopt import ownership, peaks, store
-from graphopt.codegen import cache
-from graphopt.codegen.tir import build
-from graphopt.records import Record, Records
+from graphopt.cache import objects as cache
+from graphopt.cache import ownership, store
+from graphopt.codegen.x86 import build
+from graphopt.measure import peaks
+from graphopt.measure.records import Record, Records
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing is kept")
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -9,7 +9,7 @@ import pytest
 
 import graphopt
 from graphopt.ir import Builder, Graph, tensor
-from graphopt.runtime import machine
+from graphopt.runtime.host import machine
 from graphopt.targets import parse_target
 from graphopt.targets.x86 import X86
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch_compiling import compiled, counted, same, warnings_of
 
 import graphopt
-from graphopt.torch_backend import MODES, OPTIONS, OptionError, graphs
-from graphopt.torch_backend.settings import read_settings
+from graphopt.interop.torch_backend import MODES, OPTIONS, OptionError, graphs
+from graphopt.interop.torch_backend.settings import read_settings
 
 
 # Why

@@ -12,7 +12,7 @@ from torch import nn
 from torch_compiling import same
 
 import graphopt
-from graphopt.torch_backend import CompiledModule, as_module
+from graphopt.interop.torch_backend import CompiledModule, as_module
 
 
 def source() -> nn.Module:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch_compiling import compiled, counted, same, warnings_of
 
-from graphopt.torch_backend import graphs
-from graphopt.torch_backend.graphs import MAX_CHANGES
+from graphopt.interop.torch_backend import graphs
+from graphopt.interop.torch_backend.graphs import MAX_CHANGES
 
 
 def mlp() -> nn.Module:
@@ -22,7 +22,7 @@ def mlp() -> nn.Module:
 # Found by name
 def test_torch_finds_it_by_its_entry_point():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    assert project["project"]["entry-points"]["torch_dynamo_backends"] == {"graphopt": "graphopt.torch_backend:backend"}
+    assert project["project"]["entry-points"]["torch_dynamo_backends"] == {"graphopt": "graphopt.interop.torch_backend:backend"}
     assert "graphopt" in torch._dynamo.list_backends(), "graphopt is not installed, or was before it had the entry point"
     net, x = mlp(), torch.randn(3, 7)
     with torch.no_grad():

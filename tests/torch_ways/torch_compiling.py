@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.utils import _pytree as pytree
 
-from graphopt.torch_backend import backend
+from graphopt.interop.torch_backend import backend
 
 
 def compiled(f: Any, **how: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from graphopt.capture.onnx.known import Knowledge
+from graphopt.capture.onnx.order import node_free_names
 from graphopt.capture.onnx.session import Session, schema_of
 from graphopt.capture.onnx.table import Defer
 from graphopt.capture.onnx.types import from_inferred, to_type_proto
@@ -19,15 +20,12 @@ from graphopt.ir.types import TensorType, Type, type_of
 
 if TYPE_CHECKING:
     from graphopt.capture.onnx.context import Node
-    from graphopt.capture.onnx.scope import Scope
 
 MOST_DIMS = 4096
 
 
 def defer(node: Node, reason: Defer) -> list[Value | None]:
     """A `deferred` op for the node; the control operands that it lacks are noted in the session."""
-    from graphopt.capture.onnx.scope import node_free_names
-
     scope, session = node.scope, node.scope.session
     if scope.ctx.knowledge.eager:
         raise node.error(f"cannot be evaluated: {reason.reason}")
@@ -59,17 +57,14 @@ class _Run:
         self.present, self.outside, self.wanted = present, outside, wanted
         self.proto, self.place, self.opsets, self.refs = node.proto, node.place, dict(node.scope.opsets), node.scope.refs
         session = node.scope.session
+        self.scope = type(node.scope)  # of what it was captured in no more is kept
         self.session = (session.where, session.functions, session.ir_version)
         self.result_types: list[Type] = []
 
     def __call__(self, operands: Sequence[Any]) -> list[Any]:
-        from graphopt.capture.onnx.context import Context
-        from graphopt.capture.onnx.scope import Scope
-
         where, functions, ir_version = self.session
         session = Session(where, functions, {}, ir_version, knowledge=Knowledge(eager=True))
-        graph = Graph("deferred")
-        scope: Scope = Scope(session, Context(graph, session.knowledge), self.opsets, refs=self.refs)
+        scope = self.scope.evaluating(session, self.opsets, self.refs)
         proto = onnx.NodeProto()
         proto.CopyFrom(self.proto)
         del proto.input[:]
@@ -77,9 +72,9 @@ class _Run:
         for i, there in enumerate(self.present):
             proto.input.append(f"operand {i}" if there else "")
             if there:
-                scope.names[f"operand {i}"] = _concrete(graph, session, next(given))
+                scope.names[f"operand {i}"] = _concrete(scope.graph, session, next(given))
         for name in self.outside:
-            scope.names[name] = _concrete(graph, session, next(given))
+            scope.names[name] = _concrete(scope.graph, session, next(given))
         try:
             scope.capture_node(proto)
         except CaptureError as e:

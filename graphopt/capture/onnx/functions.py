@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from graphopt.capture.onnx.session import opset_versions, schema_of
+from graphopt.capture.onnx.session import schema_of
 from graphopt.capture.onnx.table import Defer
 from graphopt.capture.onnx.types import to_type_proto
 from graphopt.ir.graph import Value
@@ -20,8 +20,6 @@ DEPTH = 100  # functions may not call themselves, neither directly nor through o
 
 def expand(node: Node, function: onnx.FunctionProto | None = None) -> list[Value | None]:
     """Capture the body of the function that a node calls, in place."""
-    from graphopt.capture.onnx.scope import Scope
-
     if function is None:
         function = _schema_function(node)
     outer = node.scope
@@ -32,8 +30,7 @@ def expand(node: Node, function: onnx.FunctionProto | None = None) -> list[Value
     for default in function.attribute_proto:
         refs[default.name] = given.get(default.name, default)
     place = node.proto.name or next((o for o in node.proto.output if o), node.kind)
-    body = Scope(outer.session, outer.ctx, {**outer.opsets, **opset_versions(function.opset_import)},
-                 prefix=f"{outer.prefix}{place}/", refs=refs)
+    body = outer.body(place, function.opset_import, refs)
     for i, name in enumerate(function.input):
         body.names[name] = node.get(i)
     body.run(function.node)

@@ -13,7 +13,8 @@ from graphopt.capture.onnx import contrib, ops  # noqa: F401  (they fill the tab
 from graphopt.capture.onnx.check import check_nodes
 from graphopt.capture.onnx.context import Context
 from graphopt.capture.onnx.load import Source, load
-from graphopt.capture.onnx.scope import Scope, location
+from graphopt.capture.onnx.order import location
+from graphopt.capture.onnx.scope import Scope
 from graphopt.capture.onnx.session import Session, opset_versions
 from graphopt.capture.onnx.table import domain_of
 from graphopt.capture.onnx.types import DimKey, dim_key, from_type_proto

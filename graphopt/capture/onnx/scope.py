@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from graphopt.capture.onnx.context import Context, Node
 from graphopt.capture.onnx.deferred import defer
 from graphopt.capture.onnx.functions import expand
 from graphopt.capture.onnx.known import Knowledge
-from graphopt.capture.onnx.session import Session, supported
+from graphopt.capture.onnx.order import in_order, location
+from graphopt.capture.onnx.session import Session, opset_versions, supported
 from graphopt.capture.onnx.table import Defer, Expand, domain_of, find
 from graphopt.capture.onnx.types import attributes, sparse_array, tensor_array
 from graphopt.errors import CaptureError, GraphOptError, UnsupportedOperators
@@ -59,6 +60,16 @@ class Scope:
     def inline(self) -> Scope:
         """The scope of a nested graph whose nodes are added to this one's."""
         return Scope(self.session, self.ctx, self.opsets, outer=self, prefix=f"{self.ctx.loc[0]}/", refs=self.refs)
+
+    def body(self, place: str, imports: Iterable[onnx.OperatorSetIdProto], refs: Mapping[str, onnx.AttributeProto]) -> Scope:
+        """The scope of a function's body, called at `place`: its nodes are added to this one's graph, it sees no outer names."""
+        opsets = {**self.opsets, **opset_versions(imports)}
+        return Scope(self.session, self.ctx, opsets, prefix=f"{self.prefix}{place}/", refs=refs)
+
+    @classmethod
+    def evaluating(cls, session: Session, opsets: Mapping[str, int], refs: Mapping[str, onnx.AttributeProto] | None) -> Scope:
+        """The scope of a graph of its own whose nodes are evaluated as they are captured."""
+        return cls(session, Context(Graph("deferred"), session.knowledge), opsets, refs=refs)
 
     def bring_in(self, value: Value) -> Value:
         """An outer value as a value of this region: constants anew by reference, others as an input of the region."""
@@ -208,76 +219,8 @@ class Scope:
             last.erase()
 
 
-def location(node: onnx.NodeProto) -> str:
-    """The name of a node, or what it is known by where it has none."""
-    return node.name or next((o for o in node.output if o), node.op_type)
-
-
 def _graph_of(value: Value) -> Graph | None:
     return value.op.graph if value.op is not None else value.graph
 
 
-def free_names(graph: onnx.GraphProto) -> dict[str, None]:
-    """Names that a nested graph takes from outside, in order of use."""
-    inside = {i.name for i in graph.input} | {t.name for t in graph.initializer} | \
-        {s.values.name for s in graph.sparse_initializer}
-    for node in graph.node:
-        inside.update(node.output)
-    found: dict[str, None] = {}
-    for node in graph.node:
-        for name in (*node.input, *node_free_names(node)):
-            if name and name not in inside:
-                found[name] = None
-    for o in graph.output:
-        if o.name not in inside:
-            found[o.name] = None
-    return found
-
-
-def node_free_names(node: onnx.NodeProto) -> dict[str, None]:
-    """Names that the nested graphs of a node take from outside."""
-    found: dict[str, None] = {}
-    for a in node.attribute:
-        for inner in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
-            found.update(free_names(inner))
-    return found
-
-
-def in_order(nodes: Sequence[onnx.NodeProto], defined: Callable[[str], bool], where: str) -> list[onnx.NodeProto]:
-    """Nodes so that producers stand before consumers, otherwise in the order given; a cycle raises CaptureError."""
-    producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    needs: list[set[int]] = []
-    sorted_already = True
-    for i, node in enumerate(nodes):
-        wanted = {producer[name] for name in (*node.input, *node_free_names(node))
-                  if name in producer and (producer[name] != i or not defined(name))}
-        sorted_already = sorted_already and all(p < i for p in wanted)
-        needs.append(wanted)
-    if sorted_already:
-        return list(nodes)
-    import heapq
-
-    users: dict[int, list[int]] = {}
-    for i, wanted in enumerate(needs):
-        for p in wanted:
-            users.setdefault(p, []).append(i)
-    ready = [i for i, wanted in enumerate(needs) if not wanted]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        i = heapq.heappop(ready)
-        order.append(i)
-        for user in users.get(i, ()):
-            needs[user].discard(i)
-            if not needs[user]:
-                heapq.heappush(ready, user)
-    if len(order) < len(nodes):
-        done = set(order)
-        stuck = [nodes[i].name or nodes[i].output[0] for i in range(len(nodes)) if i not in done]
-        raise CaptureError(f"the graph has a cycle through {', '.join(map(repr, stuck[:5]))}"
-                           + (f" and {len(stuck) - 5} more" if len(stuck) > 5 else ""), where=where,
-                           hint="ONNX graphs are acyclic; the file is damaged")
-    return [nodes[i] for i in order]
-
-
-__all__ = ["Scope", "free_names", "in_order", "location", "node_free_names"]
+__all__ = ["Scope"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from graphopt import store
+from graphopt.cache import store
 from graphopt.ir.graph import Value
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 applied to both.
 
 The IR has no complex dtypes. Complex inputs and outputs of a graph are one real value with a last axis of 2, which is how their
-memory lies (`metadata["complex"]` says which they are); see `graphopt.pipeline.interface`.
+memory lies (`metadata["complex"]` says which they are); see `graphopt.backends.pipeline.interface`.
 """
 
 from __future__ import annotations

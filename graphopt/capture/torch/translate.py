@@ -146,7 +146,7 @@ class Translation:
         return made
 
     def note_complex(self, which: str, places: Sequence[int]) -> None:
-        """These inputs or outputs are complex: `graphopt.pipeline.interface` reads that."""
+        """These inputs or outputs are complex: `graphopt.backends.pipeline.interface` reads that."""
         if places:
             self.graph.metadata.setdefault("complex", {}).setdefault(which, []).extend(places)
 

@@ -24,31 +24,32 @@ SCRIPTS = ("base.js", "model.js", "lanes.js", "graph.js", "code.js", "details.js
            "timeline.js", "memory.js", "roofline.js", "search.js", "main.js")
 
 
-def page(model: str, captured: Graph, target: Any, keeps: Any, passes: Sequence[Pass],
+def page(model: str, captured: Graph, target: Any, passes: Sequence[Pass],
          inputs: Sequence[Any] | None = None) -> str:
     """The page of a model of static shapes for `target`: HTML. It is run on `inputs`, random ones where they are None."""
-    return write(model, *gather(model, captured, target, keeps, passes, inputs))
+    return write(model, *gather(model, captured, target, passes, inputs))
 
 
-def gather(model: str, captured: Graph, target: Any, keeps: Any, passes: Sequence[Pass],
+def gather(model: str, captured: Graph, target: Any, passes: Sequence[Pass],
            inputs: Sequence[Any] | None = None) -> tuple[dict[str, Any], list[Any]]:
     """What the page shows, as JSON: everything but the texts of kernels, and those."""
-    from graphopt import __version__
+    from graphopt.backends.base import backend_of
+    from graphopt.backends.pipeline import optimise
     from graphopt.cli.models import input_names
     from graphopt.cli.page.modules import Modules
-    from graphopt.cli.page.program import build_emitted, build_x86, memory, steps
+    from graphopt.cli.page.program import build_emitted, build_program, memory, steps
     from graphopt.cli.page.snapshots import Snapshots
     from graphopt.cli.show import statistics
     from graphopt.ir.text import value_names
-    from graphopt.pipeline import optimise
-    from graphopt.rewrite.validate import random_inputs
-    from graphopt.runtime.machine import missing
+    from graphopt.rewrite.engine.validate import random_inputs
+    from graphopt.version import __version__
 
     snapshots = Snapshots(Modules(captured))
-    graph, results = optimise(captured, False, keeps, passes=passes, before=[snapshots.before], after=[snapshots.after])
-    if target.kind == "x86":
+    graph, results = optimise(captured, target, False, passes, before=[snapshots.before], after=[snapshots.after])
+    backend = backend_of(target)
+    if backend.runs:
         arrays = list(inputs) if inputs is not None else random_inputs(captured)
-        built = build_x86(graph, captured, results, target, arrays, not missing(target.instructions))
+        built = build_program(graph, captured, results, target, arrays, not backend.missing(target))
         number = snapshots.number
     else:
         built = build_emitted(captured, target)

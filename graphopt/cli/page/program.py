@@ -10,11 +10,11 @@ from os import sched_getaffinity
 from typing import Any
 
 from graphopt.cli.page.assembly import counts, hot_loop, listing, loops
-from graphopt.codegen.steps import calls
+from graphopt.codegen.program.steps import calls
 from graphopt.errors import CodegenError, EvaluationError
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
-from graphopt.profiling import called, on_evaluator
+from graphopt.measure.profiling import called, on_evaluator
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,12 @@ class Built:
     profile: Mapping[str, Any] | None = None
 
 
-def build_x86(graph: Graph, captured: Graph, results: Any, target: Any, arrays: Sequence[Any], runs: bool) -> Built:
+def build_program(graph: Graph, captured: Graph, results: Any, target: Any, arrays: Sequence[Any], runs: bool) -> Built:
     """Plan, code and times of an optimised graph of static shapes; `runs` says whether this machine can run it."""
-    from graphopt import static
-    from graphopt.codegen.tir.listing import kernel_texts
-    from graphopt.records import Records
+    from graphopt.backends.x86 import static
+    from graphopt.codegen.x86.build import build
+    from graphopt.codegen.x86.listing import kernel_texts
+    from graphopt.measure.records import Records
 
     records = Records.load()
     program = static.plan_static(graph, results, target, records)
@@ -41,7 +42,7 @@ def build_x86(graph: Graph, captured: Graph, results: Any, target: Any, arrays: 
                for kernel, (tir, asm) in zip(program.kernels, texts)]
     if not runs:
         return Built(program, kernels, [f"No times: code for {target.name} does not run on the machine that wrote this page."])
-    code = static.build_code(program, target)
+    code = build(program, target)
     compiled = static.Compiled(captured, graph, results, program, code, {}, None, records)
     try:
         profile, notes = measure(compiled, target, arrays)
@@ -52,9 +53,9 @@ def build_x86(graph: Graph, captured: Graph, results: Any, target: Any, arrays: 
 
 def build_emitted(graph: Graph, target: Any) -> Built:
     """Plan and source of a program for a GPU or an FPGA, which is not run."""
-    from graphopt.emitted import compile_emitted
+    from graphopt.backends.emitted import emit
 
-    model: Any = compile_emitted(graph, target)
+    model: Any = emit(graph, target)
     plan, language = model._plan, model.forms[0]
     text = model.source(language)
     kernels = [{"name": k.name, "texts": [{"language": language, "lines": _function(text, k.name)}]}
@@ -94,7 +95,7 @@ def _function(text: str, name: str) -> list[str]:
 # What was measured ------------------------------------------------------------------------------
 def measure(compiled: Any, target: Any, arrays: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
     """Median seconds of every step and of whole calls, with floors where the machine's peaks can be had; and what is amiss."""
-    from graphopt import peaks, profiling
+    from graphopt.measure import peaks, profiling
 
     notes = []
     found = profiling.profile(compiled, target, arrays)
@@ -150,4 +151,4 @@ def memory(plan: Any, names: Mapping[Any, str], number: Any) -> dict[str, Any]:
             "steps": len(plan.steps)}
 
 
-__all__ = ["Built", "asm_data", "build_emitted", "build_x86", "measure", "memory", "steps", "tir_data"]
+__all__ = ["Built", "asm_data", "build_emitted", "build_program", "measure", "memory", "steps", "tir_data"]

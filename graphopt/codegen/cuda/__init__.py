@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphopt.codegen.cuda.build import available, cubin
 from graphopt.codegen.cuda.emit import Launch, emit
 from graphopt.codegen.cuda.emulation import HEADER
-from graphopt.codegen.schedule import Style
+from graphopt.codegen.lower.schedule import Style
 
 STYLE = Style(bind=True)
 

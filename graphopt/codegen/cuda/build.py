@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from graphopt.codegen.host_cc import run
+from graphopt.codegen.c.host import run
 from graphopt.errors import CodegenError, TargetError
 
 log = logging.getLogger("graphopt")

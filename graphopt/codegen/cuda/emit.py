@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphopt.codegen.c import Dialect, Printer
-from graphopt.codegen.expr import Buffer, Const, Expr, Load, Var, postorder
-from graphopt.codegen.loops import For, If, Kernel, Let, Seq, Stmt, Store, statements
-from graphopt.codegen.plan import Program
-from graphopt.codegen.project import interface, places, pointer
+from graphopt.codegen.c.emit import Dialect, Printer
+from graphopt.codegen.kernel.expr import Buffer, Const, Expr, Load, Var, postorder
+from graphopt.codegen.kernel.loops import For, If, Kernel, Let, Seq, Stmt, Store, statements
+from graphopt.codegen.program.launches import interface, places, pointer
+from graphopt.codegen.program.plan import Program
 from graphopt.targets.cuda import Cuda
 
 MOST_BLOCKS = 1 << 16  # more iterations than threads make the grid-stride loop turn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.codegen.hls.emit import Design
-from graphopt.codegen.schedule import Style
+from graphopt.codegen.lower.schedule import Style
 
 STYLE = Style(bind=True)  # one loop nest a kernel, without the copies that vectors want
 

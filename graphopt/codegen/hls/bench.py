@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphopt.codegen.c import BITS, STORED
+from graphopt.codegen.c.emit import BITS, STORED
 from graphopt.ir.types import TensorType
 from graphopt.targets.fpga import Fpga
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.codegen.c import PRELUDE, STORED, Dialect, Printer, identifier
-from graphopt.codegen.expr import Buffer
+from graphopt.codegen.c.emit import PRELUDE, STORED, Dialect, Printer, identifier
+from graphopt.codegen.c.host import FLAGS, load
 from graphopt.codegen.hls import bench
 from graphopt.codegen.hls.ap_types import include_flags
 from graphopt.codegen.hls.number import FixedPrinter, Number
-from graphopt.codegen.host_cc import FLAGS, load
-from graphopt.codegen.loops import For, Kernel, statements
-from graphopt.codegen.plan import Call, Program, Slot
-from graphopt.codegen.project import interface, places
+from graphopt.codegen.kernel.expr import Buffer
+from graphopt.codegen.kernel.loops import For, Kernel, statements
+from graphopt.codegen.program.launches import interface, places
+from graphopt.codegen.program.plan import Call, Program, Slot
 from graphopt.errors import TargetError
 from graphopt.ir.types import DType
 from graphopt.targets.fpga import Fpga

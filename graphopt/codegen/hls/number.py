@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from graphopt.codegen.c import Printer
-from graphopt.codegen.expr import Apply, Buffer, Const, Expr
+from graphopt.codegen.c.emit import Printer
+from graphopt.codegen.kernel.expr import Apply, Buffer, Const, Expr
 from graphopt.errors import CodegenError, InputError
 from graphopt.ir.types import DType
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from graphopt.codegen.expr import (
+from graphopt.codegen.kernel.expr import (
     INDEX,
     Buffer,
     Expr,
@@ -19,8 +19,8 @@ from graphopt.codegen.expr import (
     const,
     select,
 )
-from graphopt.codegen.index import split_index
-from graphopt.codegen.loops import Stmt, loop, nest, store
+from graphopt.codegen.kernel.index import split_index
+from graphopt.codegen.kernel.loops import Stmt, loop, nest, store
 from graphopt.codegen.lower.registry import computed
 from graphopt.ir.types import BOOL, DType
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphopt.codegen.expr import INDEX, Expr, call, cast, clamp, const, reduce, select
-from graphopt.codegen.index import flat_index
+from graphopt.codegen.kernel.expr import INDEX, Expr, call, cast, clamp, const, reduce, select
+from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.lower.common import ZERO, all_of, guarded, inside
 from graphopt.codegen.lower.registry import OpView, compute
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphopt.codegen.expr import Buffer, Expr, call, const, select
-from graphopt.codegen.loops import If, Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.kernel.expr import Buffer, Expr, call, const, select
+from graphopt.codegen.kernel.loops import If, Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import lines, write
 from graphopt.codegen.lower.registry import OpView, loops
 from graphopt.ir.ops.coupling import ROUNDS

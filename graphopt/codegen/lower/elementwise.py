@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from graphopt.codegen.expr import Const, Expr, binary, bitcast, call, cast, const, maximum, minimum, select
+from graphopt.codegen.kernel.expr import Const, Expr, binary, bitcast, call, cast, const, maximum, minimum, select
 from graphopt.codegen.lower.common import is_nan
 from graphopt.codegen.lower.registry import OpView, compute
 from graphopt.ir.types import BF16, BOOL, F16, F32, I32, I64, DType

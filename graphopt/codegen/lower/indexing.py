@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from graphopt.codegen.expr import INDEX, Buffer, Expr, binary, cast, clamp, const, maximum, minimum, select
-from graphopt.codegen.loops import If, Seq, Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, binary, cast, clamp, const, maximum, minimum, select
+from graphopt.codegen.kernel.loops import If, Seq, Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import is_nan, lines, read, wrapped, write
 from graphopt.codegen.lower.registry import WIDENED, OpView, compute, loops
 from graphopt.ir.types import I32, I64

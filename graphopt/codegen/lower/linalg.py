@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphopt.codegen.expr import INDEX, Buffer, Expr, call, cast, clamp, const, select
-from graphopt.codegen.loops import If, Seq, Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, call, cast, clamp, const, select
+from graphopt.codegen.kernel.loops import If, Seq, Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import read, write
 from graphopt.codegen.lower.registry import OpView, computed, loops
 from graphopt.ir.types import F64, I32

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.codegen.expr import Expr, cast, clamp, const, maximum, minimum, select
-from graphopt.codegen.index import flat_index, split_index
+from graphopt.codegen.kernel.expr import Expr, cast, clamp, const, maximum, minimum, select
+from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.lower.common import ZERO, choose, guarded
 from graphopt.codegen.lower.registry import OpView, compute
 from graphopt.ir.types import I64

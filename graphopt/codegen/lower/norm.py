@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from graphopt.codegen.expr import Expr
+from graphopt.codegen.kernel.expr import Expr
 from graphopt.codegen.lower.reduce import over_axes
 from graphopt.codegen.lower.registry import Accessor, Inliner, OpView, compute, computed
 from graphopt.ir.graph import Builder, Graph, Op, Value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from graphopt.codegen.expr import Expr, binary, cast, clamp, const, identity_of, reduce, select
-from graphopt.codegen.index import flat_index
+from graphopt.codegen.kernel.expr import Expr, binary, cast, clamp, const, identity_of, reduce, select
+from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.lower.common import TRUE, ZERO, all_of, guarded, inside, is_nan
 from graphopt.codegen.lower.registry import OpView, compute, computed
 from graphopt.ir.types import I64, DType

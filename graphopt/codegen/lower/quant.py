@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphopt.codegen.expr import Expr, call, cast, const, maximum, minimum, select
+from graphopt.codegen.kernel.expr import Expr, call, cast, const, maximum, minimum, select
 from graphopt.codegen.lower.common import ZERO, is_nan
 from graphopt.codegen.lower.elementwise import convert
 from graphopt.codegen.lower.registry import WIDENED, Accessor, OpView, compute, computed

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphopt.codegen.expr import INDEX, Buffer, Expr, call, cast, const, maximum, minimum, select
-from graphopt.codegen.loops import If, Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, call, cast, const, maximum, minimum, select
+from graphopt.codegen.kernel.loops import If, Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import PARALLEL_FROM, read, write
 from graphopt.codegen.lower.registry import OpView, computed, loops
 from graphopt.ir.graph import Op

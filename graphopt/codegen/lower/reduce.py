@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphopt.codegen.expr import Buffer, Expr, call, cast, combine, const, identity_of, maximum, minimum, reduce, select
-from graphopt.codegen.loops import If, Stmt, alloc, let, loop, seq
+from graphopt.codegen.kernel.expr import Buffer, Expr, call, cast, combine, const, identity_of, maximum, minimum, reduce, select
+from graphopt.codegen.kernel.loops import If, Stmt, alloc, let, loop, seq
 from graphopt.codegen.lower.common import ZERO, is_nan, lines, read, write
 from graphopt.codegen.lower.registry import OpView, compute, computed, loops
 from graphopt.ir.types import F64, I32, I64, U64

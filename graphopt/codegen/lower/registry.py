@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from graphopt import store
-from graphopt.codegen.expr import INDEX, Buffer, Expr, as_expr, cast, const, load
-from graphopt.codegen.loops import Stmt
+from graphopt.cache import store
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, as_expr, cast, const, load
+from graphopt.codegen.kernel.loops import Stmt
 from graphopt.errors import CodegenError
 from graphopt.ir.dims import Dim
 from graphopt.ir.fused import held, kind

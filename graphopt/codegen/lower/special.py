@@ -6,8 +6,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, as_expr, bitcast, call, cast, const, maximum, minimum, select
-from graphopt.codegen.loops import Stmt, alloc, let, loop, seq
+from graphopt.codegen.kernel.expr import (
+    INDEX,
+    Buffer,
+    Expr,
+    ExprLike,
+    as_expr,
+    bitcast,
+    call,
+    cast,
+    const,
+    maximum,
+    minimum,
+    select,
+)
+from graphopt.codegen.kernel.loops import Stmt, alloc, let, loop, seq
 from graphopt.codegen.lower.common import lines, read, write
 from graphopt.codegen.lower.registry import OpView, compute, computed, loops
 from graphopt.ir.ops.iterated import ITERATIONS

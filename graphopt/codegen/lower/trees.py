@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphopt.codegen.expr import INDEX, Buffer, Expr, ExprLike, binary, call, cast, const, maximum, minimum, select
-from graphopt.codegen.loops import Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, binary, call, cast, const, maximum, minimum, select
+from graphopt.codegen.kernel.loops import Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import PARALLEL_FROM, TRUE, read, wrapped, write
 from graphopt.codegen.lower.registry import OpView, loops
 from graphopt.ir.types import I32

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from graphopt.codegen.expr import INDEX, Buffer, Const, Expr, call, cast, clamp, const, maximum, minimum, reduce, select
-from graphopt.codegen.loops import Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, call, cast, clamp, const, maximum, minimum, reduce, select
+from graphopt.codegen.kernel.loops import Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import all_of, inside, read, wrapped, write
 from graphopt.codegen.lower.elementwise import convert
 from graphopt.codegen.lower.registry import OpView, compute, loops

@@ -1,0 +1,165 @@
+"""Loop nests: the imperative form of a kernel, between scalar expressions and a target's own language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const
+
+KINDS = ("serial", "few", "parallel", "vector", "unroll")
+
+
+class Stmt:
+    __slots__ = ()
+
+
+@dataclass(frozen=True, eq=False)
+class For(Stmt):
+    """`var` from 0 to `extent` - 1. vector: lanes of one instruction; unroll: written out; parallel: over threads.
+
+    few: serial, and its iterations are few beside those of the loops around and before it. Registers are theirs first: what
+    is constant within this one is loaded as it is used.
+    """
+
+    var: Var
+    extent: Expr
+    body: Stmt
+    kind: str = "serial"
+
+
+@dataclass(frozen=True, eq=False)
+class Store(Stmt):
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class Seq(Stmt):
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class If(Stmt):
+    condition: Expr
+    then: Stmt
+    otherwise: Stmt | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Let(Stmt):
+    """Bind `var` to `value` within `body`."""
+
+    var: Var
+    value: Expr
+    body: Stmt
+
+
+@dataclass(frozen=True, eq=False)
+class Alloc(Stmt):
+    """A local buffer that lives for `body`; small ones become registers where every index is constant."""
+
+    buffer: Buffer
+    body: Stmt
+
+
+@dataclass(frozen=True, eq=False)
+class Prefetch(Stmt):
+    """A hint that the cache line of `buffer[index]` is wanted soon, in the cache of `level` (1 or 2). Means nothing; the
+    index may lie outside of the buffer."""
+
+    buffer: Buffer
+    index: Expr
+    level: int = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffle(Stmt):
+    """target[at + l] = (source[a], ..., source[a + w - 1], source[b], ..., source[b + w - 1])[order[l]] for all l of w lanes.
+
+    For targets with vectors in registers, where element by element the compiler loses sight of the pattern.
+    """
+
+    target: Buffer
+    at: int
+    source: Buffer
+    a: int
+    b: int
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A function over raw pointers: `params` in order, inputs first, then outputs, then scratch memory."""
+
+    name: str
+    params: tuple[Buffer, ...]
+    body: Stmt
+    inputs: int
+    outputs: int
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def loop(extent: ExprLike, body: Callable[[Expr], Stmt], kind: str = "serial", name: str = "i") -> Stmt:
+    """`loop(n, lambda i: store(...))`. A loop of one iteration disappears, one of none is an empty statement."""
+    count = as_expr(extent)
+    value = getattr(count, "value", None)
+    if value == 0:
+        return Seq(())
+    if value == 1:
+        return body(const(0, INDEX))
+    var = Var(name, INDEX, 0, None if value is None else value - 1)
+    return For(var, count, body(var), kind)
+
+
+def nest(extents: Sequence[ExprLike], body: Callable[..., Stmt], names: Sequence[str] = (), kind: str = "serial") -> Stmt:
+    """Nested loops, outermost first; `body` takes one index per extent."""
+
+    def level(k: int, index: tuple[Expr, ...]) -> Stmt:
+        if k == len(extents):
+            return body(*index)
+        return loop(extents[k], lambda i: level(k + 1, (*index, i)), kind, names[k] if k < len(names) else f"i{k}")
+
+    return level(0, ())
+
+
+def store(buffer: Buffer, index: Sequence[ExprLike] | ExprLike, value: Expr) -> Store:
+    idx = tuple(as_expr(i) for i in (index if isinstance(index, (tuple, list)) else (index,)))
+    if len(idx) != len(buffer.shape):
+        raise ValueError(f"{len(idx)} indices into {buffer!r}")
+    if value.dtype is not buffer.dtype:
+        raise ValueError(f"storing {value.dtype} into {buffer!r}")
+    return Store(buffer, idx, value)
+
+
+def seq(*body: Stmt) -> Stmt:
+    """Statements in order, flattened."""
+    flat: list[Stmt] = []
+    for s in body:
+        flat.extend(s.body if isinstance(s, Seq) else (s,))
+    return flat[0] if len(flat) == 1 else Seq(tuple(flat))
+
+
+def let(name: str, value: Expr, body: Callable[[Expr], Stmt]) -> Stmt:
+    var = Var(name, value.dtype)
+    return Let(var, value, body(var))
+
+
+def alloc(name: str, dtype_of: object, shape: Sequence[int], body: Callable[[Buffer], Stmt]) -> Stmt:
+    buffer = Buffer(name, dtype_of, shape, "local")  # type: ignore[arg-type]
+    return Alloc(buffer, body(buffer))
+
+
+def statements(s: Stmt) -> Iterator[Stmt]:
+    """The statement and all within it, outermost first."""
+    yield s
+    if isinstance(s, Seq):
+        for x in s.body:
+            yield from statements(x)
+    elif isinstance(s, (For, Let, Alloc)):
+        yield from statements(s.body)
+    elif isinstance(s, If):
+        yield from statements(s.then)
+        if s.otherwise is not None:
+            yield from statements(s.otherwise)

@@ -1,0 +1,77 @@
+"""How attention is cut into tasks, blocks and tiles: by counting cycles, as for matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graphopt.codegen.x86.kernels.blocking import TILE_START, step, tiles
+from graphopt.codegen.x86.kernels.tile import Tile
+from graphopt.ir.dims import ceil_div
+from graphopt.targets.x86 import X86
+
+MAX_KEYS = 512  # of a block
+MAX_VECTORS = 8  # of a tile
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`heads` times so many `queries` and `keys` of `size` components, with values of `vectors` vectors."""
+
+    heads: int
+    queries: int
+    keys: int
+    size: int
+    vectors: int
+    itemsize: int
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`keys` a block, `queries` a task; tiles of `tile` rows, with so many vectors of scores and of values. The scores of
+    `groups` such rows at a time are in memory."""
+
+    keys: int
+    queries: int
+    tile: int
+    score_vectors: int
+    value_vectors: int
+    groups: int
+
+    @property
+    def family(self) -> object:
+        """What makes cuts differ much."""
+        return self.keys, self.tile
+
+
+def cuts(p: Problem, lanes: int, machine: X86, threads: int) -> Iterator[tuple[float, Cut]]:
+    """All cuts, with the cycles of the thread that has most to do: multiply-adds, exponentials, copies."""
+
+    def pace(t: Tile, depth: int) -> float:
+        """Cycles of one step of a tile."""
+        return step(t, machine, depth * t.columns * p.itemsize > machine.l1 // 2)
+
+    packing = p.keys * (5 * p.size / lanes + 2 * p.vectors)
+    fewest = ceil_div(p.keys, MAX_KEYS)
+    for keys in sorted({ceil_div(ceil_div(p.keys, n), lanes) * lanes for n in range(fewest, fewest + 8)}):
+        blocks, vectors = ceil_div(p.keys, keys), keys // lanes
+        # With causality, blocks that no row of a part sees are left out: of a square, half and half a block.
+        seen = min((p.keys + keys) / (2 * p.keys), 1.0) if p.causal and p.queries >= p.keys else 1.0
+        for rows in range(1, min(p.queries, 14) + 1):
+            fits = [t for t in tiles(rows, MAX_VECTORS * lanes, lanes, machine.registers) if t.rows == rows]
+            score, score_vectors = min((ceil_div(vectors, t.vectors) * (p.size * pace(t, p.size) + TILE_START), t.vectors)
+                                       for t in fits if t.vectors <= vectors)
+            value, value_vectors = min((p.vectors // t.vectors * (keys * pace(t, keys) + TILE_START), t.vectors)
+                                       for t in fits if p.vectors % t.vectors == 0)
+            softmax = 10 * vectors + 40 + (2 * p.vectors + 30 if blocks > 1 else 0)
+            row = seen * blocks * ((score + value) / rows + softmax)
+            for chunks in range(1, ceil_div(p.queries, rows) + 1):
+                queries = ceil_div(ceil_div(p.queries, chunks), rows) * rows
+                rounds = ceil_div(p.heads * ceil_div(p.queries, queries), threads)
+                held = max(machine.l1 // 3 // (rows * keys * p.itemsize), 1)
+                yield rounds * (queries * row + packing), Cut(
+                    keys, queries, rows, score_vectors, value_vectors, min(held, queries // rows))
+                if queries == rows:
+                    break
+

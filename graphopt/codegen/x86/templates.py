@@ -1,0 +1,34 @@
+"""How x86 wants its kernels: loop style and templates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from graphopt.cache import store
+from graphopt.codegen.lower.kernels import Template
+from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.kernels import attention, contraction, global_pool, pooling, recurrent, scan, transposing
+from graphopt.targets.x86 import X86
+
+TEMPLATED = frozenset(("attention",))
+MAKERS: list[Callable[[X86], Template]] = [attention.template, contraction.template, recurrent.template,
+                                           lambda _: transposing.template, lambda _: scan.template,
+                                           lambda _: pooling.template, lambda _: global_pool.template]  # first match wins
+
+
+def style_of(target: X86) -> Style:
+    """Vectors of the target's width; several threads from some ten microseconds of work on."""
+    return Style(lanes=target.lanes, threads=target.threads, parallel_work=1 << 16, templated=TEMPLATED, control=True)
+
+
+def templates_of(target: X86) -> Sequence[Template]:
+    """The target's hand-shaped kernels, first match wins."""
+    return [make(target) for make in MAKERS]
+
+
+def template(make: Callable[[X86], Template]) -> Callable[[X86], Template]:
+    """Register a template from outside: `make(target)` gives a function of (op, kernel's name, style) that returns a kernel, or
+    None where it has none. It is asked before those that are there; the op needs a lowering rule beside it."""
+    store.extends(make)
+    MAKERS.insert(0, make)
+    return make
