@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphopt
+from graphopt.backends.pipeline import optimise
 from graphopt.ir import Graph, evaluate
-from graphopt.pipeline import optimise
+from graphopt.targets import parse_target
 from tests.capture.onnx_models import captured, parse, run_ort, same
 from tests.generate.verdict import Types
 
@@ -38,7 +39,7 @@ def right(graph: Graph, model: onnx.ModelProto, sizes: Mapping[str, int], passes
     """The graph, as captured and after all passes, gives what onnxruntime does, of the shapes that it says."""
     x = feeds(model, sizes)
     wanted = run_ort(model, x)
-    for g in (graph, optimise(graph)[0]) if passes else (graph,):
+    for g in (graph, optimise(graph, parse_target("x86", 1))[0]) if passes else (graph,):
         got = evaluate(g, list(x.values()), observe=Types(g, list(x.values())))
         for mine, expected in zip(got, wanted, strict=True):
             same(mine, expected)

@@ -9,9 +9,9 @@ from torch import nn
 
 import graphopt
 from graphopt.capture.torch import capture_torch
+from graphopt.codegen.program.interface import specialise
 from graphopt.errors import EvaluationError, UnsupportedOperators
 from graphopt.ir import evaluate
-from graphopt.pipeline import specialise
 
 
 class Of(nn.Module):

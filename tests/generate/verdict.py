@@ -150,7 +150,7 @@ class Types:
 
 def optimised(graph: Graph, given: Sequence[Any], case: Any, target: Any, stage: str) -> None:
     with Staged(stage):
-        made = optimise(graph, target=target)[0]
+        made = optimise(graph, target)[0]
         compared(evaluate(made, given, observe=Types(made, given)), case, stage)
 
 
