@@ -13,7 +13,8 @@ from graphopt.backends.pipeline import optimise
 from graphopt.backends.x86.static import compile_static
 from graphopt.codegen.program.plan import Host, Program, plan
 from graphopt.codegen.program.steps import Branch, Repeat, calls
-from graphopt.codegen.x86 import native, style_of, templates_of
+from graphopt.codegen.x86 import native
+from graphopt.codegen.x86.templates import style_of, templates_of
 from graphopt.codegen.x86.link import link
 from graphopt.ir import Builder, Graph, Value, evaluate, parse_graph, tensor, verify
 from graphopt.rewrite import Unroll
