@@ -303,7 +303,7 @@ def gelu(x: Expr) -> Expr:
     p = _poly(y, PHI)
     shifted = p + (ROUNDER + 127)
     tail = _poly(p - (shifted - (ROUNDER + 127)), EXP2) * _float(_shift_left(_bits(shifted), 23))
-    positive = select(x < 0.0, 0.0, x)
+    positive = select(x < 0.0, x * 0.0, x)  # NaN of -inf, as the formula has it
     return select(y > 6.0, positive, positive - y * tail)
 
 
