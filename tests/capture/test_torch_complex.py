@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_check import Of, capture, check, each, run, same
 
 import graphopt
 from graphopt.errors import InputError, UnsupportedOperators
+from tests.capture.torch_check import Of, capture, check, each, run, same
 
 torch.manual_seed(0)
 Z, W = torch.randn(3, 4, dtype=torch.complex64), torch.randn(3, 4, dtype=torch.complex64)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch_check import check, each
+
+from tests.capture.torch_check import check, each
 
 torch.manual_seed(0)
 X = torch.randn(4, 5, 6)

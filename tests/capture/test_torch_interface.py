@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim
-from torch_check import Of, capture, check, ops, run, same
 
 from graphopt.capture.torch import capture_torch
 from graphopt.errors import CaptureError, InputError, UnsupportedOperators
@@ -17,6 +16,7 @@ from graphopt.ir.evaluate import evaluate
 from graphopt.ir.parse import parse_graph
 from graphopt.ir.verify import verify
 from graphopt.runtime.structure import Call
+from tests.capture.torch_check import Of, capture, check, ops, run, same
 
 Point = collections.namedtuple("Point", "x y")
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_check import check, each, ops
+
+from tests.capture.torch_check import check, each, ops
 
 torch.manual_seed(0)
 IMAGE = torch.randn(2, 6, 9, 7)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_check import Of, capture, check, each, ops, run, same
+
+from tests.capture.torch_check import Of, capture, check, each, ops, run, same
 
 torch.manual_seed(0)
 X = torch.randn(3, 4, 5)
@@ -201,7 +202,7 @@ def test_creation():
 
 
 def test_random_numbers_are_drawn_on_every_run():
-    from torch_check import capture, run
+    from tests.capture.torch_check import capture, run
 
     graph = capture(lambda x: (torch.rand_like(x), torch.randn(3, 4)), torch.zeros(50, 2))
     (a, b), (a2, _) = run(graph, torch.zeros(50, 2)), run(graph, torch.zeros(50, 2))

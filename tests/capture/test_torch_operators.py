@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 from torch import fx, nn
-from torch_check import Of, capture, check, each, ops, run, same
 
 import graphopt
+from tests.capture.torch_check import Of, capture, check, each, ops, run, same
 
 NAN, INF = float("nan"), float("inf")
 X = torch.tensor([[1.0, NAN, 3, 2], [NAN, NAN, NAN, 1], [INF, -INF, 0, -0.0], [4, 4, 1, 4]])

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from torch_check import check, each, ops
+
+from tests.capture.torch_check import check, each, ops
 
 torch.manual_seed(0)
 INF, NAN = math.inf, math.nan

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from torch_check import check, each
+
+from tests.capture.torch_check import check, each
 
 torch.manual_seed(0)
 X = torch.randn(3, 5, 7)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch_check import check, each
 
 from bench.zoo import torchvision
+from tests.capture.torch_check import check, each
 
 
 def overlap(a, b):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import graphopt
 from graphopt.ir import evaluate
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "rewrite"))
-from random_graphs import random_graph
+from tests.rewrite.random_graphs import random_graph
 
 TARGETS = ("x86", "x86:haswell", "x86:x86-64")
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from one_op import graph_of, run_op, same
 from onnx.reference import ReferenceEvaluator
 
 from graphopt.errors import EvaluationError, IRError
 from graphopt.ir import DTYPES, dtype
+from tests.ir.one_op import graph_of, run_op, same
 
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered in cast")
 ONNX = {

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from one_op import graph_of, run_op, same
-from onnx_node import reference
 
 from graphopt.errors import IRError
+from tests.ir.one_op import graph_of, run_op, same
+from tests.ir.onnx_node import reference
 
 RNG = np.random.default_rng(0)
 NARROW = [np.int8, np.uint8, np.int16, ml_dtypes.int4]

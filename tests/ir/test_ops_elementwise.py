@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_op import graph_of, run_op, same
 
 from graphopt.errors import IRError
 from graphopt.ir import DTYPES, TABLE, Trait, dtype
 from graphopt.ir.ops.numeric import erf
+from tests.ir.one_op import graph_of, run_op, same
 
 RNG = np.random.default_rng(0)
 SPECIAL = [0.0, -0.0, np.nan, np.inf, -np.inf, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-30, -1e-30, 1e30, -1e30, 3.0, -3.0]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from one_op import graph_of, run_op
 
 from graphopt.errors import IRError
 from graphopt.ir import Builder, Trait, evaluate, verify
@@ -10,6 +9,7 @@ from graphopt.ir.ops.fourier import roots, split
 from graphopt.ir.table import DECOMPOSITIONS
 from graphopt.rewrite import Decompose
 from graphopt.rewrite.engine.context import Context
+from tests.ir.one_op import graph_of, run_op
 
 RNG = np.random.default_rng(0)
 # One, short ones, primes with a matrix of their own and one without, what splits into two and into more factors.

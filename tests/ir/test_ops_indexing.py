@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_op import graph_of, run_op, same
 from onnx.reference import ReferenceEvaluator
 
 from graphopt.errors import EvaluationError, IRError
 from graphopt.ir import DTYPES, Graph, tensor
+from tests.ir.one_op import graph_of, run_op, same
 
 RNG = np.random.default_rng(0)
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_op import graph_of, run_op, same
 
 from graphopt.errors import EvaluationError, IRError
 from graphopt.ir import DTYPES, Builder, Dim, Graph, evaluate, tensor
 from graphopt.ir.dims import parse_dim, substitute
 from graphopt.ir.ops.movement import slice_extent
+from tests.ir.one_op import graph_of, run_op, same
 
 END, FRONT = 2**63 - 1, -(2**63)
 N, S = Dim.symbol("N"), Dim.symbol("S")

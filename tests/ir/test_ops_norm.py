@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from one_op import graph_of, run_op, same
-from onnx_node import reference
 
 from graphopt.errors import IRError
 from graphopt.ir import Builder, Trait, evaluate, verify
 from graphopt.ir.table import DECOMPOSITIONS, TABLE
+from tests.ir.one_op import graph_of, run_op, same
+from tests.ir.onnx_node import reference
 
 RNG = np.random.default_rng(0)
 

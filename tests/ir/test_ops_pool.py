@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_op import run_op, same
-from onnx_node import reference
 
 from graphopt.errors import IRError
+from tests.ir.one_op import run_op, same
+from tests.ir.onnx_node import reference
 
 RNG = np.random.default_rng(0)
 MAX = (F.max_pool1d, F.max_pool2d, F.max_pool3d)

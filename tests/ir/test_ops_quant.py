@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_op import run_op, same
 from onnx import TensorProto, helper
-from onnx_node import reference, runtime
 
 from graphopt.errors import IRError
 from graphopt.ir import dtype
+from tests.ir.one_op import run_op, same
+from tests.ir.onnx_node import reference, runtime
 
 RNG = np.random.default_rng(0)
 INTEGERS = ["i8", "u8", "i16", "u16", "i4", "u4", "i2", "u2"]

@@ -3,10 +3,10 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from one_op import graph_of, run_op
 
 from graphopt.errors import IRError
 from graphopt.ir import TABLE, Trait, evaluate
+from tests.ir.one_op import graph_of, run_op
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64"])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from one_op import run_op
-from onnx_node import runtime
 
 from graphopt.errors import IRError
+from tests.ir.one_op import run_op
+from tests.ir.onnx_node import runtime
 
 RNG = np.random.default_rng(0)
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}

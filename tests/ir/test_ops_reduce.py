@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_op import graph_of, run_op, same
 
 from graphopt.errors import EvaluationError, IRError
 from graphopt.ir import DTYPES, Builder, Graph, evaluate, tensor, verify
 from graphopt.ir.table import DECOMPOSITIONS
+from tests.ir.one_op import graph_of, run_op, same
 
 RNG = np.random.default_rng(0)
 FLOATS = {"sum": np.sum, "mean": np.mean, "prod": np.prod, "max": np.max, "min": np.min}

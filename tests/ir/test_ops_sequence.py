@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from onnx_node import reference
 
 from graphopt.errors import EvaluationError, IRError
 from graphopt.ir import (
@@ -18,6 +17,7 @@ from graphopt.ir import (
     tensor,
     verify,
 )
+from tests.ir.onnx_node import reference
 
 ANY = TensorType(tensor("f32").dtype, None)
 A, B, C = (np.arange(n, dtype=np.float32).reshape(n, 1) for n in (1, 2, 3))

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from one_op import run_op
 from onnx import TensorProto
-from onnx_node import reference
 
 from graphopt.errors import EvaluationError, IRError
+from tests.ir.one_op import run_op
+from tests.ir.onnx_node import reference
 
 WORDS = np.array([["", "a b  c", "x,y,,z"], [" lead", "tail ", ",,"]], object)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from one_op import run_op
 
 from graphopt.errors import IRError
 from graphopt.ir import parse_graph, print_graph, verify
+from tests.ir.one_op import run_op
 
 RNG = np.random.default_rng(4)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from one_op import run_op, same
-from onnx_node import reference, runtime
 
 from graphopt.errors import IRError
+from tests.ir.one_op import run_op, same
+from tests.ir.onnx_node import reference, runtime
 
 RNG = np.random.default_rng(0)
 

@@ -32,8 +32,8 @@ ROOMS = [
     {"cli"},
 ]
 LEVEL = {room: k for k, rooms in enumerate(ROOMS) for room in rooms}
-# Who may import the frameworks, anywhere in a file. interop is the interfaces of torch itself (torch.compile, nn.Module) and of onnx
-# on top of the compiler; nothing imports it but a user, or torch through its entry point.
+# Who may import the frameworks, anywhere in a file. interop is the interfaces of torch itself (torch.compile, nn.Module) and of
+# onnx on top of the compiler; nothing imports it but a user, or torch through its entry point.
 FRAMEWORKS = {"torch": ("capture", "interop"), "torchvision": (), "transformers": (), "onnx": ("capture", "interop"),
               "onnxruntime": (), "openvino": ()}
 

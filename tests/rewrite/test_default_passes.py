@@ -1,12 +1,12 @@
 """The default passes, all together: on random graphs nothing they do changes a result, and nothing is left undone."""
 
 import pytest
-from random_graphs import random_graph
-from rewriting import names, rewritten
 
 from graphopt.ir import TABLE, Builder, Graph, Trait, tensor, verify
 from graphopt.rewrite import default_passes, optimise
 from graphopt.targets.capabilities import Capabilities
+from tests.rewrite.random_graphs import random_graph
+from tests.rewrite.rewriting import names, rewritten
 
 
 class KeepsSoftmax(Capabilities):

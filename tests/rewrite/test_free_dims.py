@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from rewriting import parse
 
 from graphopt.backends.pipeline import optimise
 from graphopt.ir.evaluate import evaluate
 from graphopt.targets import parse_target
+from tests.rewrite.rewriting import parse
 
 RNG = np.random.default_rng(2)
 CONV = "stride=[1, 1], pad=[0, 0, 0, 0], dilation=[1, 1]"

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from rewriting import check, names, parse, rewritten
 
 from graphopt.errors import IRError
 from graphopt.ir import evaluate, verify
 from graphopt.rewrite import Context, Fold, Inline, default_passes
+from tests.rewrite.rewriting import check, names, parse, rewritten
 
 MASK = "%k = const [1.0, 0.0, 1.0, 1.0] : f32[4]"
 

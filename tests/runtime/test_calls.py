@@ -12,11 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from small_models import W, inputs, linear, linear_reference, scale
 
 import graphopt
 from graphopt.errors import InputError
 from graphopt.ir import Builder, Graph, dtype, tensor
+from tests.runtime.small_models import W, inputs, linear, linear_reference, scale
 
 
 # Arguments

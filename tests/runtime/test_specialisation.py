@@ -7,11 +7,11 @@ import threading
 
 import numpy as np
 import pytest
-from small_models import symbolic, symbolic_inputs
 
 import graphopt
 from graphopt.errors import InputError
 from graphopt.ir import Builder, Dim, Graph, TensorType, dtype, tensor
+from tests.runtime.small_models import symbolic, symbolic_inputs
 
 
 def wanted(arrays: list[np.ndarray]) -> np.ndarray:

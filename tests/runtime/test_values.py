@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from c_interface import BAD_ARGUMENT, DAMAGED, NO_PROGRAM, CError, CModel, buffer, edit
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
@@ -20,6 +19,7 @@ from graphopt.capture import capture
 from graphopt.cli.build import main
 from graphopt.cli.dump import main as dump
 from graphopt.ir import serial
+from tests.runtime.host.c_interface import BAD_ARGUMENT, DAMAGED, NO_PROGRAM, CError, CModel, buffer, edit
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler nothing can be saved")
 RNG = np.random.default_rng(44)

@@ -1,7 +1,7 @@
 """Transcendental functions as vectorisable arithmetic: polynomials, selects and bit patterns, no calls to libm.
 
 `expand` replaces F32 nodes; F64 ones stay, for a target's own library. Errors below are the largest seen against
-float64 over dense samples of each function's whole domain (tests/codegen/test_math.py holds them to it), both with
+float64 over dense samples of each function's whole domain (tests/codegen/kernel/test_math.py holds them to it), both with
 every operation rounded and with multiply-adds contracted. Special values are those of C's Annex F, and results below
 the normal range are rounded, not flushed. Casts to integers never see NaN or what does not fit: LLVM leaves them undefined.
 
