@@ -179,7 +179,7 @@ def test_what_comes_in_between_is_put_back(saved: Path, monkeypatch: pytest.Monk
 
 ENDED = """
 import os, sys, time, pathlib
-from graphopt import replacing
+from graphopt.ship import replacing
 with replacing.scratch(pathlib.Path(sys.argv[1])) as beside:
     (beside / "half").write_text("half")
     print("there", flush=True)

@@ -204,7 +204,7 @@ def as_nobody(code: str, path: Path) -> str:
     """What code prints that becomes a user who may write nothing of ours, once it has imported what it needs."""
     begin = """
 import os, sys, pathlib, graphopt
-from graphopt import replacing
+from graphopt.ship import replacing
 from graphopt.runtime import saving
 path = pathlib.Path(sys.argv[1])
 def leave():

@@ -41,7 +41,7 @@ assert scores.shape == (3, 5) and total.shape == () and scores.format == "f"
 open({str(tmp_path / "scores.bin")!r}, "wb").write(scores)
 print(*{{"numpy", "torch", "onnx", "tvm", "networkx", "ml_dtypes", "tqdm"}} & set(sys.modules))
 ours = [m.split(".")[1] for m in sys.modules if m.startswith("graphopt.")]
-print(*set(ours) - {{"errors", "bounds", "ownership", "store", "runtime"}})
+print(*set(ours) - {{"cache", "errors", "moved", "runtime", "version"}})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PATH": ""})
     assert done.stdout.split() == []
