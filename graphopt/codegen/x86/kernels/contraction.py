@@ -10,7 +10,7 @@ from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast
 from graphopt.codegen.x86.kernels.conv.depthwise import Depthwise, is_depthwise
 from graphopt.codegen.x86.kernels.conv.grouped import Grouped, is_grouped
 from graphopt.codegen.x86.kernels.conv.prologue import Prologue, is_pointwise
-from graphopt.codegen.x86.kernels.conv.row_major import Convolution
+from graphopt.codegen.x86.kernels.conv.row_major import row_major
 from graphopt.codegen.x86.kernels.conv.streamed import Streamed
 from graphopt.codegen.x86.kernels.conv.winograd import Winograd
 from graphopt.codegen.x86.kernels.matmul import Matmul, covers
@@ -46,7 +46,7 @@ def template(machine: X86) -> Template:
             return Winograd(op, inner, sources, name, style, machine).build() \
                 or ChannelsLast(op, inner, Sources(op), name, style, machine).build()
         if inner.name == "conv" and not any(getattr(v.type, "layout", None) for v in op.operands if v is not None):
-            return Convolution(op, inner, sources, name, style, machine.registers).build()
+            return row_major(op, inner, sources, name, style, machine.registers)
         return None
 
     return match
