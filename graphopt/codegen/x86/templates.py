@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from graphopt.cache import store
 from graphopt.codegen.lower.kernels import Template
 from graphopt.codegen.lower.schedule import Style
-from graphopt.codegen.x86.kernels import attention, contraction, global_pool, pooling, recurrent, scan, transposing
+from graphopt.codegen.x86.kernels import contraction, global_pool, pooling, recurrent, scan, transposing
+from graphopt.codegen.x86.kernels.attention import template as attention
 from graphopt.targets.x86 import X86
 
 TEMPLATED = frozenset(("attention",))

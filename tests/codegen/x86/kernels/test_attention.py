@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import graphopt
 from graphopt.codegen.lower.kernels import lower
 from graphopt.codegen.lower.tuning import best_of
-from graphopt.codegen.x86.kernels.attention_cut import MAX_KEYS, Problem, cuts
+from graphopt.codegen.x86.kernels.attention.cut import MAX_KEYS, Problem, cuts
 from graphopt.codegen.x86.kernels.blocking import tiles
 from graphopt.codegen.x86.kernels.tile import SEPARATE
 from graphopt.codegen.x86.templates import style_of, templates_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.x86.kernels.blocking import TILE_START, step, tiles
 from graphopt.codegen.x86.kernels.tile import Tile
 from graphopt.ir.dims import ceil_div
@@ -75,3 +76,94 @@ def cuts(p: Problem, lanes: int, machine: X86, threads: int) -> Iterator[tuple[f
                 if queries == rows:
                     break
 
+
+@dataclass(frozen=True)
+class Shape:
+    """What is to be computed: `heads` of queries, of which groups read the same one of the `shared` heads of keys and values."""
+
+    batch: int
+    heads: int
+    shared: int
+    queries: int
+    keys: int
+    size: int
+    width: int
+    causal: bool
+
+    @property
+    def group(self) -> int:
+        """Heads that read the same keys."""
+        return self.heads // self.shared
+
+    @property
+    def operations(self) -> int:
+        return 2 * self.batch * self.heads * self.queries * self.keys * (self.size + self.width)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows make a task, and how they and the keys are cut.
+
+    `merged`: the heads of a group read the same keys, and few queries of each are rows of one task. There are `parts` such heads
+    or groups in an image, each of `total` rows. `causal`: blocks of keys that no row sees are left out. The values'
+    `vectors` have `padded` elements. `values_in_place`: values that a single row of tiles reads are read where they are.
+    """
+
+    cut: Cut
+    merged: bool
+    parts: int
+    total: int
+    causal: bool
+    vectors: int
+    padded: int
+    values_in_place: bool
+    keys: int
+    width: int
+    batch: int
+
+    @property
+    def block_keys(self) -> int:
+        return self.cut.keys
+
+    @property
+    def rows(self) -> int:
+        """Of a task."""
+        return self.cut.queries
+
+    @property
+    def blocks(self) -> int:
+        """Of keys."""
+        return ceil_div(self.keys, self.cut.keys)
+
+    @property
+    def chunks(self) -> int:
+        """Tasks of a part."""
+        return ceil_div(self.total, self.rows)
+
+    @property
+    def tasks(self) -> int:
+        return self.batch * self.parts * self.chunks
+
+    @property
+    def is_whole(self) -> bool:
+        """Do the blocks end where the keys do?"""
+        return self.blocks * self.block_keys == self.keys
+
+    @property
+    def direct(self) -> bool:
+        """Do results go from registers to where they belong?"""
+        return self.blocks == 1 and self.padded == self.width
+
+
+def choose(s: Shape, lanes: int, itemsize: int, as_computed: bool, style: Style, machine: X86) -> Choice:
+    """The cut by its model or as is wanted. `as_computed`: the values are of the dtype that is computed in."""
+    merged = s.group > 1 and s.queries < 2 * lanes
+    parts, total = (s.shared, s.group * s.queries) if merged else (s.heads, s.queries)
+    causal, vectors = s.causal and not merged, ceil_div(s.width, lanes)
+    problem = Problem(s.batch * parts, total, s.keys, s.size, vectors, itemsize, causal)
+    cut: Cut = style.pick("cut", cuts(problem, lanes, machine, style.threads))
+    in_place = cut.queries == cut.tile and vectors * lanes == s.width and as_computed
+    return Choice(cut, merged, parts, total, causal, vectors, vectors * lanes, in_place, s.keys, s.width, s.batch)
+
+
+__all__ = ["Choice", "Cut", "Problem", "Shape", "choose", "cuts"]
