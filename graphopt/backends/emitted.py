@@ -58,6 +58,10 @@ class EmittedModel(Model):
         model._only = Specialisation(run, self)
         return model
 
+    def source(self, kind: str | None = None) -> str:
+        """The text of the program."""
+        raise NotImplementedError
+
     def _form(self, kind: str | None) -> str:
         if kind is not None and kind not in self.forms:
             raise InputError(f"no source of kind {kind!r} for {self.target.name}", hint=f"Use {self.forms[0]!r}")

@@ -19,7 +19,10 @@ from graphopt.cli.running import run
 from graphopt.errors import RewriteError, TargetError
 
 if TYPE_CHECKING:  # everything heavy is imported once the command line has been understood
+    from graphopt.codegen.program.plan import Program
     from graphopt.ir import Graph
+    from graphopt.rewrite import Results
+    from graphopt.targets import Target
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,7 +168,7 @@ def _profile(program: Any, inputs: Sequence[Any], args: argparse.Namespace) -> s
     return table(measured, limits, args.sort or "time", width)
 
 
-def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> tuple[str, Any]:
+def _parameters(graph: Graph, results: Results, target: Target, tune: str | None) -> tuple[str, Program | None]:
     """How the parameters of the program's kernels are chosen, after measuring where that is wanted, and the program (None for
     targets whose kernels have none). The choices are also kept as reasons."""
     from graphopt.backends.base import backend_of
@@ -176,7 +179,9 @@ def _parameters(graph: Graph, results: Any, target: Any, tune: str | None) -> tu
         return "", None
     from graphopt.backends.x86 import static
     from graphopt.measure.records import Records
+    from graphopt.targets.x86 import X86
 
+    assert isinstance(target, X86)  # the only one whose kernels have any
     records = Records.load(to_write=tune is not None)
     if tune:
         static.measure(graph, target, tune, records)

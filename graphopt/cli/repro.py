@@ -10,9 +10,10 @@ from graphopt.cli.models import NothingFound, UsageError
 
 if TYPE_CHECKING:
     from graphopt.ir import Graph
+    from graphopt.targets import Target
 
 
-def repro(graph: Graph, target: Any, inputs: Sequence[Any] | None, folder: Path) -> str:
+def repro(graph: Graph, target: Target, inputs: Sequence[Any] | None, folder: Path) -> str:
     """Look for a failure of compiling, running or computing; make its graph small; write the folder. What was done, in words.
 
     Raises NothingFound where nothing fails, UsageError where the folder holds something else.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphopt.cli.models import UsageError
 from graphopt.ir import Graph, Op, Value
 from graphopt.ir.text import value_names
 from graphopt.rewrite import Reason
 
+if TYPE_CHECKING:
+    from graphopt.codegen.program.plan import Program
 
-def why(wanted: str, before: Graph, after: Graph, reasons: Iterable[Reason], program: Any = None) -> str:
+
+def why(wanted: str, before: Graph, after: Graph, reasons: Iterable[Reason], program: Program | None = None) -> str:
     """The ops behind `wanted` (a value's name, with or without %, or a source location) in both graphs, the kernels of `program`
     (where there is one) that compute them, and every reason.
 
@@ -31,13 +34,14 @@ def why(wanted: str, before: Graph, after: Graph, reasons: Iterable[Reason], pro
     for place, found in places.items():
         lines.append(f"{place}:" if found else f"{place}: nothing of that name")
         lines += [f"  {line}" for line, _ in found]
-    lines += _steps(program, {op for _, op in places["after the passes"]})
+    if program is not None:
+        lines += _steps(program, {op for _, op in places["after the passes"]})
     lines.append("because:" if said else "no pass has said anything about it")
     lines += [f"  {r}" for r in dict.fromkeys(map(str, said))]
     return "\n".join(lines) + "\n"
 
 
-def _steps(program: Any, ops: set[Op | None]) -> list[str]:
+def _steps(program: Program, ops: set[Op | None]) -> list[str]:
     """The steps of a program that compute any of these ops."""
     if program is None:
         return []

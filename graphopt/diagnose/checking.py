@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,14 @@ from graphopt.ir.text import value_names
 from graphopt.ir.types import TensorType
 from graphopt.measure.profiling import called
 from graphopt.rewrite.engine.validate import difference, nudged
-from graphopt.runtime.host.executable import Place
+from graphopt.runtime.host.executable import Executable, Place
+
+if TYPE_CHECKING:
+    from graphopt.backends.x86.static import Compiled
+    from graphopt.codegen.program.plan import Program
+    from graphopt.targets.x86 import X86
+
+Found = TypeVar("Found")
 
 ULPS = 64.0  # of the largest element, and of what an ulp on the operands changes: sums in another order, Winograd
 NARROW_ULPS = 4.0  # half floats compute in f32 and round once
@@ -52,7 +59,7 @@ class Checked:
     outputs: str | None = None
 
 
-def check_kernels(compiled: Any, target: Any, arrays: Sequence[Any]) -> Checked:
+def check_kernels(compiled: Compiled, target: X86, arrays: Sequence[Any]) -> Checked:
     """Run a program step by step on its checked inputs, in a process of its own, which a crash of the compiled code only ends."""
     from graphopt.codegen.x86.build import build
     from graphopt.codegen.x86.link import link
@@ -69,7 +76,8 @@ def check_kernels(compiled: Any, target: Any, arrays: Sequence[Any]) -> Checked:
     return Checked(reached, _finding(program, reached, step.op.results[0], f"ended with {crashed}"))
 
 
-def in_child(work: Callable[[Callable[[int], None]], Any], seconds: float | None = None) -> tuple[Any, str, int | None]:
+def in_child(work: Callable[[Callable[[int], None]], Found], seconds: float | None = None) \
+        -> tuple[Found | None, str, int | None]:
     """What `work(report)` gives in a forked process; else None, what ended it, and what it reported last.
 
     An exception in the child is raised here. After so many `seconds` it is ended, by `timeout`.
@@ -128,7 +136,8 @@ def in_child(work: Callable[[Callable[[int], None]], Any], seconds: float | None
     return None, signal.Signals(-code).name if code < 0 else f"exit code {code}", reached
 
 
-def _check(compiled: Any, stepwise: Any, whole: Any, arrays: Sequence[Any], report: Callable[[int], None]) -> Checked:
+def _check(compiled: Compiled, stepwise: Executable, whole: Executable, arrays: Sequence[Any],
+           report: Callable[[int], None]) -> Checked:
     from graphopt.codegen.program.plan import Host
 
     program, graph = compiled.program, compiled.graph
@@ -174,7 +183,7 @@ def _check(compiled: Any, stepwise: Any, whole: Any, arrays: Sequence[Any], repo
     return Checked(len(program.calls))
 
 
-def _finding(program: Any, k: int, v: Value, text: str) -> Finding:
+def _finding(program: Program, k: int, v: Value, text: str) -> Finding:
     step = program.steps[k]
     name = value_names(program.graph).get(v, v.name or "?")
     return Finding(k, called(step), name, step.op.name, tuple(step.op.loc), text)
@@ -201,7 +210,7 @@ def _wrong(op: Op | None, given: Sequence[Any], symbols: dict[str, int], index: 
     return difference(expected, got, ulps, float(np.max(change, where=np.isfinite(change), initial=0.0)))
 
 
-def _value(program: Any, read: Callable[[Place], Any], v: Value) -> Any:
+def _value(program: Program, read: Callable[[Place], Any], v: Value) -> Any:
     """A value as the program holds it, row-major."""
     if v.constant is not None:
         return v.constant

@@ -17,11 +17,13 @@ from typing import Any
 from graphopt.diagnose.checking import in_child
 from graphopt.diagnose.repro import attempt
 from graphopt.errors import GraphOptError
+from graphopt.ir.dims import DimLike
 from graphopt.ir.graph import Graph, Op, Tensor, Value
 from graphopt.ir.text import ConstantNames, print_graph
 from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
 from graphopt.ship.crash import COMPARE, COMPILE, RUN, Failure, is_large, like
+from graphopt.targets import Target
 
 LIMIT_SECONDS = 120.0  # of the first compilation; a candidate may take five times what that took, 10 s at least
 
@@ -38,7 +40,7 @@ class Reduced:
     tried: int
 
 
-def tried(graph: Graph, target: Any, inputs: Sequence[Any] | None, last: str, seconds: float) -> Failure | None:
+def tried(graph: Graph, target: Target, inputs: Sequence[Any] | None, last: str, seconds: float) -> Failure | None:
     """What `attempt` finds, in a forked process; a crash of compiled code is a failure too. What takes longer than `seconds`
     counts as none."""
     def work(report: Callable[[int], None]) -> Failure | None:
@@ -54,13 +56,13 @@ def tried(graph: Graph, target: Any, inputs: Sequence[Any] | None, last: str, se
     return Failure(RUN if reached else COMPILE, crashed, "", "", f"the process ended with {crashed}")
 
 
-def find(graph: Graph, target: Any, inputs: Sequence[Any] | None, seconds: float = LIMIT_SECONDS) -> Failure | None:
+def find(graph: Graph, target: Target, inputs: Sequence[Any] | None, seconds: float = LIMIT_SECONDS) -> Failure | None:
     """The first failure of compiling and running a graph, else of what it computes; None where all is right."""
     with _apart():
         return tried(graph, target, inputs, RUN, seconds) or tried(graph, target, inputs, COMPARE, seconds)
 
 
-def reduce(graph: Graph, target: Any, inputs: Sequence[Any] | None, failure: Failure,
+def reduce(graph: Graph, target: Target, inputs: Sequence[Any] | None, failure: Failure,
            progress: Callable[[int, int], None] = lambda ops, tried: None) -> Reduced:
     """The smallest graph found that fails as `failure` does. KeyboardInterrupt ends the search with what is found so far.
 
@@ -91,7 +93,7 @@ def _apart() -> Iterator[None]:
 
 
 class _Search:
-    def __init__(self, graph: Graph, target: Any, inputs: list[Any] | None, failure: Failure,
+    def __init__(self, graph: Graph, target: Target, inputs: list[Any] | None, failure: Failure,
                  progress: Callable[[int, int], None]) -> None:
         self.graph, self.target, self.inputs, self.failure, self.progress = graph, target, inputs, failure, progress
         self.drawn: set[str] = set()
@@ -218,7 +220,10 @@ def _shrunk(graph: Graph, n: int, smaller: int) -> Graph | None:
         return None
     new = Graph(graph.name)
     seen: dict[Value, Value] = {}
-    size = lambda d: smaller if isinstance(d, int) and d == n else d
+
+    def size(d: DimLike) -> DimLike:
+        return smaller if isinstance(d, int) and d == n else d
+
     try:
         for v in graph.inputs:
             t = v.type
@@ -229,7 +234,7 @@ def _shrunk(graph: Graph, n: int, smaller: int) -> Graph | None:
             attrs = dict(op.attrs)
             if op.name == "const":
                 array = op.attrs["value"].numpy()
-                part = array[tuple(slice(0, size(d)) for d in array.shape)]
+                part = array[tuple(slice(0, smaller if d == n else d) for d in array.shape)]
                 attrs["value"] = op.attrs["value"] if part.shape == array.shape else Tensor(part.copy(), op.attrs["value"].name)
             for a in op.definition.attrs:
                 if a.kind.startswith("dims") and attrs.get(a.name) is not None:

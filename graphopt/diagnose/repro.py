@@ -13,9 +13,10 @@ from graphopt.ship.crash import COMPARE, COMPILE, RUN, Failure, failure_of, is_f
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph
+    from graphopt.targets import Target
 
 
-def attempt(graph: Graph, target: Any, inputs: Sequence[Any] | None, last: str, report: Any = None) -> Failure | None:
+def attempt(graph: Graph, target: Target, inputs: Sequence[Any] | None, last: str, report: Any = None) -> Failure | None:
     """Go through the stages up to the `last`; the failure, or None where there is none (or where it is not the compiler's).
 
     A crash of compiled code ends the process: see `graphopt.diagnose.reduction.tried`.
@@ -26,6 +27,7 @@ def attempt(graph: Graph, target: Any, inputs: Sequence[Any] | None, last: str, 
     from graphopt.diagnose.checking import check_kernels
     from graphopt.rewrite import WrongResult
     from graphopt.rewrite.engine.validate import random_inputs
+    from graphopt.targets.x86 import X86
 
     stage, backend = COMPILE, backend_of(target)
     os.environ["GRAPHOPT_CRASH_DIR"] = "0"
@@ -47,6 +49,7 @@ def attempt(graph: Graph, target: Any, inputs: Sequence[Any] | None, last: str, 
         program.executable.run(arrays)
         if last == COMPARE:
             stage = COMPARE
+            assert isinstance(target, X86)  # the only one whose programs run here
             checked = check_kernels(compiled, target, arrays)
             if checked.finding or checked.outputs:
                 return Failure(COMPARE, "wrong result", "a kernel" if checked.finding else "the program", "",

@@ -170,8 +170,11 @@ def _show_atom(atom: Atom) -> str:
     function, a, b = atom
     if function in CALLED:
         return f"{function}({a}, {b})"
-    wrap = lambda d: f"({d})" if isinstance(d, Dim) and not _is_symbol(d) else str(d)
-    return f"({wrap(a)}{function}{wrap(b)})"
+    return f"({_bracketed(a)}{function}{_bracketed(b)})"
+
+
+def _bracketed(d: DimLike) -> str:
+    return f"({d})" if isinstance(d, Dim) and not _is_symbol(d) else str(d)
 
 
 def _extreme_text(d: Dim) -> str | None:
@@ -361,7 +364,7 @@ def _at_least_0(d: DimLike, left: list[int]) -> bool:
             shown = any(tests) if least and function == "max" else all(tests)
         elif function == "//" and divides:  # b times the quotient is at most a, and at least a - (b - 1)
             shown = least and never_negative(a) and _at_least_0(_with(d, atom, 0), left)
-            shown = shown or _at_least_0(_bounded(d, atom, a - (b - 1) if least else a, b), left)  # type: ignore[operator, arg-type]
+            shown = shown or _at_least_0(_bounded(d, atom, a - (b - 1) if least else a, b), left)  # type: ignore[arg-type]
         elif function == "%" and divides:
             shown = _at_least_0(_with(d, atom, 0 if least else b - 1), left)
         else:

@@ -82,7 +82,7 @@ class _Parser:
     def string(self) -> str:
         start = self.tokens[self.at][2]
         try:
-            return json.loads(self.expect_kind("string"))
+            return str(json.loads(self.expect_kind("string")))
         except json.JSONDecodeError as e:
             raise self.error(f"bad string: {e.msg}", start + e.pos) from None
 

@@ -246,7 +246,8 @@ class OpDef:
 
     def _result_dtype(self, t: str, o: Operands) -> DType:
         if t.startswith("@"):
-            return o.attrs[t[1:]]
+            given: DType = o.attrs[t[1:]]
+            return given
         if t in DTYPES:
             return DTYPES[t]
         if t not in o.bound:
@@ -416,7 +417,8 @@ def _operand(text: str) -> Operand:
 
 def same_shape(o: Operands) -> Shape:
     """Shape rule: that of the first operand."""
-    return o.types[0].shape
+    shape: Shape = o.types[0].shape
+    return shape
 
 
 def broadcast_dims(shapes: Iterable[Sequence[DimLike]]) -> Shape:

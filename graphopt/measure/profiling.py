@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType
 from graphopt.measure.peaks import Peaks, Work
 from graphopt.runtime.host.executable import Place
+
+if TYPE_CHECKING:
+    from graphopt.backends.x86.static import Compiled
+    from graphopt.targets.x86 import X86
 
 MIN_RUNS, MAX_RUNS = 5, 200
 
@@ -84,7 +88,7 @@ class Profile:
         return (arithmetic, "compute") if arithmetic > memory else (memory, "memory")
 
 
-def profile(compiled: Any, target: Any, arrays: Sequence[Any], repeats: int | None = None, seconds: float = 1.0) -> Profile:
+def profile(compiled: Compiled, target: X86, arrays: Sequence[Any], repeats: int | None = None, seconds: float = 1.0) -> Profile:
     """Run a program so often (where not given: for some `seconds`) on checked inputs, and take the time of every step."""
     from graphopt.codegen.program.plan import Host
     from graphopt.codegen.x86.build import MARK, build, marks_at, stretches

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from graphopt.ir.graph import Graph, Tensor
+    from graphopt.ir.types import TensorType
+    from graphopt.targets import Target
 
 FORMAT = 1
 KEPT_ELEMENTS = 1024  # a constant of more is drawn at random: shapes, indices and scales are smaller, weights are not
@@ -88,7 +90,7 @@ def failure_of(e: BaseException, stage: str = COMPILE) -> Failure:
 
 # By itself --------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def guarded(graph: Graph, target: Any, **options: Any) -> Iterator[None]:
+def guarded(graph: Graph, target: Target, **options: Any) -> Iterator[None]:
     """Write a folder where what is done within fails by the compiler's fault, and say where in the error, which goes on."""
     try:
         yield
@@ -112,7 +114,7 @@ def guarding(f: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _kept(e: Exception, graph: Graph, target: Any, options: Mapping[str, Any]) -> str:
+def _kept(e: Exception, graph: Graph, target: Target, options: Mapping[str, Any]) -> str:
     """Where the folder is, in words; empty where none is wanted."""
     setting = os.environ.get("GRAPHOPT_CRASH_DIR", "")
     if setting == "0":
@@ -140,7 +142,7 @@ def _tell(e: Exception, text: str) -> None:
 
 
 # Writing and reading ----------------------------------------------------------------------------
-def write(folder: Path, graph: Graph, target: Any, failure: Failure, options: Mapping[str, Any], *,
+def write(folder: Path, graph: Graph, target: Target, failure: Failure, options: Mapping[str, Any], *,
           inputs: Sequence[Any] | None = None, drawn: set[str] | None = None, reduced: bool = False) -> str:
     """Write the folder, whole or not at all, in place of one that is there; says in words what it holds.
 
@@ -162,7 +164,7 @@ def write(folder: Path, graph: Graph, target: Any, failure: Failure, options: Ma
     kept = [n for n in names.tensors if n not in drawn]
     weights = [n for n in kept if is_large(names.tensors[n])]
     about = {"format": FORMAT, "failure": {k: v for k, v in asdict(failure).items() if k != "traceback"}, "reduced": reduced,
-             "target": getattr(target, "name", str(target)), "threads": getattr(target, "threads", None),
+             "target": target.name, "threads": getattr(target, "threads", None),
              "winograd": getattr(target, "winograd", True), "options": dict(options),
              "inputs": graph.input_names, "outputs": graph.output_names, "kept": kept,
              "shapes": None if inputs is None else [list(getattr(x, "shape", ())) for x in inputs],
@@ -237,13 +239,14 @@ def _manner(t: Tensor) -> dict[str, Any]:
     return {"low": int(wide.min()), "high": int(wide.max())}
 
 
-def draw(t: Any, manner: Mapping[str, Any], seed: str) -> np.ndarray:
+def draw(t: TensorType, manner: Mapping[str, Any], seed: str) -> np.ndarray:
     """An array of type `t`, the same for the same seed."""
     import zlib
 
     import numpy as np
 
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
+    array: np.ndarray
     if "mean" in manner:
         array = rng.normal(manner["mean"], manner["std"], t.static_shape)
     else:
@@ -265,7 +268,7 @@ def _flat(array: np.ndarray) -> np.ndarray:
     return array.astype(str) if array.dtype == np.object_ else np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
 
 
-def _shaped(flat: np.ndarray, t: Any, shape: Sequence[int]) -> np.ndarray:
+def _shaped(flat: np.ndarray, t: TensorType, shape: Sequence[int]) -> np.ndarray:
     import numpy as np
 
     if t.dtype.kind == "str":

@@ -53,7 +53,9 @@ def _written(folder: Path) -> dict[str, Callable[[Path], bool]] | None:
         sums = found["sha256"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    same = lambda digest: lambda p: hashlib.sha256(p.read_bytes()).hexdigest() == digest
+    def same(digest: str) -> Callable[[Path], bool]:
+        return lambda p: hashlib.sha256(p.read_bytes()).hexdigest() == digest
+
     return {**{name: same(digest) for name, digest in sums}, MANIFEST: lambda p: True}
 
 

@@ -23,6 +23,7 @@ from graphopt.runtime.artifact import reading as artifact
 from graphopt.runtime.artifact import saved
 from graphopt.runtime.host.executable import OutputSpec
 from graphopt.runtime.model import Spec
+from graphopt.targets.x86 import X86
 from graphopt.version import __version__
 
 log = logging.getLogger("graphopt")
@@ -47,11 +48,11 @@ class Bundle:
         self._code: dict[tuple[str, str], str] = {}  # by CPU and digest: the file that holds it
         self._runtime = ""
 
-    def block(self, target: Any) -> WeightBlock:
+    def block(self, target: X86) -> WeightBlock:
         """Where the weights of further programs for this target belong."""
         return self._blocks.setdefault(target.cpu, WeightBlock())
 
-    def add(self, d: Compiled, target: Any, values: Mapping[str, np.ndarray] = MappingProxyType({})) -> dict[str, Any]:
+    def add(self, d: Compiled, target: X86, values: Mapping[str, np.ndarray] = MappingProxyType({})) -> dict[str, Any]:
         """Add a program, which was planned in the block of its target, or is the target's first, and is for these values of
         control inputs; what the manifest says of it. ArtifactError where it cannot stand alone."""
         why = why_no_artifact(d)
@@ -119,12 +120,14 @@ def another(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         faces.append(tensors)
     if faces[0] == faces[1] and (None in names or names[0] == names[1]):
         return ""
-    dims = lambda shape: "*" if shape is None else ", ".join(map(str, shape))
+    def dims(shape: Sequence[object] | None) -> str:
+        return "*" if shape is None else ", ".join(map(str, shape))
+
     ins, outs = (", ".join(f"{n}: {t}[{dims(s)}]" for n, t, s in faces[0][kind]) for kind in ("inputs", "outputs"))
     return f"{f'{names[0]}, ' if names[0] else ''}{ins} -> {outs}"
 
 
-def build(graph: Graph, inputs: Sequence[Spec], bundle: Bundle, target: Any, cases: Sequence[Case], *,
+def build(graph: Graph, inputs: Sequence[Spec], bundle: Bundle, target: X86, cases: Sequence[Case], *,
           validate: bool = False, tune: str | None = None, records: Records | None = None,
           done: Callable[[Mapping[str, Any]], None] = lambda said: None) -> None:
     """Compile a captured model for a target and each of the cases, and add the programs. `done` hears of each."""
@@ -166,7 +169,7 @@ def _packed(weights: Sequence[Weight], size: int) -> Iterator[np.ndarray]:
     yield np.zeros(size - at, np.uint8)
 
 
-def _record_keys(d: Compiled, target: Any) -> list[str]:
+def _record_keys(d: Compiled, target: X86) -> list[str]:
     """What the records are asked for by the kernels that have anything to choose."""
     return [record_key(target.name, target.threads, key) for key, picks in d.program.picks.values() if picks.open]
 

@@ -185,7 +185,8 @@ class CompiledModel(Model):
         if latest is None:
             raise InputError("the model has symbolic dims and has not been called yet",
                              hint="Call it once with inputs of the wanted shape")
-        return latest.details
+        details: Details = latest.details
+        return details
 
     def _details(self) -> Compiled:
         return self._latest().compiled

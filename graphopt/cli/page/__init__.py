@@ -18,19 +18,20 @@ from typing import Any
 
 from graphopt.ir import Graph
 from graphopt.rewrite import Pass
+from graphopt.targets import Target
 
 # In the order in which they are read.
 SCRIPTS = ("base.js", "model.js", "lanes.js", "graph.js", "code.js", "details.js", "passes.js", "table.js", "charts.js",
            "timeline.js", "memory.js", "roofline.js", "search.js", "main.js")
 
 
-def page(model: str, captured: Graph, target: Any, passes: Sequence[Pass],
+def page(model: str, captured: Graph, target: Target, passes: Sequence[Pass],
          inputs: Sequence[Any] | None = None) -> str:
     """The page of a model of static shapes for `target`: HTML. It is run on `inputs`, random ones where they are None."""
     return write(model, *gather(model, captured, target, passes, inputs))
 
 
-def gather(model: str, captured: Graph, target: Any, passes: Sequence[Pass],
+def gather(model: str, captured: Graph, target: Target, passes: Sequence[Pass],
            inputs: Sequence[Any] | None = None) -> tuple[dict[str, Any], list[Any]]:
     """What the page shows, as JSON: everything but the texts of kernels, and those."""
     from graphopt.backends.base import backend_of
@@ -42,12 +43,14 @@ def gather(model: str, captured: Graph, target: Any, passes: Sequence[Pass],
     from graphopt.cli.show import statistics
     from graphopt.ir.text import value_names
     from graphopt.rewrite.engine.validate import random_inputs
+    from graphopt.targets.x86 import X86
     from graphopt.version import __version__
 
     snapshots = Snapshots(Modules(captured))
     graph, results = optimise(captured, target, False, passes, before=[snapshots.before], after=[snapshots.after])
     backend = backend_of(target)
     if backend.runs:
+        assert isinstance(target, X86)  # the only one whose programs run here
         arrays = list(inputs) if inputs is not None else random_inputs(captured)
         built = build_program(graph, captured, results, target, arrays, not backend.missing(target))
         number = snapshots.number

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from os import sched_getaffinity
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphopt.cli.page.assembly import counts, hot_loop, listing, loops
 from graphopt.codegen.program.steps import calls
@@ -16,18 +16,25 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
 from graphopt.measure.profiling import called, on_evaluator
 
+if TYPE_CHECKING:
+    from graphopt.backends.x86.static import Compiled
+    from graphopt.codegen.program.plan import Program
+    from graphopt.rewrite import Results
+    from graphopt.targets import Target
+    from graphopt.targets.x86 import X86
+
 
 @dataclass(frozen=True)
 class Built:
     """What is shown of a program: the plan, whose steps are ops of the page's last snapshot, and the texts of its kernels."""
 
-    plan: Any  # codegen.plan.Program
+    plan: Program
     kernels: list[dict[str, Any]]
     notes: list[str]
     profile: Mapping[str, Any] | None = None
 
 
-def build_program(graph: Graph, captured: Graph, results: Any, target: Any, arrays: Sequence[Any], runs: bool) -> Built:
+def build_program(graph: Graph, captured: Graph, results: Results, target: X86, arrays: Sequence[Any], runs: bool) -> Built:
     """Plan, code and times of an optimised graph of static shapes; `runs` says whether this machine can run it."""
     from graphopt.backends.x86 import static
     from graphopt.codegen.x86.build import build
@@ -51,11 +58,11 @@ def build_program(graph: Graph, captured: Graph, results: Any, target: Any, arra
     return Built(program, kernels, notes, profile)
 
 
-def build_emitted(graph: Graph, target: Any) -> Built:
+def build_emitted(graph: Graph, target: Target) -> Built:
     """Plan and source of a program for a GPU or an FPGA, which is not run."""
     from graphopt.backends.emitted import emit
 
-    model: Any = emit(graph, target)
+    model = emit(graph, target)
     plan, language = model._plan, model.forms[0]
     text = model.source(language)
     kernels = [{"name": k.name, "texts": [{"language": language, "lines": _function(text, k.name)}]}
@@ -93,7 +100,7 @@ def _function(text: str, name: str) -> list[str]:
 
 
 # What was measured ------------------------------------------------------------------------------
-def measure(compiled: Any, target: Any, arrays: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
+def measure(compiled: Compiled, target: X86, arrays: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
     """Median seconds of every step and of whole calls, with floors where the machine's peaks can be had; and what is amiss."""
     from graphopt.measure import peaks, profiling
 

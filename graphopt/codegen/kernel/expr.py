@@ -202,7 +202,7 @@ class Reduce(Expr):
         return f"{self.kind}[{loops}]({self.body!r})"
 
 
-_INTERNED: weakref.WeakValueDictionary[tuple, Expr] = weakref.WeakValueDictionary()
+_INTERNED: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
 
 
 def const(value: Any, of: DType | str) -> Const:
