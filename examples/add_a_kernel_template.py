@@ -13,6 +13,7 @@ import graphopt
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, const, minimum
 from graphopt.codegen.kernel.index import split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Kernel, Stmt, loop, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Sources
 from graphopt.codegen.x86 import template
 from graphopt.ir import Builder, Graph, tensor
@@ -47,12 +48,13 @@ def columns_template(target: X86):
         sources = Sources(op)
         (x,), (y,) = sources.buffers.values(), sources.outputs
         wide, zero = vectors * style.lanes, const(0, "f32")
-        sums = Buffer("sums", "f32", (wide,), "local")  # indices into it are constant, so it lives in registers
+        sums = Buffer("sums", "f32", (wide,), Space.LOCAL)  # indices into it are constant, so it lives in registers
 
         def each(body) -> Stmt:
             """`body(place in the strip)` for all of it, written out vector by vector."""
             lane = Var("lane", INDEX, 0, style.lanes - 1)
-            return seq(*(For(lane, const(style.lanes, INDEX), body(lane + v * style.lanes), "vector") for v in range(vectors)))
+            lanes = const(style.lanes, INDEX)
+            return seq(*(For(lane, lanes, body(lane + v * style.lanes), Scope.VECTOR) for v in range(vectors)))
 
         def strip(unit: Expr) -> Stmt:
             block, number = split_index(unit, (outer, -(-columns // wide)))
@@ -67,7 +69,7 @@ def columns_template(target: X86):
 
             return Alloc(sums, seq(each(lambda i: store(sums, i, zero)), loop(rows, row, name="row")))
 
-        body = loop(outer * -(-columns // wide), strip, "parallel" if parallel else "serial", "strip")
+        body = loop(outer * -(-columns // wide), strip, Scope.PARALLEL if parallel else Scope.SERIAL, "strip")
         return Lowered(Kernel(name, (x, y), body, inputs=1, outputs=1), tuple(sources.operands))
 
     return match

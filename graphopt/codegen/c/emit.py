@@ -30,6 +30,7 @@ from graphopt.codegen.kernel.expr import (
     postorder,
 )
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Let, Seq, Stmt, Store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.errors import CodegenError
 from graphopt.ir.types import DType
 
@@ -104,7 +105,7 @@ class Dialect:
 
     def before_loop(self, s: For) -> Sequence[str]:
         """Lines before the loop (pragmas)."""
-        return ("#pragma GCC unroll 64",) if s.kind == "unroll" else ()
+        return ("#pragma GCC unroll 64",) if s.scope is Scope.UNROLL else ()
 
     def in_loop(self, s: For) -> Sequence[str]:
         """Lines at the beginning of the loop's body."""
@@ -264,7 +265,7 @@ class Printer:
     @staticmethod
     def worth_a_name(node: Expr) -> bool:
         if isinstance(node, Load):
-            return node.buffer.scope != "local"
+            return node.buffer.space is not Space.LOCAL
         if not isinstance(node, Apply):
             return False
         return node.dtype is not INDEX or any(isinstance(c, Apply) for c in node.args)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from graphopt.codegen.cuda.build import available, cubin
 from graphopt.codegen.cuda.emit import Launch, emit
 from graphopt.codegen.cuda.emulation import HEADER
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.schedule import Style
 
-STYLE = Style(bind=True)
+STYLE = Style(bind=Scope.GRID)
 
 __all__ = ["HEADER", "STYLE", "Launch", "available", "cubin", "emit"]

@@ -1,7 +1,7 @@
 """A program as CUDA C++: kernels, and the function that launches them in order.
 
-The mapping is the plain one. A loop over result elements that the schedule marked parallel becomes a grid-stride
-loop, one element (or one row, where rows share a reduction) a thread; kernels without such loops run on one thread.
+The mapping is the plain one. Loops of scope GRID (or PARALLEL) at a kernel's root become a grid-stride loop,
+one element (or one row, where rows share a reduction) a thread; kernels without such loops run on one thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from graphopt.codegen.c.emit import Dialect, Printer
 from graphopt.codegen.kernel.expr import Buffer, Const, Expr, Load, Var, postorder
 from graphopt.codegen.kernel.loops import For, If, Kernel, Let, Seq, Stmt, Store, statements
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.program.launches import interface, places, pointer
 from graphopt.codegen.program.plan import Program
 from graphopt.targets.cuda import Cuda
@@ -41,7 +42,7 @@ class CudaDialect(Dialect):
     function: str = 'extern "C" __global__ void'
 
     def before_loop(self, s: For) -> Sequence[str]:
-        return ("#pragma unroll",) if s.kind == "unroll" else ()
+        return ("#pragma unroll",) if s.scope is Scope.UNROLL else ()
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Launch:
 
 
 def chain(s: Stmt) -> tuple[list[tuple[Var, int]], Stmt]:
-    """The perfect nest of parallel loops of known extent that `s` begins with, and what it does for each element."""
+    """The perfect nest of loops over the grid of known extent that `s` begins with, and what it does for each element."""
     axes: list[tuple[Var, int]] = []
-    while isinstance(s, For) and s.kind == "parallel" and isinstance(s.extent, Const):
+    while isinstance(s, For) and s.scope in (Scope.GRID, Scope.PARALLEL) and isinstance(s.extent, Const):
         axes.append((s.var, s.extent.value))
         s = s.body
     return axes, s
@@ -88,7 +89,7 @@ def _memory(s: Stmt) -> tuple[set[Buffer], set[Buffer]]:
         elif isinstance(x, Let):
             exprs = [x.value]
         read.update(n.buffer for n in postorder(*exprs) if isinstance(n, Load))
-    return {b for b in read if b.scope != "local"}, {b for b in written if b.scope != "local"}
+    return {b for b in read if b.space is Space.GLOBAL}, {b for b in written if b.space is Space.GLOBAL}
 
 
 class CudaPrinter(Printer):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from graphopt.codegen.hls.emit import Design
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.schedule import Style
 
-STYLE = Style(bind=True)  # one loop nest a kernel, without the copies that vectors want
+STYLE = Style(bind=Scope.SERIAL)  # one loop nest a kernel, without the copies that vectors want
 
 __all__ = ["STYLE", "Design"]

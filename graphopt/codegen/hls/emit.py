@@ -21,6 +21,7 @@ from graphopt.codegen.hls.ap_types import include_flags
 from graphopt.codegen.hls.number import FixedPrinter, Number
 from graphopt.codegen.kernel.expr import Buffer
 from graphopt.codegen.kernel.loops import For, Kernel, statements
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.program.launches import interface, places
 from graphopt.codegen.program.plan import Call, Program, Slot
 from graphopt.errors import TargetError
@@ -40,7 +41,7 @@ class HlsDialect(Dialect):
         return ()
 
     def in_loop(self, s: For) -> Sequence[str]:
-        if s.kind == "unroll":
+        if s.scope is Scope.UNROLL:
             return ("#pragma HLS UNROLL",)
         return () if any(isinstance(x, For) for x in statements(s.body)) else ("#pragma HLS PIPELINE",)
 

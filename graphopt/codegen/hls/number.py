@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphopt.codegen.c.emit import Printer
 from graphopt.codegen.kernel.expr import Apply, Buffer, Const, Expr
+from graphopt.codegen.kernel.spaces import Space
 from graphopt.errors import CodegenError, InputError
 from graphopt.ir.types import DType
 
@@ -85,7 +86,7 @@ class FixedPrinter(Printer):
 
     def stored_type(self, b: Buffer) -> str:
         if b.dtype.name == "f32":
-            return "data_t" if b.scope == "param" else "acc_t"
+            return "data_t" if b.space is Space.GLOBAL else "acc_t"
         return super().stored_type(b)
 
     def type_of(self, d: DType) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from graphopt.codegen.kernel.spaces import Space
 from graphopt.errors import CodegenError
 from graphopt.ir.types import BOOL, DType, dtype
 
@@ -39,12 +40,14 @@ REDUCTIONS = ("sum", "prod", "max", "min", "any", "all", "peak")  # peak: the gr
 
 
 class Buffer:
-    """Memory that kernels index: row-major, of static shape. Scopes: param (passed in), local (a kernel's own)."""
+    """Memory that kernels index: row-major, of static shape, in a memory space."""
 
-    __slots__ = ("__weakref__", "dtype", "name", "scope", "shape")
+    __slots__ = ("__weakref__", "dtype", "name", "shape", "space")
 
-    def __init__(self, name: str, dtype_of: DType | str, shape: Sequence[int], scope: str = "param") -> None:
-        self.name, self.dtype, self.shape, self.scope = name, dtype(dtype_of), tuple(shape), scope
+    def __init__(self, name: str, dtype_of: DType | str, shape: Sequence[int], space: Space = Space.GLOBAL) -> None:
+        if not isinstance(space, Space):
+            raise TypeError(f"buffer {name} in {space!r}, which is no Space")
+        self.name, self.dtype, self.shape, self.space = name, dtype(dtype_of), tuple(shape), space
 
     @property
     def size(self) -> int:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const
-
-KINDS = ("serial", "few", "parallel", "vector", "unroll")
+from graphopt.codegen.kernel.spaces import Scope, Space
 
 
 class Stmt:
@@ -16,16 +15,16 @@ class Stmt:
 
 @dataclass(frozen=True, eq=False)
 class For(Stmt):
-    """`var` from 0 to `extent` - 1. vector: lanes of one instruction; unroll: written out; parallel: over threads.
-
-    few: serial, and its iterations are few beside those of the loops around and before it. Registers are theirs first: what
-    is constant within this one is loaded as it is used.
-    """
+    """`var` from 0 to `extent` - 1; what runs the iterations is the `scope`. No extent, or a negative one: no iteration."""
 
     var: Var
     extent: Expr
     body: Stmt
-    kind: str = "serial"
+    scope: Scope = Scope.SERIAL
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scope, Scope):
+            raise TypeError(f"loop over {self.var!r} in {self.scope!r}, which is no Scope")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +100,7 @@ class Kernel:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def loop(extent: ExprLike, body: Callable[[Expr], Stmt], kind: str = "serial", name: str = "i") -> Stmt:
+def loop(extent: ExprLike, body: Callable[[Expr], Stmt], scope: Scope = Scope.SERIAL, name: str = "i") -> Stmt:
     """`loop(n, lambda i: store(...))`. A loop of one iteration disappears, one of none is an empty statement."""
     count = as_expr(extent)
     value = getattr(count, "value", None)
@@ -110,16 +109,16 @@ def loop(extent: ExprLike, body: Callable[[Expr], Stmt], kind: str = "serial", n
     if value == 1:
         return body(const(0, INDEX))
     var = Var(name, INDEX, 0, None if value is None else value - 1)
-    return For(var, count, body(var), kind)
+    return For(var, count, body(var), scope)
 
 
-def nest(extents: Sequence[ExprLike], body: Callable[..., Stmt], names: Sequence[str] = (), kind: str = "serial") -> Stmt:
+def nest(extents: Sequence[ExprLike], body: Callable[..., Stmt], names: Sequence[str] = (), scope: Scope = Scope.SERIAL) -> Stmt:
     """Nested loops, outermost first; `body` takes one index per extent."""
 
     def level(k: int, index: tuple[Expr, ...]) -> Stmt:
         if k == len(extents):
             return body(*index)
-        return loop(extents[k], lambda i: level(k + 1, (*index, i)), kind, names[k] if k < len(names) else f"i{k}")
+        return loop(extents[k], lambda i: level(k + 1, (*index, i)), scope, names[k] if k < len(names) else f"i{k}")
 
     return level(0, ())
 
@@ -146,8 +145,9 @@ def let(name: str, value: Expr, body: Callable[[Expr], Stmt]) -> Stmt:
     return Let(var, value, body(var))
 
 
-def alloc(name: str, dtype_of: object, shape: Sequence[int], body: Callable[[Buffer], Stmt]) -> Stmt:
-    buffer = Buffer(name, dtype_of, shape, "local")  # type: ignore[arg-type]
+def alloc(name: str, dtype_of: object, shape: Sequence[int], body: Callable[[Buffer], Stmt],
+          space: Space = Space.LOCAL) -> Stmt:
+    buffer = Buffer(name, dtype_of, shape, space)  # type: ignore[arg-type]
     return Alloc(buffer, body(buffer))
 
 

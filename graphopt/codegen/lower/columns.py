@@ -26,6 +26,7 @@ from graphopt.codegen.kernel.expr import (
     substitute,
 )
 from graphopt.codegen.kernel.loops import Alloc, For, If, Stmt, loop, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 
 VECTORS = 4  # of sums that a block of columns keeps
 LEAST_LANES = 4
@@ -94,12 +95,12 @@ def columns(down: Down, stores: Sequence[tuple[Buffer, Expr]], offset: Expr, lan
     for k, (v, extent) in reversed(list(enumerate(down.rest))):
         indices[v] = index % extent if k else index
         index = index // extent
-    return For(p, const(total, INDEX), at(p % count, indices), "parallel")
+    return For(p, const(total, INDEX), at(p % count, indices), Scope.PARALLEL)
 
 
 def _nested(axes: Sequence[Axis], inside: Stmt) -> Stmt:
     for v, extent in reversed(axes):
-        inside = For(v, const(extent, INDEX), inside, "serial")
+        inside = For(v, const(extent, INDEX), inside, Scope.SERIAL)
     return inside
 
 
@@ -135,11 +136,11 @@ def _block(down: Down, stores: Sequence[tuple[Buffer, Expr]], offset: Expr, star
     sums: list[Buffer] = []
 
     def lanes(s: Stmt) -> Stmt:
-        return For(lane, const(width, INDEX), s, "vector")
+        return For(lane, const(width, INDEX), s, Scope.VECTOR)
 
     while found := reduces_in(values):
         r = found[0]  # operands come first, so no reduction is in its body
-        acc = Buffer(f"acc{len(sums)}", r.dtype, (width,), "local")
+        acc = Buffer(f"acc{len(sums)}", r.dtype, (width,), Space.LOCAL)
         sums.append(acc)
         values = [substitute(v, {r: acc[lane]}) for v in values]
         parts.append(lanes(store(acc, lane, identity_of(r.kind, r.dtype))))

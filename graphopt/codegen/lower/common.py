@@ -21,6 +21,7 @@ from graphopt.codegen.kernel.expr import (
 )
 from graphopt.codegen.kernel.index import split_index
 from graphopt.codegen.kernel.loops import Stmt, loop, nest, store
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.registry import computed
 from graphopt.ir.types import BOOL, DType
 
@@ -81,7 +82,7 @@ def lines(shape: Sequence[int], body: Callable[..., Stmt], work: int) -> Stmt:
     count = math.prod(shape)
     if work < PARALLEL_FROM or count < 2:
         return nest(shape, body)
-    return loop(count, lambda p: body(*split_index(p, shape)), "parallel", name="p")
+    return loop(count, lambda p: body(*split_index(p, shape)), Scope.PARALLEL, name="p")
 
 
 def write(buffer: Buffer, index: Sequence[ExprLike], value: Expr) -> Stmt:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, call, cast, const, maximum, minimum, select
 from graphopt.codegen.kernel.loops import If, Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.common import PARALLEL_FROM, read, write
 from graphopt.codegen.lower.registry import OpView, computed, loops
 from graphopt.ir.graph import Op
@@ -253,7 +254,7 @@ def _lines(s: _Layer, reverse: bool) -> Stmt:
                    *(last(b, state, y) for _, state, y in states))
 
     work = steps * GATES[s.o.op.name] * n * (width + n)
-    return loop(batch, sequence, "parallel" if work >= PARALLEL_FROM else "serial", name="b")
+    return loop(batch, sequence, Scope.PARALLEL if work >= PARALLEL_FROM else Scope.SERIAL, name="b")
 
 
 @loops("lstm", "gru", "rnn", scratch=_scratch)

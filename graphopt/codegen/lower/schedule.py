@@ -33,6 +33,7 @@ from graphopt.codegen.kernel.expr import (
 )
 from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.kernel.loops import Alloc, For, Seq, Shuffle, Stmt, loop, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.columns import columns, judged
 from graphopt.codegen.lower.tuning import Pick, analytic
 
@@ -43,8 +44,8 @@ STRETCH = 64  # elements that a tile of a transposition stores in a row
 @dataclass(frozen=True)
 class Style:
     """How a target likes its loops. `lanes`: f32 elements of a vector, 1 for none; `parallel_work`: scalar
-    operations below which a kernel stays on one thread; `threads`: how many share a parallel loop. `bind`: every loop
-    over result elements is marked parallel, for targets that give each iteration a thread of its own. `templated`: ops that
+    operations below which a kernel stays on one thread; `threads`: how many share a parallel loop. `bind`: one nest a
+    kernel, whose loops over result elements have this scope: GRID where every element is a thread's. `templated`: ops that
     have no lowering rule but, whatever their shapes and dtypes, a template of the target's. `pick` decides between a
     template's candidates. `control`: branches and loops are part of programs."""
 
@@ -52,7 +53,7 @@ class Style:
     threads: int = 1
     parallel_work: int = 1 << 16
     accumulators: int = 4
-    bind: bool = False
+    bind: Scope | None = None
     templated: frozenset[str] = frozenset()
     pick: Pick = field(default=analytic, compare=False)
     control: bool = False
@@ -176,7 +177,7 @@ class _Nest:
         self.axes, self.stores, self.offset, self.style = axes, stores, offset, style
         self.names = iter(range(1 << 30))
         self.in_place = False  # whether the results' last loop changes what is stored there already: no element twice
-        self.own = "parallel" if style.bind else "serial"  # the kind of loops over result elements
+        self.own = style.bind or Scope.SERIAL  # the scope of loops over result elements
 
     def build(self) -> Stmt:
         axes, style = self.axes, self.style
@@ -202,7 +203,7 @@ class _Nest:
             bound = frozenset((p,))
             *values, offset = (substitute(v, decode) for v in (*values, self.offset))
             body = self.level(outer[taken:], inner, n, values, bound, offset)
-            return For(p, const(count, INDEX), body, "parallel")
+            return For(p, const(count, INDEX), body, Scope.PARALLEL)
         lanes = max(style.lanes, 1)
         blocks = min(style.threads * 4, n // (lanes * 16))
         if blocks < 2 or any(inner not in free_vars(r) for v in values for r in postorder(v) if isinstance(r, Reduce)):
@@ -216,7 +217,7 @@ class _Nest:
         move = {inner: start + shifted}
         *values, offset = (substitute(v, move) for v in (*values, self.offset))
         body = self.level(outer, shifted, size, values, frozenset((p,)), offset)
-        return For(p, const(blocks, INDEX), body, "parallel")
+        return For(p, const(blocks, INDEX), body, Scope.PARALLEL)
 
     def level(self, outer: list[tuple[Var, int]], inner: Var, n: int, values: list[Expr], bound: frozenset[Var],
               offset: Expr) -> Stmt:
@@ -256,14 +257,14 @@ class _Nest:
             moved = {inner: start + lane}
             return self.vector(lane, width, lanes, [substitute(v, moved) for v in values], substitute(offset, moved))
 
-        parts = [loop(n // wide, lambda b: block(b * wide, wide), "serial", inner.name)]
+        parts = [loop(n // wide, lambda b: block(b * wide, wide), Scope.SERIAL, inner.name)]
         left = n % wide
         parts += [block(const(n - left + k, INDEX), lanes) for k in range(0, left - lanes + 1, lanes)]
         if left % lanes and self.in_place:
             tail = Var("t", INDEX, 0, left % lanes - 1)
             moved: dict[Expr, Expr] = {inner: tail + (n - left % lanes)}
             rest = self.write([substitute(v, moved) for v in values], substitute(offset, moved))
-            parts.append(For(tail, const(left % lanes, INDEX), rest, "serial"))
+            parts.append(For(tail, const(left % lanes, INDEX), rest, Scope.SERIAL))
         elif left % lanes:
             parts.append(block(const(n - lanes, INDEX), lanes))  # overlaps what is done already
         return seq(*parts)
@@ -286,7 +287,7 @@ class _Nest:
             return in_vectors(width, lanes, lambda l: f(lambda e: substitute(e, {lane: l})))
 
         for r in _outermost_reduces(values):
-            acc = Buffer(f"acc{next(self.names)}", r.dtype, (width,), "local")
+            acc = Buffer(f"acc{next(self.names)}", r.dtype, (width,), Space.LOCAL)
             buffers.append(acc)
             element = substitute(r.body, replaced)
             init = each(lambda move, r=r, acc=acc: store(acc, move(lane), identity_of(r.kind, r.dtype)))  # type: ignore[misc]
@@ -309,7 +310,7 @@ class _Nest:
         for r in reduces_in(values):
             inside = (c for c in postorder(r.body) if isinstance(c, Reduce))
             if free_vars(r, memo) <= bound and not any(free_vars(c, memo) <= bound for c in inside):
-                acc = Buffer(f"acc{next(self.names)}", r.dtype, (1,), "local")
+                acc = Buffer(f"acc{next(self.names)}", r.dtype, (1,), Space.LOCAL)
                 rest = [substitute(v, {r: acc[0]}) for v in values]
                 kept = self.kept(r, rest, row)
                 if kept is not None:
@@ -351,10 +352,10 @@ class _Nest:
 
             inside = self.hoist([body], bound | {v for v, _ in axes}, one)
             for v, extent in reversed(axes):
-                inside = For(v, const(extent, INDEX), inside, "serial")
+                inside = For(v, const(extent, INDEX), inside, Scope.SERIAL)
             return seq(start, inside)
         width = lanes * (self.style.accumulators if n >= lanes * self.style.accumulators else 1)
-        partial = Buffer(f"part{next(self.names)}", r.dtype, (width,), "local")
+        partial = Buffer(f"part{next(self.names)}", r.dtype, (width,), Space.LOCAL)
 
         def step(base: Expr, count: int) -> Stmt:
             def one(lane: Expr) -> Stmt:
@@ -364,7 +365,7 @@ class _Nest:
 
             return in_vectors(count, lanes, one)
 
-        main = loop(n // width, lambda b: step(b * width, width), "serial", last.name)
+        main = loop(n // width, lambda b: step(b * width, width), Scope.SERIAL, last.name)
         left = n % width
         parts = [main, *(step(const(n - left + k, INDEX), lanes) for k in range(0, left - lanes + 1, lanes))]
         if left % lanes:
@@ -373,10 +374,10 @@ class _Nest:
             move = {last: tail + first}
             added = self.added(acc, const(0, INDEX), r.kind, substitute(body, move),
                                None if place is None else substitute(place, move))
-            parts.append(For(tail, const(left % lanes, INDEX), added, "serial"))
+            parts.append(For(tail, const(left % lanes, INDEX), added, Scope.SERIAL))
         inside = seq(*parts)
         for v, extent in reversed(outer):
-            inside = For(v, const(extent, INDEX), inside, "serial")
+            inside = For(v, const(extent, INDEX), inside, Scope.SERIAL)
         init = in_vectors(width, lanes, lambda lane: store(partial, lane, identity_of(r.kind, r.dtype)))
         return Alloc(partial, seq(start, init, inside, _fold(r.kind, partial, width, lanes, acc)))
 
@@ -432,7 +433,7 @@ def in_vectors(width: int, lanes: int, body: Callable[[Expr], Stmt]) -> Stmt:
     parts: list[Stmt] = []
     for first in range(0, width, lanes):
         lane = Var("l", INDEX, 0, min(lanes, width) - 1)
-        parts.append(For(lane, const(min(lanes, width), INDEX), body(lane + first), "vector"))
+        parts.append(For(lane, const(min(lanes, width), INDEX), body(lane + first), Scope.VECTOR))
     return seq(*parts)
 
 
@@ -444,18 +445,19 @@ def _fold(kind: str, partial: Buffer, width: int, lanes: int, acc: Buffer) -> St
         width //= 2
         parts.append(in_vectors(width, lanes, lambda l, width=width: store(  # type: ignore[misc]
             partial, l, combine(kind, partial[l], partial[l + width]))))
-    turned = Buffer(f"{partial.name}_turned", partial.dtype, (lanes,), "local")
+    turned = Buffer(f"{partial.name}_turned", partial.dtype, (lanes,), Space.LOCAL)
     lane, by = Var("l", INDEX, 0, lanes - 1), lanes // 2
     while by:
         parts.append(Shuffle(turned, 0, partial, 0, 0, tuple((k + by) % lanes for k in range(lanes))))
-        parts.append(For(lane, const(lanes, INDEX), store(partial, lane, combine(kind, partial[lane], turned[lane])), "vector"))
+        joined = store(partial, lane, combine(kind, partial[lane], turned[lane]))
+        parts.append(For(lane, const(lanes, INDEX), joined, Scope.VECTOR))
         by //= 2
     return Alloc(turned, seq(*parts, store(acc, 0, combine(kind, acc[0], partial[0]))))
 
 
 def _serial(r: Reduce, body: Stmt) -> Stmt:
     for v, extent in reversed(list(zip(r.vars, r.extents))):
-        body = For(v, const(extent, INDEX), body, "serial")
+        body = For(v, const(extent, INDEX), body, Scope.SERIAL)
     return body
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, binary, call, cast, const, maximum, minimum, select
 from graphopt.codegen.kernel.loops import Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.common import PARALLEL_FROM, TRUE, read, wrapped, write
 from graphopt.codegen.lower.registry import OpView, loops
 from graphopt.ir.types import I32
@@ -112,7 +113,7 @@ def tree_ensemble(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> S
 
     known = o.value("depth")
     work = rows * (4 * int(known.sum()) if known is not None else 4 * LEVELS * trees)
-    kind = "parallel" if work >= PARALLEL_FROM else "serial"
+    scope = Scope.PARALLEL if work >= PARALLEL_FROM else Scope.SERIAL
     groups = rows // LANES
     block = max(1, min(BLOCK, rows // SHARES) // LANES)  # groups that stay together
     blocks = -(-groups // block)
@@ -120,7 +121,7 @@ def tree_ensemble(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> S
     def stretch(b: Expr) -> Stmt:
         return over_rows(b * (block * LANES), block if groups % block == 0 else minimum(groups - b * block, block))
 
-    return seq(begin, loop(blocks, stretch, kind, name="b"),
+    return seq(begin, loop(blocks, stretch, scope, name="b"),
                loop(rows - groups * LANES, lambda r: over_trees(r + groups * LANES), name="r"))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, call, cast, clamp, const, maximum, minimum, reduce, select
 from graphopt.codegen.kernel.loops import Stmt, alloc, let, loop, nest, seq
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.common import all_of, inside, read, wrapped, write
 from graphopt.codegen.lower.elementwise import convert
 from graphopt.codegen.lower.registry import OpView, compute, loops
@@ -351,4 +352,4 @@ def roi_align(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
     if empty:
         return nest(y.shape, lambda *i: write(y, i, const(0, F64)))
     per_region = x.shape[1] * rows * columns * max(o.sampling_ratio, 2) ** 2 * 16
-    return loop(y.shape[0], region, "parallel" if per_region > 1 << 16 else "serial", name="r")
+    return loop(y.shape[0], region, Scope.PARALLEL if per_region > 1 << 16 else Scope.SERIAL, name="r")

@@ -14,14 +14,15 @@ from tvm import ir, tirx
 from graphopt.codegen.kernel import math as vector_math
 from graphopt.codegen.kernel.expr import INDEX, Apply, Buffer, Const, Expr, Load, Reduce, Var, bounds, const, postorder
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Let, Prefetch, Seq, Shuffle, Stmt, Store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.errors import CodegenError
 from graphopt.ir.types import F32, DType
 
 _TVM = {"bool": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64", "u8": "uint8", "u16": "uint16",
         "u32": "uint32", "u64": "uint64", "f16": "float16", "f32": "float32", "f64": "float64"}
 _STORED = {**_TVM, "bool": "uint8", "bf16": "uint16"}
-_FOR = {"serial": tirx.ForKind.SERIAL, "parallel": tirx.ForKind.PARALLEL, "vector": tirx.ForKind.VECTORIZED,
-        "unroll": tirx.ForKind.UNROLLED}
+_FOR = {Scope.SERIAL: tirx.ForKind.SERIAL, Scope.PARALLEL: tirx.ForKind.PARALLEL, Scope.VECTOR: tirx.ForKind.VECTORIZED,
+        Scope.UNROLL: tirx.ForKind.UNROLLED}
 STATUS = ir.PrimType("int32")
 
 
@@ -94,22 +95,22 @@ class _Emitter:
         raise CodegenError(f"no TIR for {type(s).__name__}", where=self.kernel.name)
 
     def loop(self, s: For) -> Any:
-        if s.kind == "unroll" and isinstance(s.extent, Const):
+        if s.scope is Scope.UNROLL and isinstance(s.extent, Const):
             # Written out here, so that every index into a register block is a constant.
             return tirx.SeqStmt([self.unrolled(s, k) for k in range(s.extent.value)])
         var = tirx.Var(s.var.name, self.index_type)
         self.vars[s.var] = var
         extent = self.value(s.extent)
-        if s.kind == "few":
+        if s.scope is Scope.FEW:
             return self.few(s, var, extent)
         one = isinstance(s.extent, Const) and s.extent.value == 1  # a vector of one lane is no vector
-        if s.kind == "vector" and not one:
+        if s.scope is Scope.VECTOR and not one:
             assert isinstance(s.extent, Const) and self.lane is None
             self.lane = (var, s.extent.value)
         body = self.stmt(s.body)
-        if s.kind == "vector":
+        if s.scope is Scope.VECTOR:
             self.lane = None
-        return tirx.For(var, tirx.const(0, self.index_type), extent, _FOR["serial" if one else s.kind], body)
+        return tirx.For(var, tirx.const(0, self.index_type), extent, _FOR[Scope.SERIAL if one else s.scope], body)
 
     def few(self, s: For, var: Any, extent: Any) -> Any:
         """TVM marks the way back of each of its For loops as a million times likelier than the way on. LLVM then takes all
@@ -143,7 +144,7 @@ class _Emitter:
             if isinstance(node, Reduce):
                 raise CodegenError("a reduction was not scheduled", where=self.kernel.name)
             if uses.get(id(node), 0) > 1 and node.dtype is not INDEX and not isinstance(node, (Const, Var)) and \
-                    not (isinstance(node, Load) and node.buffer.scope == "local"):
+                    not (isinstance(node, Load) and node.buffer.space is Space.LOCAL):
                 before, self.memo[id(node)] = self.hold(f"t{len(binds) // 2}", node.dtype, self.value(node))
                 binds += before
         done = then(*exprs)

@@ -15,6 +15,7 @@ from graphopt.codegen.c import host as host_cc
 from graphopt.codegen.c.emit import Dialect, print_kernel
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, binary, bitcast, call, cast, const, reduce, select, unary
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Let, Seq, loop, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import lower
 from graphopt.codegen.lower.schedule import Style
 from graphopt.errors import CodegenError
@@ -212,11 +213,11 @@ def test_a_long_chain_is_cut_into_statements():
 
 def test_statements_blocks_and_clashing_names():
     x, y = Buffer("float", "f32", (4, 3)), Buffer("x y", "f32", (4, 3))
-    acc = Buffer("i", "f32", (1,), "local")
+    acc = Buffer("i", "f32", (1,), Space.LOCAL)
     i, j = Var("i", INDEX, 0, 3), Var("i", INDEX, 0, 2)
     s = Var("i", F32)
     inner = For(j, const(3, INDEX), Let(s, x[i, j] + acc[0], Seq((
-        If(s < 0.0, store(y, (i, j), -s), store(y, (i, j), s * 2.0)), store(acc, 0, acc[0] + 1.0)))), "unroll")
+        If(s < 0.0, store(y, (i, j), -s), store(y, (i, j), s * 2.0)), store(acc, 0, acc[0] + 1.0)))), Scope.UNROLL)
     k = Kernel("k", (x, y), For(i, const(4, INDEX), Alloc(acc, seq(store(acc, 0, const(10, F32)), inner))), 1, 1)
     data = RNG.normal(0, 20, (4, 3)).astype(np.float32)
     v = data + np.array([10, 11, 12], np.float32)

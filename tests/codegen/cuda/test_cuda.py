@@ -14,6 +14,7 @@ from graphopt.codegen import cuda
 from graphopt.codegen.cuda.emit import CudaDialect, CudaPrinter
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, const
 from graphopt.codegen.kernel.loops import For, Kernel, seq, store
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.errors import ArtifactError, CodegenError, InputError, TargetError
 from graphopt.ir.evaluate import evaluate
 from graphopt.ir.parse import parse_graph
@@ -159,7 +160,7 @@ def kernel_of(*values) -> CudaPrinter:
     loops = []
     for buffer, value in values:
         i = Var("i", INDEX, 0, 999)
-        loops.append(For(i, const(1000, INDEX), store(buffer, i, value(i)), "parallel"))
+        loops.append(For(i, const(1000, INDEX), store(buffer, i, value(i)), Scope.PARALLEL))
     return CudaPrinter(Kernel("k", params, seq(*loops), 0, len(params)), CudaDialect(), 256)
 
 

@@ -8,6 +8,7 @@ import pytest
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, const, load, reduce, select
 from graphopt.codegen.kernel.interpret import Evaluation, run_kernel
 from graphopt.codegen.kernel.loops import For, Kernel, loop, seq, statements, store
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.interpret import loop_kernel
 from graphopt.codegen.lower.registry import COMPUTE, LOOPS, why_not
 from graphopt.errors import CodegenError
@@ -88,5 +89,5 @@ def test_much_work_is_shared_among_threads() -> None:
     kinds = []
     for rows in (2, 4096):
         kernel = loop_kernel(make("cumsum", [np.zeros((rows, 64), np.float32)], axis=1))
-        kinds.append({s.kind for s in statements(kernel.body) if isinstance(s, For)})
-    assert kinds == [{"serial"}, {"serial", "parallel"}]
+        kinds.append({s.scope for s in statements(kernel.body) if isinstance(s, For)})
+    assert kinds == [{Scope.SERIAL}, {Scope.SERIAL, Scope.PARALLEL}]

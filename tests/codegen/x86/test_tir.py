@@ -8,6 +8,7 @@ import pytest
 import graphopt
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, binary, bitcast, call, cast, const, reduce, select, unary
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Let, Seq, Stmt, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.program.plan import Call, Program, Slot
 from graphopt.codegen.x86.build import build
 from graphopt.errors import CodegenError
@@ -52,7 +53,7 @@ def elementwise(f, *arrays: np.ndarray, width: int | None = None) -> tuple[Kerne
         outer, lane = Var("o", INDEX, 0, n // width - 1), Var("l", INDEX, 0, width - 1)
         value = f(*(b[outer * width + lane] for b in ins))
         out = Buffer("out", value.dtype, (n,))
-        lanes = For(lane, const(width, INDEX), store(out, outer * width + lane, value), "vector")
+        lanes = For(lane, const(width, INDEX), store(out, outer * width + lane, value), Scope.VECTOR)
         body: Stmt = For(outer, const(n // width, INDEX), lanes)
     else:
         value = f(*(b[i] for b in ins))
@@ -106,11 +107,11 @@ def test_division_floors_also_for_negative_indices() -> None:
 def test_statements() -> None:
     x, out = Buffer("x", "f32", (10,)), Buffer("out", "f32", (10,))
     i = Var("i", INDEX, 0, 9)
-    local = Buffer("local", "f32", (3,), "local")
+    local = Buffer("local", "f32", (3,), Space.LOCAL)
     t = Var("t", const(0, "f32").dtype)
     j = Var("j", INDEX, 0, 2)
     body = For(i, const(10, INDEX), Alloc(local, seq(
-        For(j, const(3, INDEX), store(local, j, x[i] + j.cast("f32")), "unroll"),
+        For(j, const(3, INDEX), store(local, j, x[i] + j.cast("f32")), Scope.UNROLL),
         Let(t, local[0] + local[1] + local[2], If(x[i] < 0.0, store(out, i, -t), store(out, i, t))),
         If(i < 5, Seq(())))))
     a = RNG.standard_normal(10).astype(np.float32)
@@ -123,7 +124,7 @@ def test_statements() -> None:
 def test_parallel_loops_do_every_iteration_once() -> None:
     counts = Buffer("counts", "i32", (1000,))
     p = Var("p", INDEX, 0, 999)
-    body = For(p, const(1000, INDEX), store(counts, p, counts[p] + p.cast("i32")), "parallel")
+    body = For(p, const(1000, INDEX), store(counts, p, counts[p] + p.cast("i32")), Scope.PARALLEL)
     for threads in (1, 2, 3):
         got, = run([(Kernel("k", (counts,), body, 0, 1), [])], threads)[0]
         np.testing.assert_array_equal(got, np.arange(1000))
@@ -133,7 +134,8 @@ def test_loops_of_few_iterations_do_every_one_once() -> None:
     counts = Buffer("counts", "i32", (60,))
     i, j = Var("i", INDEX, 0, 9), Var("j", INDEX, 0, 9)
     at = i * 6 + j
-    body = For(i, const(10, INDEX), For(j, binary("min", i, const(6, INDEX)), store(counts, at, counts[at] + 1), "few"), "few")
+    inner = For(j, binary("min", i, const(6, INDEX)), store(counts, at, counts[at] + 1), Scope.FEW)
+    body = For(i, const(10, INDEX), inner, Scope.FEW)
     got, = run([(Kernel("k", (counts,), body, 0, 1), [])])[0]
     np.testing.assert_array_equal(got.reshape(10, 6), np.arange(6) < np.arange(10)[:, None])
 

@@ -13,6 +13,7 @@ from functools import partial
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, cast, combine, const, identity_of, minimum
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Kernel, Stmt, loop, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.columns import LEAST_LANES
 from graphopt.codegen.lower.kernels import Lowered, Sources, position
 from graphopt.codegen.lower.reduce import FOLDS, MEANS
@@ -73,7 +74,7 @@ def template(op: Op, name: str, style: Style) -> Lowered | None:
         parts = []
         for v in range(vectors):
             lane = Var("l", INDEX, 0, lanes - 1)
-            parts.append(For(lane, const(lanes, INDEX), make(v * lanes + lane), "vector"))
+            parts.append(For(lane, const(lanes, INDEX), make(v * lanes + lane), Scope.VECTOR))
         return seq(*parts)
 
     def where(of_before: Sequence[Expr], of_inner: Sequence[Expr], channel: Expr) -> list[Expr]:
@@ -93,7 +94,7 @@ def template(op: Op, name: str, style: Style) -> Lowered | None:
     def block(of_before: Sequence[Expr], b: Expr) -> Stmt:
         """This worker's totals of a block."""
         start = start_of(b)
-        acc = Buffer("acc", of, (rows * width,), "local")
+        acc = Buffer("acc", of, (rows * width,), Space.LOCAL)
 
         def add(at: Sequence[Expr], into: int) -> Stmt:
             def one(i: Expr) -> Stmt:

@@ -16,6 +16,7 @@ import numpy as np
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, const, minimum
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Prefetch, Stmt, loop, seq, store
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.kernels import Lowered, Packing, Sources
 from graphopt.codegen.lower.schedule import Output, Style, schedule
 from graphopt.codegen.x86.kernels.blocking import Product, aliases, blockings
@@ -76,7 +77,7 @@ class Matmul(Blocked):
             batch, tile, panel = (minimum(w * share, n - share) for w, share, n in zip(place, self.blocking.share, self.whole))
             return loop(self.blocking.share[0], lambda t: self.rows_of(worker, t + batch, tile, panel), name="batch")
 
-        return loop(workers, work, "parallel", "w")
+        return loop(workers, work, Scope.PARALLEL, "w")
 
     def prepare(self, workers: int) -> None:
         """Scratch memory for what is packed on the way."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, combine, const, identity_of, minimum
 from graphopt.codegen.kernel.index import split_index
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Shuffle, Stmt, loop, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.columns import LEAST_LANES
 from graphopt.codegen.lower.common import all_of, inside
 from graphopt.codegen.lower.kernels import Lowered, Sources
@@ -66,7 +67,7 @@ class _Pool:
         lines = self.lead * math.prod(self.outs[:-1])
         work = lines * self.out * math.prod(self.kernel)
         parallel = self.style.threads > 1 and work >= self.style.parallel_work
-        body = loop(lines, self.line, "parallel" if parallel else "serial", "line")
+        body = loop(lines, self.line, Scope.PARALLEL if parallel else Scope.SERIAL, "line")
         return Lowered(Kernel(self.name, (*self.sources.buffers.values(), self.y), body, len(self.sources.buffers), 1),
                        tuple(self.sources.operands))
 
@@ -87,7 +88,7 @@ class _Pool:
         """One row of the result."""
         lead, *at = split_index(line, (self.lead, *self.outs[:-1]))
         # Beyond the span a vector of every second element reads one more, whatever it is.
-        row = Buffer("row", F32, (max(self.span, self.before[-1] + self.used) + self.style.lanes,), "local")
+        row = Buffer("row", F32, (max(self.span, self.before[-1] + self.used) + self.style.lanes,), Space.LOCAL)
         none = identity_of(self.kind, F32)
         first, end = self.before[-1], self.before[-1] + self.used
         edges = seq(loop(first, lambda j: store(row, j, none), name="j"),
@@ -140,7 +141,7 @@ class _Pool:
         stride, reach = self.stride[-1], self.dilation[-1]
 
         def block(start: Expr, lanes: int) -> Stmt:
-            acc, tap, pair = (Buffer(n, F32, (m * lanes,), "local") for n, m in (("acc", 1), ("tap", 1), ("pair", 2)))
+            acc, tap, pair = (Buffer(n, F32, (m * lanes,), Space.LOCAL) for n, m in (("acc", 1), ("tap", 1), ("pair", 2)))
             parts: list[Stmt] = []
             loaded: int | None = None  # the place in the row, from start * stride on, that `pair` holds
             for q in range(self.kernel[-1]):
@@ -170,7 +171,7 @@ class _Pool:
         if lanes == 1:
             return body(const(0, INDEX))
         lane = Var("l", INDEX, 0, lanes - 1)
-        return For(lane, const(lanes, INDEX), body(lane), "vector")
+        return For(lane, const(lanes, INDEX), body(lane), Scope.VECTOR)
 
 
 __all__ = ["covers", "template"]

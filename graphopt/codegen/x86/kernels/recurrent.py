@@ -16,6 +16,7 @@ import numpy as np
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, cast, const, minimum, select
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Stmt, loop, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, Template
 from graphopt.codegen.lower.recurrent import GATES, Unit, activations_of, in_steps, states_of, unit_of, waits
 from graphopt.codegen.lower.registry import OpView, computed
@@ -92,7 +93,7 @@ class _Recurrent:
             lines = [_Line(self, d, back, const(d, INDEX), const(0, INDEX)).sequence() for d, back in enumerate(self.directions)]
             body = seq(*lines)
         else:
-            body = loop(tasks, task, "parallel", "task")
+            body = loop(tasks, task, Scope.PARALLEL, "task")
         params = (*self.sources.buffers.values(), *self.sources.outputs, *self.scratch)
         kernel = Kernel(self.name, params, seq(*self.before, body), len(self.sources.buffers), len(self.sources.outputs))
         return Lowered(kernel, tuple(self.sources.operands), self.packings, tuple(self.scratch))
@@ -147,7 +148,7 @@ class _Recurrent:
 
     def along(self, f: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
         lane = Var("l", INDEX, 0, self.lanes - 1)
-        return seq(*(For(lane, const(self.lanes, INDEX), s, "vector") for s in f(lane)))
+        return seq(*(For(lane, const(self.lanes, INDEX), s, Scope.VECTOR) for s in f(lane)))
 
 
 class _Line:
@@ -155,7 +156,7 @@ class _Line:
 
     def __init__(self, of: _Recurrent, d: int, back: bool, task: Expr, first: Expr) -> None:
         self.of, self.d, self.back, self.task, self.first = of, d, back, task, first
-        self.kind = "parallel" if of.cut.by_units else "serial"
+        self.scope = Scope.PARALLEL if of.cut.by_units else Scope.SERIAL
         self.x_sums, self.h_sums = GOES_TO[of.op.name]
 
     def line(self, i: Expr) -> Expr:
@@ -232,7 +233,7 @@ class _Line:
 
             return self.blocks(p, of.chunk * of.rows, block)
 
-        return loop(p.panels, panel, self.kind, "panel")
+        return loop(p.panels, panel, self.scope, "panel")
 
     def step(self, k: Expr, begin: Expr) -> Stmt:
         """All units of all sequences of the task at step `k`."""
@@ -242,7 +243,7 @@ class _Line:
             def panel(q: Expr, p: Part = p, n: int = n, offset: int = offset) -> Stmt:
                 return self.blocks(p, of.rows, lambda i, rows: self.round(k, begin, p, n, offset, q, i, rows))
 
-            parts.append(loop(p.panels, panel, self.kind, "panel"))
+            parts.append(loop(p.panels, panel, self.scope, "panel"))
             offset += p.size
         return seq(*parts)
 
@@ -286,7 +287,7 @@ class _Line:
             def cells(r: Expr) -> Stmt:
                 i = first + r
                 new = loop(p.vectors, lambda v: keep(i, v) if waiting and not n else self.cell(
-                    k, i, panel * p.wide + v * of.lanes, lambda s, l: sums(i, s, v, l)), "few", "v")
+                    k, i, panel * p.wide + v * of.lanes, lambda s, l: sums(i, s, v, l)), Scope.FEW, "v")
                 if waiting and not n:
                     return new
                 said = self.said(k, i, p, panel, silent=False)
@@ -297,7 +298,7 @@ class _Line:
                                            for unit in [panel * p.wide + v * of.lanes for v in range(p.vectors)]])
                 return If(self.time(k) < length, seq(new, said), seq(same, self.said(k, i, p, panel, silent=True)))
 
-            return loop(rows, cells, "few", "i")
+            return loop(rows, cells, Scope.FEW, "i")
 
         return self.block(p, of.r, offset, panel, first, rows, start, element, drain=drain)
 
@@ -353,7 +354,7 @@ class _Line:
         size, across = rows * p.gates * p.wide, p.gates * p.vectors
         # One row waits for nothing but the weights: see `tile.steps`. Sums of their own for some k lose fewer digits, too.
         at_once, sets = (max(1, STREAM // across), max(2, -(-SUMS // across))) if rows == 1 else (1, 1)
-        acc = Buffer("acc", of.dtype, (size * sets,), "local")
+        acc = Buffer("acc", of.dtype, (size * sets,), Space.LOCAL)
         base = offset + self.d * sum(q.size for q in (of.rounds if weights is of.r else [of.input]))
 
         def each(f: Callable[[int, int, int, Expr, Expr], Sequence[Stmt]]) -> Stmt:
@@ -382,7 +383,7 @@ class _Line:
             end = each(lambda r, g, v, l, at: write(first + r, p.first + g, unit(v, l), acc[at]))
             return Alloc(acc, seq(*begin, *steps, end))
         assert drain is not None
-        memory = Buffer("block", of.dtype, (size,), "local")
+        memory = Buffer("block", of.dtype, (size,), Space.LOCAL)
         spill = each(lambda r, g, v, l, at: [store(memory, at, acc[at])])
         return Alloc(acc, seq(*begin, *steps, Alloc(memory, seq(spill, drain(memory)))))
 

@@ -6,6 +6,7 @@ import math
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, cast, combine, const, identity_of, minimum
 from graphopt.codegen.kernel.loops import Alloc, For, Kernel, Stmt, loop, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.columns import LEAST_LANES
 from graphopt.codegen.lower.kernels import Lowered, Sources
 from graphopt.codegen.lower.reduce import SCANS
@@ -42,11 +43,11 @@ def template(op: Op, name: str, style: Style) -> Lowered | None:
     blocks = -(-inner // width)
 
     def block(line: Expr, start: Expr) -> Stmt:
-        total = Buffer("total", of, (width,), "local")
+        total = Buffer("total", of, (width,), Space.LOCAL)
         lane = Var("l", INDEX, 0, width - 1)
 
         def each(s: Stmt) -> Stmt:
-            return For(lane, const(width, INDEX), s, "vector")
+            return For(lane, const(width, INDEX), s, Scope.VECTOR)
 
         def step(k: Expr) -> Stmt:
             place = (line * n + (n - 1 - k if op.attrs["reverse"] else k)) * inner + start + lane
@@ -61,7 +62,7 @@ def template(op: Op, name: str, style: Style) -> Lowered | None:
         start = p % blocks * width
         return block(p // blocks, start if inner % width == 0 else minimum(start, inner - width))
 
-    body = loop(outer * blocks, one, "parallel" if parallel else "serial", "p")
+    body = loop(outer * blocks, one, Scope.PARALLEL if parallel else Scope.SERIAL, "p")
     return Lowered(Kernel(name, (*sources.buffers.values(), result), body, len(sources.buffers), 1), tuple(sources.operands))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphopt.codegen.kernel.expr import INDEX, Expr, Var, const, minimum
 from graphopt.codegen.kernel.loops import For, Stmt, loop
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.schedule import Style
 
 
@@ -29,11 +30,11 @@ class Shares:
         if self.units % self.workers == 0:
             return loop(count, one, name="u")
         before = Var("u", INDEX, 0, self.units // self.workers)
-        return For(before, count, one(before), "serial")
+        return For(before, count, one(before), Scope.SERIAL)
 
     def spread(self, own: Stmt) -> Stmt:
         """What each worker does, for all of them at once."""
-        return For(self.worker, const(self.workers, INDEX), own, "parallel") if isinstance(self.worker, Var) else own
+        return For(self.worker, const(self.workers, INDEX), own, Scope.PARALLEL) if isinstance(self.worker, Var) else own
 
 
 def shares(units: int, effort: int, style: Style) -> Shares:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, const
 from graphopt.codegen.kernel.loops import Alloc, For, Shuffle, Stmt, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.ir.types import DType
 
 
@@ -15,9 +16,9 @@ def transposed(w: int, dtype: DType, load: Callable[[int, Expr], Expr], put: Cal
 
     Each round rotates the bits of an element's row and column, taken together, by one.
     """
-    buffers = [Buffer(f"s{k}", dtype, (w * w,), "local") for k in range(w.bit_length())]
+    buffers = [Buffer(f"s{k}", dtype, (w * w,), Space.LOCAL) for k in range(w.bit_length())]
     lane = Var("l", INDEX, 0, w - 1)
-    vector = lambda s: For(lane, const(w, INDEX), s, "vector")
+    vector = lambda s: For(lane, const(w, INDEX), s, Scope.VECTOR)
     parts: list[Stmt] = [vector(store(buffers[0], lane + r * w, load(r, lane))) for r in range(w)]
     for old, new in pairwise(buffers):
         for r in range(w):

@@ -30,6 +30,7 @@ from graphopt.codegen.kernel.expr import (
 )
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Stmt, Store, loop, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, position
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.lower.schedule import Style, work
@@ -202,11 +203,11 @@ class Blocked:
         def drain(block: Buffer) -> Stmt:
             def one(i: Expr, v: Expr) -> Stmt:
                 lane = Var("l", INDEX, 0, count - 1)
-                kind = "vector" if count == tile.lanes else "serial"
+                scope = Scope.VECTOR if count == tile.lanes else Scope.SERIAL
                 value = block[(i * tile.vectors + v) * tile.lanes + lane]
-                return seq(*(For(lane, const(count, INDEX), s, kind) for s in write(i, v, lane, value)))
+                return seq(*(For(lane, const(count, INDEX), s, scope) for s in write(i, v, lane, value)))
 
-            return nest((tile.rows, tile.vectors), one, ("i", "v"), "few")
+            return nest((tile.rows, tile.vectors), one, ("i", "v"), Scope.FEW)
 
         return self.block(tile, depths, a, b, start, drain=drain, hint=hint, pending=pending)
 
@@ -220,15 +221,15 @@ class Blocked:
         width = tile.lanes
         size = tile.rows * tile.vectors * width
         at_once, sets = steps(tile) if len(depths) == 1 and isinstance(depths[0], int) and hint is None else (1, 1)
-        acc = Buffer("acc", self.dtype, (size * sets,), "local")
+        acc = Buffer("acc", self.dtype, (size * sets,), Space.LOCAL)
 
         def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
-            kind = "vector" if count == width else "serial"
+            scope = Scope.VECTOR if count == width else Scope.SERIAL
             parts: list[Stmt] = []
             for i in range(tile.rows):
                 for v in range(tile.vectors):
                     lane = Var("l", INDEX, 0, count - 1)
-                    parts += [For(lane, const(count, INDEX), s, kind) for s in f(i, v, lane)]
+                    parts += [For(lane, const(count, INDEX), s, scope) for s in f(i, v, lane)]
             return seq(*parts)
 
         at = lambda i, v, l, s=0: ((s * tile.rows + i) * tile.vectors + v) * width + l
@@ -262,7 +263,7 @@ class Blocked:
             assert write is not None
             end = each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)
         else:
-            memory = Buffer("block", self.dtype, (size,), "local")
+            memory = Buffer("block", self.dtype, (size,), Space.LOCAL)
             spill = each(lambda i, v, l: [store(memory, at(i, v, l), acc[at(i, v, l)])])
             end = Alloc(memory, seq(spill, drain(memory)))
         if pending is not None:

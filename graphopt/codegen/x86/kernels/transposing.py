@@ -14,6 +14,7 @@ from itertools import pairwise
 from graphopt.codegen.kernel.expr import INDEX, Expr, Var, const, minimum
 from graphopt.codegen.kernel.index import split_index
 from graphopt.codegen.kernel.loops import For, Kernel, Stmt, let, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.kernels import Lowered, Sources, inlined, position
 from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.x86.kernels.square import transposed
@@ -59,7 +60,7 @@ def template(op: Op, name: str, style: Style) -> Lowered | None:
 
     parallel = style.threads > 1 and units > 1 and effort >= style.parallel_work
     p = Var("p", INDEX, 0, units - 1)
-    body = seq(*sources.borders(style), For(p, const(units, INDEX), unit(p), "parallel" if parallel else "serial"))
+    body = seq(*sources.borders(style), For(p, const(units, INDEX), unit(p), Scope.PARALLEL if parallel else Scope.SERIAL))
     return Lowered(Kernel(name, (source, target), body, 1, 1), tuple(sources.operands))
 
 

@@ -29,6 +29,7 @@ from graphopt.codegen.kernel.expr import (
     unary,
 )
 from graphopt.codegen.kernel.loops import Alloc, For, If, Prefetch, Seq, Stmt, let, loop, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.x86.kernels.attention.cut import Choice
 from graphopt.codegen.x86.kernels.attention.operands import Operands
 from graphopt.codegen.x86.kernels.square import transposed
@@ -105,14 +106,14 @@ class Task:
     def over(self, count: int, body: Callable[[Expr], Stmt], width: int = 0) -> Stmt:
         """A loop over `count` lanes' worth of elements, in vectors and a rest."""
         w = width or self.lanes
-        parts = [loop(count // w, lambda n: self.vector(lambda l: body(n * w + l), w), "serial", "n")] if count >= w else []
+        parts = [loop(count // w, lambda n: self.vector(lambda l: body(n * w + l), w), Scope.SERIAL, "n")] if count >= w else []
         if count % w:
-            parts.append(loop(count % w, lambda l: body(l + count // w * w), "serial", "l"))
+            parts.append(loop(count % w, lambda l: body(l + count // w * w), Scope.SERIAL, "l"))
         return seq(*parts)
 
     def vector(self, body: Callable[[Expr], Stmt], width: int = 0) -> Stmt:
         lane = Var("l", INDEX, 0, (width or self.lanes) - 1)
-        return For(lane, const(width or self.lanes, INDEX), body(lane), "vector")
+        return For(lane, const(width or self.lanes, INDEX), body(lane), Scope.VECTOR)
 
     def pack_queries(self) -> Stmt:
         """Halves become floats once."""
@@ -124,7 +125,7 @@ class Task:
             size = self.shape.size
             return self.over(size, lambda d: self.put("queries", i * size + d, self.at(self.of.q, self.b, head, s, d)))
 
-        return loop(self.choice.rows, one, "serial", "i")
+        return loop(self.choice.rows, one, Scope.SERIAL, "i")
 
     def start(self) -> Stmt:
         zero = const(0, self.dtype)
@@ -146,17 +147,17 @@ class Task:
 
         parts = -(-groups // each)
         if not self.choice.causal or self.choice.blocks == 1:
-            rows = loop(parts, part, "serial", "p")
+            rows = loop(parts, part, Scope.SERIAL, "p")
         else:  # rows before the block see none of its keys
             blind = maximum((begin - self.first) // (each * self.choice.cut.tile), 0)
             p = Var("p", INDEX, 0, parts - 1)
-            rows = For(p, parts - blind, part(minimum(blind + p, parts - 1)), "serial")
+            rows = For(p, parts - blind, part(minimum(blind + p, parts - 1)), Scope.SERIAL)
         return seq(self.pack_keys(begin), self.pack_values(begin), rows)
 
     def each_row(self, count: Expr, row0: Expr, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
         """`body(row of the task, where its scores begin)` for so many rows from `row0` on."""
         var = Var("i", INDEX, 0, self.choice.cut.groups * self.choice.cut.tile - 1)
-        return For(var, count, body(row0 + var, var * self.choice.block_keys), "serial")
+        return For(var, count, body(row0 + var, var * self.choice.block_keys), Scope.SERIAL)
 
     def key(self, begin: Expr, j: ExprLike) -> Expr:
         """A key's number; a block's that lie beyond the last repeat it, and get no weight."""
@@ -181,9 +182,9 @@ class Task:
                            transposed(w, self.dtype, lambda r, l: load(n * w + r, d + l),
                                       lambda c, l, x: self.put("keys", (n * size + d + c) * w + l, x)))
 
-            return loop(steps, square, "serial", "d")
+            return loop(steps, square, Scope.SERIAL, "d")
 
-        return loop(self.choice.block_keys // w, group, "serial", "n")
+        return loop(self.choice.block_keys // w, group, Scope.SERIAL, "n")
 
     def pack_values(self, begin: Expr) -> Stmt:
         if self.choice.values_in_place:
@@ -197,7 +198,7 @@ class Task:
                         lambda d: self.put("values", j * self.choice.padded + self.shape.width + d, const(0, self.dtype)))
             return seq(row, rest)
 
-        return loop(self.choice.block_keys, one, "serial", "j")
+        return loop(self.choice.block_keys, one, Scope.SERIAL, "j")
 
     def scores(self, count: Expr, row0: Expr) -> Stmt:
         """scores[row, key] = scale * (query . key)."""
@@ -236,12 +237,12 @@ class Task:
     def tiles(self, panels: int, count: Expr, one: Callable[[Expr, Expr], Stmt]) -> Stmt:
         """All tiles of `panels` panels and `count` groups of rows: a panel stays in L1 meanwhile."""
         rows = Var("m", INDEX, 0, self.choice.cut.groups - 1)
-        return loop(panels, lambda n: For(rows, count, one(n, rows), "serial"), "serial", "n")
+        return loop(panels, lambda n: For(rows, count, one(n, rows), Scope.SERIAL), Scope.SERIAL, "n")
 
     def largest(self, i: Expr, at: Expr, begin: Expr) -> Stmt:
         """Mask, softcap and causality of one row of scores, then their maximum and what that means for earlier blocks."""
         w, keys = self.lanes, self.choice.block_keys
-        most = Buffer("m", self.dtype, (w,), "local")
+        most = Buffer("m", self.dtype, (w,), Space.LOCAL)
 
         def step(n: Expr) -> Stmt:
             here = at + n * w
@@ -255,13 +256,13 @@ class Task:
                     return self.put("scores", here + l, self.changed(i, begin + n * w + l, score, inside))
 
                 calls = self.dtype.bits == 64 and self.of.inner.attrs["softcap"] > 0  # tanh of f64 is libm's
-                return self.vector(lane) if inside and not calls else loop(w, lane, "serial", "l")
+                return self.vector(lane) if inside and not calls else loop(w, lane, Scope.SERIAL, "l")
 
             if self.choice.is_whole:
                 return seq(changed(True), seen)
             return seq(If(begin + n * w + (w - 1) < self.shape.keys, changed(True), changed(False)), seen)
 
-        found = seq(self.vector(lambda l: store(most, l, const(-math.inf, self.dtype))), loop(keys // w, step, "serial", "n"),
+        found = seq(self.vector(lambda l: store(most, l, const(-math.inf, self.dtype))), loop(keys // w, step, Scope.SERIAL, "n"),
                     *_fold(most, _greater))
         if self.choice.blocks == 1:
             return Alloc(most, seq(found, self.put("most", i, most[0])))
@@ -273,7 +274,7 @@ class Task:
     def weights(self, i: Expr, at: Expr) -> Stmt:
         """Scores of one row become weights, and their sum joins that of earlier blocks."""
         w = self.lanes
-        sums = Buffer("t", self.dtype, (w,), "local")
+        sums = Buffer("t", self.dtype, (w,), Space.LOCAL)
 
         def step(n: Expr, top: Expr) -> Stmt:
             here = at + n * w
@@ -281,13 +282,13 @@ class Task:
             def weight(l: Expr) -> Stmt:
                 return self.put("scores", here + l, vector_math.exp_negative(self.get("scores", here + l) - top))
 
-            raised = self.vector(weight) if self.dtype.bits == 32 else loop(w, weight, "serial", "l")  # exp of f64 is libm's
+            raised = self.vector(weight) if self.dtype.bits == 32 else loop(w, weight, Scope.SERIAL, "l")  # exp of f64 is libm's
             return seq(raised, self.vector(lambda l: store(sums, l, sums[l] + self.get("scores", here + l))))
 
         def before(l: Expr) -> Expr:
             return const(0, self.dtype) if self.choice.blocks == 1 else self.get("total", i * w + l) * self.get("scale", i)
 
-        steps = lambda top: loop(self.choice.block_keys // w, lambda n: step(n, top), "serial", "n")
+        steps = lambda top: loop(self.choice.block_keys // w, lambda n: step(n, top), Scope.SERIAL, "n")
         return Alloc(sums, seq(self.vector(lambda l: store(sums, l, before(l))), let("top", _finite(self.get("most", i)), steps),
                                *self.add_up(i, sums)))
 
@@ -358,7 +359,7 @@ class Task:
         return self.of.result((self.b, head, s, d), value)
 
     def write_out(self) -> Stmt:
-        sums = Buffer("t", self.dtype, (self.lanes,), "local")
+        sums = Buffer("t", self.dtype, (self.lanes,), Space.LOCAL)
 
         def one(i: Expr) -> Stmt:
             begin, width = i * self.choice.padded, self.shape.width
@@ -369,7 +370,7 @@ class Task:
                         *_fold(sums, lambda a, b: a + b))
             return Alloc(sums, seq(total, let("c", self.inverse(sums[0]), scaled)))
 
-        return loop(self.choice.rows, one, "serial", "i")
+        return loop(self.choice.rows, one, Scope.SERIAL, "i")
 
 
 def ahead(element: Expr) -> Stmt:
@@ -395,7 +396,7 @@ def _fold(x: Buffer, f: Callable[[Expr, Expr], Expr]) -> list[Stmt]:
     while width > 1:
         width //= 2
         lane = Var("l", INDEX, 0, width - 1)
-        parts.append(For(lane, const(width, INDEX), store(x, lane, f(x[lane], x[lane + width])), "vector"))
+        parts.append(For(lane, const(width, INDEX), store(x, lane, f(x[lane], x[lane + width])), Scope.VECTOR))
     return parts
 
 

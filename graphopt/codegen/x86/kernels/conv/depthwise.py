@@ -17,6 +17,7 @@ import numpy as np
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, minimum
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Stmt, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing
 from graphopt.codegen.lower.tuning import best_of
 from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast
@@ -202,7 +203,7 @@ class Depthwise(ChannelsLast):
     def hold(self, held: Buffer, v: int, vectors: int, element: Callable[[Expr], Expr], step: int) -> Stmt:
         """Load what vector v of the outputs is multiplied by."""
         lane = Var("l", INDEX, 0, self.lanes - 1)
-        return For(lane, const(self.lanes, INDEX), store(held, v * self.lanes + lane, element(lane)), "vector")
+        return For(lane, const(self.lanes, INDEX), store(held, v * self.lanes + lane, element(lane)), Scope.VECTOR)
 
     def strip(self, strip: Strip, taps: Window, element: Callable[[Sequence[ExprLike], int, Expr], Expr],
               weight: Callable[[Sequence[ExprLike], int, Expr], Expr], start: Callable[[int, Expr], Expr],
@@ -211,14 +212,14 @@ class Depthwise(ChannelsLast):
         window position), vector, lane)`; `write(pixel of the strip, vector, lane, value)` stores."""
         lanes, vectors, wide = self.lanes, strip.vectors, strip.wide
         count = strip.high * wide * vectors
-        acc = Buffer("acc", self.dtype, (count * lanes,), "local")
-        held = Buffer("held", self.dtype, (self.vectors_held * vectors * lanes,), "local")
+        acc = Buffer("acc", self.dtype, (count * lanes,), Space.LOCAL)
+        held = Buffer("held", self.dtype, (self.vectors_held * vectors * lanes,), Space.LOCAL)
         place = lambda y, x, v, l: ((y * wide + x) * vectors + v) * lanes + l
         each = [(y, x, v) for y in range(strip.high) for x in range(wide) for v in range(vectors)]
 
         def vector(make: Callable[..., Sequence[Stmt]], *given: object) -> Stmt:
             lane = Var("l", INDEX, 0, lanes - 1)
-            return seq(*(For(lane, const(lanes, INDEX), s, "vector") for s in make(lane, *given)))
+            return seq(*(For(lane, const(lanes, INDEX), s, Scope.VECTOR) for s in make(lane, *given)))
 
         def multiply(l: Expr, y: int, x: int, v: int, at: Sequence[ExprLike]) -> list[Stmt]:
             p = place(y, x, v, l)
@@ -258,10 +259,10 @@ class Depthwise(ChannelsLast):
             out = [vector(lambda l, y, x, v: write((y, x), v, l, acc[place(y, x, v, l)]), y, x, v) for y, x, v in each]
             return Alloc(acc, seq(*init, sums, *out))
         # A long epilogue is written once, as a loop; the strip goes through memory, since registers have no index.
-        block = Buffer("block", self.dtype, (count * lanes,), "local")
+        block = Buffer("block", self.dtype, (count * lanes,), Space.LOCAL)
         spill = [vector(lambda l, k: [store(block, k * lanes + l, acc[k * lanes + l])], k) for k in range(count)]
         drain = nest((strip.high, wide, vectors), lambda y, x, v: vector(
-            lambda l: write((y, x), v, l, block[((y * wide + x) * vectors + v) * lanes + l])), ("y", "x", "v"), "few")
+            lambda l: write((y, x), v, l, block[((y * wide + x) * vectors + v) * lanes + l])), ("y", "x", "v"), Scope.FEW)
         return Alloc(acc, seq(*init, sums, Alloc(block, seq(*spill, drain))))
 
 

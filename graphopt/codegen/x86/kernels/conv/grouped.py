@@ -23,6 +23,7 @@ import numpy as np
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, minimum
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Shuffle, Stmt, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Packing
 from graphopt.codegen.lower.tuning import best_of
 from graphopt.codegen.x86.kernels.conv.channels_last import FEW_TILES, Cut
@@ -144,12 +145,12 @@ class Grouped(Depthwise):
                 place = [*outer, y0 + as_expr(i) // patch.wide, x0 + as_expr(i) % patch.wide]
                 return place[len(place) - len(self.pixels_shape):]
 
-            acc = Buffer("acc", self.dtype, (size * lanes,), "local")
-            held = Buffer("held", self.dtype, ((pixels + 1) * lanes,), "local")
+            acc = Buffer("acc", self.dtype, (size * lanes,), Space.LOCAL)
+            held = Buffer("held", self.dtype, ((pixels + 1) * lanes,), Space.LOCAL)
 
             def vector(make: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
                 lane = Var("l", INDEX, 0, lanes - 1)
-                return seq(*(For(lane, const(lanes, INDEX), s, "vector") for s in make(lane)))
+                return seq(*(For(lane, const(lanes, INDEX), s, Scope.VECTOR) for s in make(lane)))
 
             def start(i: int, s: int, l: Expr) -> Expr:
                 return const(0, self.dtype) if s or self.bias is None else self.element(self.bias, c0 + l)
@@ -192,10 +193,10 @@ class Grouped(Depthwise):
             if not self.is_long(lanes, lambda lane, value: write(0, lane, value)):
                 out = [vector(lambda l, i=i: write(i, l, acc[i * steps * lanes + l])) for i in range(pixels)]  # type: ignore[misc]
                 return Alloc(acc, Alloc(held, seq(sums, *out)))
-            block = Buffer("block", self.dtype, (pixels * lanes,), "local")
+            block = Buffer("block", self.dtype, (pixels * lanes,), Space.LOCAL)
             spill = [vector(lambda l, i=i: [store(block, i * lanes + l, acc[i * steps * lanes + l])])  # type: ignore[misc]
                      for i in range(pixels)]
-            drain = nest((pixels,), lambda i: vector(lambda l: write(i, l, block[i * lanes + l])), ("i",), "few")
+            drain = nest((pixels,), lambda i: vector(lambda l: write(i, l, block[i * lanes + l])), ("i",), Scope.FEW)
             return Alloc(acc, Alloc(held, seq(sums, Alloc(block, seq(*spill, drain)))))
 
         return self.spread(self.batch * panels * count,
@@ -215,7 +216,7 @@ class Grouped(Depthwise):
             count = min(lanes, self.span - at)
             lane = Var("l", INDEX, 0, count - 1)
             one = store(held, loaded + at + lane, element(at + lane))
-            parts.append(For(lane, const(count, INDEX), one, "vector"))
+            parts.append(For(lane, const(count, INDEX), one, Scope.VECTOR))
         order = tuple(l // self.outs * self.steps + step for l in range(lanes))
         return seq(*parts, Shuffle(held, v * lanes, held, loaded, loaded + (self.vectors_held - 2) * lanes, order))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, clamp, const, minimum
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import For, Stmt, loop, seq, store
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.kernels import Lowered
 from graphopt.codegen.x86.kernels.conv.images import Pixels, RowMajor, weight_at
 from graphopt.codegen.x86.kernels.conv.problem import Problem
@@ -73,11 +74,11 @@ class Panels:
             per = -(-c.row_tiles // c.workers)
             worker = Var("w", INDEX, 0, c.workers - 1)
             first = minimum(worker * per, c.row_tiles - per)
-            some: Rows = lambda f: loop(per, lambda r: f(bounded(first + r, c.row_tiles)), "serial", "m")
+            some: Rows = lambda f: loop(per, lambda r: f(bounded(first + r, c.row_tiles)), Scope.SERIAL, "m")
             body: Stmt = For(worker, const(c.workers, INDEX),
-                             loop(tasks, lambda t: self.task(worker, t, some), "serial", "task"), "parallel")
+                             loop(tasks, lambda t: self.task(worker, t, some), Scope.SERIAL, "task"), Scope.PARALLEL)
         else:
-            every: Rows = lambda f: loop(c.row_tiles, f, "serial", "m")
+            every: Rows = lambda f: loop(c.row_tiles, f, Scope.SERIAL, "m")
             body = self.conv.spread(tasks, p.operations // 16, lambda worker, t: self.task(worker, t, every))
         return self.conv.finish(seq(self.pad, body))
 
@@ -111,7 +112,7 @@ class _Panel:
         lane = Var("l", INDEX, 0, columns - 1)
         at = [i * s for i, s in zip(split_index(_pixel_of(p, self.number, lane, self.tile), p.pixels_shape), p.stride)]
         put = store(self.of.table, self.worker * columns + lane, flat_index(at, p.padded).cast("i32"))
-        return For(lane, const(columns, INDEX), put, "serial")
+        return For(lane, const(columns, INDEX), put, Scope.SERIAL)
 
     def fill(self, first: int, count: int) -> Stmt:
         """Pack the panel's columns of `count` products from the `first` on."""
@@ -125,7 +126,7 @@ class _Panel:
         zeros = [const(0, INDEX)] * (len(p.padded) - 1)
         value = source(self.batch, self.group * p.channels + k // window, [*zeros, plane + offset])
         put = store(self.of.panel, (self.worker * self.of.choice.block + q) * columns + lane, value)
-        return For(q, const(count, INDEX), For(lane, const(columns, INDEX), put, "serial"), "serial")
+        return For(q, const(count, INDEX), For(lane, const(columns, INDEX), put, Scope.SERIAL), Scope.SERIAL)
 
     def product(self, row_tile: Expr, first: int, count: int, is_first: bool, is_last: bool) -> Stmt:
         """A tile of rows by the panel, over `count` products from the `first` on; between the blocks of a sum it waits in

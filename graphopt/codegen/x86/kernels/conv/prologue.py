@@ -12,6 +12,7 @@ from collections.abc import Callable
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, minimum
 from graphopt.codegen.kernel.index import split_index
 from graphopt.codegen.kernel.loops import For, Let, Stmt, loop, seq
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.schedule import Output, Style, schedule
 from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast, Cut, covers
 from graphopt.codegen.x86.kernels.shares import shares
@@ -111,7 +112,7 @@ class Prologue(ChannelsLast):
             size = cut.first(g % blocks + 1) - tile
             t = Var("t", INDEX, 0, cut.most - 1)
             before = g // blocks * (cut.panels * cut.count) + tile * cut.panels
-            tiles = loop(cut.panels, lambda p: For(t, size, body(own.worker, before + p * size + t), "serial"), name="panel")
+            tiles = loop(cut.panels, lambda p: For(t, size, body(own.worker, before + p * size + t), Scope.SERIAL), name="panel")
             inside: Stmt = Let(start, minimum(tile * self.box.pixels, pixels - rows), seq(fill, tiles))
             return Let(g, which, inside)
 

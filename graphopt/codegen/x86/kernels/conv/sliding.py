@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, const, maximum, minimum
 from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.kernel.loops import For, Stmt, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.kernels import Lowered
 from graphopt.codegen.x86.kernels.conv.images import Pixels, RowMajor, weight_at
 from graphopt.codegen.x86.kernels.tile import Tile, result_tiles
@@ -72,7 +73,7 @@ class Sliding:
             lane = first + x
             place = [b, channel + i, *([y] if is_plane else []), n0 + lane - y * wide]
             stores = [store(o, offset, value) for o, offset, value in conv.epilogue(place, block[i * columns + lane])]
-            return For(x, maximum(end - first, 0), seq(*stores), "serial")
+            return For(x, maximum(end - first, 0), seq(*stores), Scope.SERIAL)
 
         return nest((self.tile.rows, (columns - 1) // wide + 2 if height > 1 else 1), stretch, ("i", "r"))
 

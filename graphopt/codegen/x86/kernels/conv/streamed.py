@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, minimum, select
 from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.kernel.loops import For, If, Let, Stmt, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.kernels import Lowered, Sources
 from graphopt.codegen.lower.registry import Inliner
 from graphopt.codegen.lower.schedule import Style
@@ -244,7 +245,7 @@ class Streamed(Depthwise):
             """`size` elements (whole vectors) from `target` on, each what `value(offset)` gives."""
             lane = Var("l", INDEX, 0, self.lanes - 1)
             move = lambda i: For(lane, const(self.lanes, INDEX), store(
-                held, target + i * self.lanes + lane, value(i * self.lanes + lane)), "vector")  # type: ignore[operator]
+                held, target + i * self.lanes + lane, value(i * self.lanes + lane)), Scope.VECTOR)  # type: ignore[operator]
             return nest((size // self.lanes,), move, ("i",))
 
         def unit(u: Expr, first_of_worker: Expr) -> Stmt:
@@ -261,9 +262,9 @@ class Streamed(Depthwise):
             inside = (const(0, INDEX) <= y) & (y < height)
             place = base + slot * pitch
             make = If(inside, first.row(b, panel, y, held, place + left * columns), copy(place, pitch, lambda i: nothing))
-            made = For(next_row, (rows - 1) * step + taps.reach(0, 1) - known, Let(slot, q % slots, make), "serial")
+            made = For(next_row, (rows - 1) * step + taps.reach(0, 1) - known, Let(slot, q % slots, make), Scope.SERIAL)
             r = Var("r", INDEX, 0, plan.rows - 1)
-            used = For(r, rows, self.consume(plan, taps, held, b, panel, base, y0, r, pitch, slots), "serial")
+            used = For(r, rows, self.consume(plan, taps, held, b, panel, base, y0, r, pitch, slots), Scope.SERIAL)
             body: Stmt = seq(made, used)
             for var, value in ((known, select(fresh, const(0, INDEX), const(kept, INDEX))), (part, u % steps),
                                (panel, u // steps % first.panels), (b, u // (steps * first.panels))):

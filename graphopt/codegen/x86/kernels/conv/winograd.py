@@ -25,6 +25,7 @@ import numpy as np
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, minimum
 from graphopt.codegen.kernel.loops import Alloc, For, If, Let, Prefetch, Stmt, loop, nest, seq, store
+from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing
 from graphopt.codegen.x86.kernels.conv.channels_last import STEPS_AHEAD, ChannelsLast, first_channels
 from graphopt.codegen.x86.kernels.conv.winograd_plan import Plan, Transform, algorithms
@@ -68,7 +69,7 @@ class Winograd(ChannelsLast):
         self.left = Buffer("left", self.dtype, (workers * self.chunks * self.chunk,))
         self.sums = Buffer("sums", self.dtype, (workers * tile.vectors * self.chunk,))
         self.scratch += [self.left, self.sums]
-        return self.finish(seq(*self.sources.borders(self.style), *self.copied, loop(workers, self.share, "parallel", "w")))
+        return self.finish(seq(*self.sources.borders(self.style), *self.copied, loop(workers, self.share, Scope.PARALLEL, "w")))
 
     def share(self, worker: Expr) -> Stmt:
         """What one thread does."""
@@ -261,7 +262,7 @@ class Winograd(ChannelsLast):
         """Store a tile: all at once from registers where all of it is its own and the epilogue is short, else in a loop
         over the rest of its rows and columns, through memory."""
         m, lanes = self.plan.m, self.lanes
-        memory = Buffer("tile", self.dtype, (m * m * lanes,), "local")
+        memory = Buffer("tile", self.dtype, (m * m * lanes,), Space.LOCAL)
 
         def spill(i: int) -> Stmt:
             return self.vector(lambda l: [store(memory, i * lanes + l, pixels.get(i, l))])
@@ -283,7 +284,7 @@ class Winograd(ChannelsLast):
 
     def vector(self, make: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
         lane = Var("l", INDEX, 0, self.lanes - 1)
-        return seq(*(For(lane, const(self.lanes, INDEX), s, "vector") for s in make(lane)))
+        return seq(*(For(lane, const(self.lanes, INDEX), s, Scope.VECTOR) for s in make(lane)))
 
 
 class Registers:
@@ -291,7 +292,7 @@ class Registers:
 
     def __init__(self, name: str, kernel: Winograd, count: int) -> None:
         self.kernel = kernel
-        self.buffer = Buffer(name, kernel.dtype, (count * kernel.lanes,), "local")
+        self.buffer = Buffer(name, kernel.dtype, (count * kernel.lanes,), Space.LOCAL)
 
     def get(self, k: int, lane: Expr) -> Expr:
         return self.buffer[k * self.kernel.lanes + lane]
