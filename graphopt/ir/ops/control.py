@@ -217,7 +217,7 @@ def _stack(kept: list[np.ndarray], t: TensorType) -> np.ndarray:
 @op("deferred(operands*: any; what: str, run: data) -> any*", types=lambda o: list(o.run.result_types),
     traits=Trait.DATA_DEPENDENT)
 def deferred(*operands, what, run):
-    """A source operator whose attributes depend on run-time values or on ranks unknown at capture.
+    """A source operator whose attributes depend on run-time values, or on ranks or sizes unknown at capture.
 
     `what` names it, `run` is a callable from the list of arrays to the list of results, with `result_types`.
     It runs on the evaluator only.
