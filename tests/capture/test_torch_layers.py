@@ -307,3 +307,15 @@ def test_losses_are_decomposed():
         x,
         y,
     )
+
+
+def test_losses_that_go_by_pieces_of_the_batch():
+    options = lambda: torch.nn.LinearCrossEntropyOptions(batch_chunk_size=3)
+    loss = lambda reduction: lambda x, w, y: F.linear_cross_entropy(x, w, y, reduction=reduction, options=options())
+    check(each({"mean": loss("mean"), "sum": loss("sum"), "none": loss("none")}),
+          torch.randn(8, 5), torch.randn(4, 5), torch.tensor([0, 3, 1, 1, 2, 0, 3, 2]))
+
+
+def test_zeros_keep_their_sign():
+    zeros = torch.tensor([-0.0, 0.0])
+    check(each({f.__name__: lambda x, f=f: 1 / f(x) for f in (F.elu, F.celu, F.selu)}), zeros)

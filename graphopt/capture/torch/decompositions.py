@@ -39,17 +39,23 @@ def _all() -> dict[Any, Rule]:
                               if isinstance(o, torch._ops.OpOverload) and not o._schema.is_mutable}
     every.update(torch.export.default_decompositions().items())
     every.update(_foreach())
+    return {o: f for o, f in every.items() if not has_entry(str(o))}
+
+
+def _own() -> dict[Any, Rule]:
+    """Our rules for operators that there are; some of torch's are registered when they are first used."""
+    found = {}
     for name, rule in OWN.items():
         space, operator, overload = name.split(".")
         packet = getattr(getattr(torch.ops, space), operator, None)
         if packet is not None and overload in packet.overloads():
-            every[getattr(packet, overload)] = rule
-    return {o: f for o, f in every.items() if not has_entry(str(o))}
+            found[getattr(packet, overload)] = rule
+    return found
 
 
 def decompositions() -> dict[Any, Rule]:
     """Rules for all operators that have no entry in the table; torch's tracers may change what they are given."""
-    return dict(_all())
+    return _all() | _own()
 
 
 # Lists of tensors -------------------------------------------------------------------------------
@@ -157,6 +163,23 @@ def _transformer_encoder_layer(src: Any, embed_dim: int, num_heads: int, qkv_wei
         return x + feed(F.layer_norm(x, size, norm_weight_2, norm_bias_2, eps))
     x = F.layer_norm(src + attend(src), size, norm_weight_1, norm_bias_1, eps)
     return F.layer_norm(x + feed(x), size, norm_weight_2, norm_bias_2, eps)
+
+
+# Losses by pieces of the batch -------------------------------------------------------------------
+@instead_of("torch_nn._linear_cross_entropy_batch_chunked.default")
+def _linear_cross_entropy(input: Any, linear_weight: Any, target: Any, linear_bias: Any, weight: Any, reduction: str,
+                          ignore_index: int, label_smoothing: float, *rest: Any) -> Any:
+    """The loss of a linear layer's scores, of all the batch at once; its gradients, which are not asked for, are empty."""
+    loss = F.cross_entropy(F.linear(input, linear_weight, linear_bias), target, weight, ignore_index=ignore_index,
+                           reduction=reduction, label_smoothing=label_smoothing)
+    return loss, input.new_zeros((0, 0)), input.new_zeros((0, 0)), input.new_zeros((0,))
+
+
+@instead_of("torch_nn._linear_cross_entropy_batch_chunked_no_reduction.default")
+def _linear_cross_entropies(input: Any, linear_weight: Any, target: Any, linear_bias: Any, weight: Any, ignore_index: int,
+                            *rest: Any) -> Any:
+    return F.cross_entropy(F.linear(input, linear_weight, linear_bias), target, weight, ignore_index=ignore_index,
+                           reduction="none")
 
 
 __all__ = ["decompositions"]

@@ -100,7 +100,7 @@ def gelu(x, *, approximate):
 
 
 def _alpha_elu(x: np.ndarray, alpha: float, gamma: float = 1.0, inner: float = 1.0) -> np.ndarray:
-    return gamma * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) * inner))
+    return gamma * np.where(x > 0, x, alpha * np.expm1(np.where(x > 0, 0, x) * inner))  # -0.0 stays what it is
 
 
 _unary("softplus", "float", "log(1 + exp(beta x)) / beta, and x itself where beta x > threshold; ONNX has threshold inf.",
