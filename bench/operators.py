@@ -109,6 +109,8 @@ def wrapped(entry: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, list[
     places = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
 
     class Call(torch.nn.Module):
+        trains = _trains(entry, args, kwargs)
+
         def forward(self, *tensors: Any) -> Any:
             filled = list(leaves)
             for i, t in zip(places, tensors):
@@ -116,9 +118,7 @@ def wrapped(entry: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, list[
             a, k = pytree.tree_unflatten(filled, spec)
             return entry.op(*a, **k)
 
-    call = Call().eval()
-    call.trains = _trains(entry, args, kwargs)
-    return call, [leaves[i] for i in places]
+    return Call().eval(), [leaves[i] for i in places]
 
 
 def _trains(entry: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
