@@ -128,3 +128,16 @@ def test_nearest_elements_of_a_symmetric_resize(nearest: str) -> None:
         model.graph.node[0].input[:] = ["x", "", "s"]
         check(captured(model), model, {"x": x})
     compiled_too(model, {"x": x})
+
+
+def test_functions_of_f64_keep_their_digits_near_zero() -> None:
+    functions = {"Tanh": np.tanh, "Sinh": np.sinh, "Cosh": np.cosh, "Tan": np.tan, "Asin": np.arcsin, "Acos": np.arccos,
+                 "Atan": np.arctan, "Asinh": np.arcsinh, "Atanh": np.arctanh}
+    x = np.array([3.27e-7, 1e-3, 0.01, 0.1, 0.3, 0.49, 0.6, 0.9, -3e-9, -0.2])
+    graph = helper.make_graph([helper.make_node(k, ["x"], [k]) for k in functions], "g",
+                              [helper.make_tensor_value_info("x", TensorProto.DOUBLE, x.shape)],
+                              [helper.make_tensor_value_info(k, TensorProto.DOUBLE, None) for k in functions])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=8)
+    got = graphopt.compile(model, threads=1).run({"x": x})
+    for kind, f in functions.items():
+        np.testing.assert_allclose(got[kind], f(x), rtol=1e-15, err_msg=kind)

@@ -189,6 +189,8 @@ def batch_norm(d: Draft, v: Value) -> Value:
         terms = most * np.abs(scale.array) / np.sqrt(var.array)
         noise = 4 * float(np.finfo(v.dtype).eps) * float(np.nanmax(terms, initial=0, where=np.isfinite(terms)))
     attrs = {"epsilon": 0.01} if d.chance(0.3) else {}
+    if d.opset < 14:
+        attrs["momentum"] = 1.0  # what the batch has no part in: ONNX's reference mixes its statistics in, by the default of 0.9
     return d.node("BatchNormalization", [v, scale, bias, mean, var], noise=noise, **attrs)[0]
 
 

@@ -23,6 +23,9 @@ _TVM = {"bool": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "in
 _STORED = {**_TVM, "bool": "uint8", "bf16": "uint16"}
 _FOR = {Scope.SERIAL: tirx.ForKind.SERIAL, Scope.PARALLEL: tirx.ForKind.PARALLEL, Scope.VECTOR: tirx.ForKind.VECTORIZED,
         Scope.UNROLL: tirx.ForKind.UNROLLED}
+# Of f64, from libm: TVM's own expansions (quotients of exponentials, short series) lose half the digits near zero.
+LIBM = frozenset(("erf", "expm1", "atan2", "log1p", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh",
+                  "atanh"))
 STATUS = ir.PrimType("int32")
 
 
@@ -252,8 +255,8 @@ class _Emitter:
                 return tirx.call_pure_extern(_TVM[e.dtype.name], "fmod" if e.dtype.name == "f64" else "fmodf", *args)
             case "round":
                 return tirx.call_llvm_pure_intrin(_TVM[e.dtype.name], "llvm.roundeven", args[0])
-            case "erf" | "expm1" | "atan2":
-                return tirx.call_pure_extern(_TVM[e.dtype.name], e.kind, *args)
+            case kind if kind in LIBM:
+                return tirx.call_pure_extern(_TVM[e.dtype.name], kind, *args)
         function = getattr(tirx, e.kind, None)
         if function is None:
             raise CodegenError(f"no TIR for {e.kind}", where=self.kernel.name)
