@@ -54,12 +54,13 @@ _FUNCTIONS: dict[str, Callable[[int, int], int]] = {
 class Dim:
     """A non-constant integer polynomial; make symbols with `Dim.symbol`, everything else by arithmetic."""
 
-    __slots__ = ("_hash", "_text", "terms")
+    __slots__ = ("_hash", "_text", "terms", "weight")
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         self.terms = terms
         self._hash = hash(terms)
         self._text: str | None = None
+        self.weight: int = sum(map(_atom_weight, (a for m, _ in terms for a in m)))  # how many symbols stand in it
 
     @staticmethod
     def symbol(name: str) -> Dim:
@@ -99,6 +100,8 @@ class Dim:
                 if other == 1:
                     return whole
                 remainder = _normalise(rest)
+                if other > 0 and (nested := _quotient_in(remainder)) is not None:
+                    return whole + nested[0] // (nested[1] * other)
                 inner = remainder // other if isinstance(remainder, int) else _atom("//", remainder, other)
                 return whole + inner
             return _normalise((m, c // other) for m, c in exact)
@@ -164,6 +167,10 @@ class Dim:
         return total
 
 
+def _atom_weight(atom: Atom) -> int:
+    return 1 if isinstance(atom, str) else sum(d.weight for d in atom[1:] if isinstance(d, Dim))
+
+
 def _show_atom(atom: Atom) -> str:
     if isinstance(atom, str):
         return atom
@@ -222,6 +229,14 @@ def _normalise(terms: Iterable[tuple[Monomial, int]]) -> DimLike:
 def _order(monomial: Monomial) -> tuple[int, tuple[str, ...]]:
     """Monomials so that a product of two greater ones is greater: by degree, then by their letters."""
     return len(monomial), tuple(map(str, monomial))
+
+
+def _quotient_in(d: DimLike) -> tuple[DimLike, int] | None:
+    """What `d`, a//k + b, is the quotient of, and by which k: a + k*b."""
+    for m, c in _terms(d):
+        if c == 1 and len(m) == 1 and m[0][0] == "//" and isinstance(k := m[0][2], int) and k > 0:
+            return (d - _normalise([(m, c)])) * k + m[0][1], k  # type: ignore[operator]
+    return None
 
 
 def _divide(a: Dim, b: Dim) -> DimLike | None:
@@ -451,6 +466,14 @@ def product(dims: Iterable[DimLike]) -> DimLike:
 
 def substitute(d: DimLike, values: Mapping[str, DimLike]) -> DimLike:
     return d.substitute(values) if isinstance(d, Dim) else d
+
+
+MOST_SYMBOLS = 12  # in a dim; each may stand in the next op's twice
+
+
+def too_long(d: DimLike) -> bool:
+    """Is a dim better a symbol of its own, which is known as soon as the value is?"""
+    return isinstance(d, Dim) and d.weight > MOST_SYMBOLS
 
 
 def dim_symbols(d: DimLike) -> set[str]:

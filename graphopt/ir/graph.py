@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphopt.errors import IRError
-from graphopt.ir.dims import Dim, DimLike, is_static
+from graphopt.ir.dims import Dim, DimLike, is_static, too_long
 from graphopt.ir.settle import Learnt, settle
 from graphopt.ir.table import OpDef, Operands, lookup
 from graphopt.ir.types import MapType, OptionalType, SequenceType, TensorType, Type, dtype, type_symbols
@@ -302,8 +302,8 @@ class Graph:
 
     def _fill(self, t: Type) -> Type:
         if isinstance(t, TensorType):
-            if t.shape is not None and any(d is None for d in t.shape):
-                return replace(t, shape=tuple(self.fresh_symbol() if d is None else d for d in t.shape))
+            if t.shape is not None and any(d is None or too_long(d) for d in t.shape):
+                return replace(t, shape=tuple(self.fresh_symbol() if d is None or too_long(d) else d for d in t.shape))
             return t
         return t
 

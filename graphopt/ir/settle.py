@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import IRError
-from graphopt.ir.dims import Dim, DimLike, dim_symbols, substitute
+from graphopt.ir.dims import Dim, DimLike, dim_symbols, substitute, too_long
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType, Type, substitute_type, type_symbols
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph, Op, Value
 
-# Their results' dims are those of either operand, if unknown: which one an inferred dim came from says nothing of the other.
+# Dims of their results that a person wrote may be those of either operand: which one says nothing of the other.
 _BROADCASTS = Trait.ELEMENTWISE | Trait.CONTRACTION
 
 
@@ -42,9 +42,10 @@ class Learnt:
         self.values.add(value)
         if not isinstance(old, TensorType) or not isinstance(new, TensorType) or old.shape is None or new.shape is None:
             return
-        if not old.is_static and len(old.shape) == len(new.shape) and not op.definition.has(_BROADCASTS):
+        if not old.is_static and len(old.shape) == len(new.shape):
+            broadcasts = op.definition.has(_BROADCASTS)
             for d, known in zip(old.shape, new.shape):
-                if isinstance(d, Dim) and d != known and str(d).isidentifier():
+                if isinstance(d, Dim) and d != known and str(d).isidentifier() and not (broadcasts and str(d)[0] != "_"):
                     self.symbols.setdefault(str(d), known)
 
 
@@ -140,7 +141,9 @@ class Settling:
         known, found = substitute(old, self.symbols), substitute(inferred, self.symbols)
         if isinstance(known, int) and isinstance(found, int) and known != found and (known is old or not broadcasts):
             raise IRError(f"a dim of {old} ({known}) contradicts the inferred {found}", where=op.where())
-        if invented and not broadcasts and found != known:
+        if invented and too_long(found):
+            return known
+        if invented and found != known:
             self.learn(invented, found)
         if isinstance(old, int):
             return old
