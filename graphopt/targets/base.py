@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LINE = 64  # bytes of a cache line
-ALIASING = 1024  # bytes between pixels, and multiples of it, at which a dozen of them crowd into a few sets of an L1 cache
-
 
 @dataclass(frozen=True)
 class Target:
@@ -22,11 +19,6 @@ class Target:
     def without_winograd(self) -> Target:
         """The same, forbidden to convolve by Winograd's algorithm, if it could."""
         return self
-
-
-def room_between(channels: int, itemsize: int) -> int:
-    """Elements to leave free after every pixel of a channels-last image, so that pixels do not crowd into few sets."""
-    return LINE // itemsize if channels * itemsize % ALIASING == 0 else 0
 
 
 @dataclass(frozen=True)

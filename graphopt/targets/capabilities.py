@@ -53,6 +53,10 @@ class Capabilities:
         """The halo, and the elements to leave free after each pixel, that the op wants of an image; None: it does not care."""
         return None
 
+    def room_between(self, channels: int, itemsize: int) -> int:
+        """The elements to leave free after each pixel of an image of so many channels."""
+        return 0
+
     def parts(self, ops: Sequence[Op], cuts: Sequence[int], batch: int) -> tuple[int, int] | None:
         """How many of the first ops (one of `cuts`) are best run for how many images at a time; None: all images at once."""
         return None

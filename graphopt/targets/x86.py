@@ -16,7 +16,7 @@ class X86(Target):
     """An x86-64 CPU by LLVM's name. `lanes` is f32 elements of a vector register, `registers` how many there are.
 
     `l1` and `l2` are a core's data caches in bytes, `l3` what all cores share. `fma` is how many multiply-adds on whole vectors
-    start in a cycle.
+    start in a cycle. `family` names the CPUs that cost alike (codegen/x86/costs.py).
     `winograd` allows convolutions by Winograd's algorithm, with its rounding (see codegen/winograd.py).
     """
 
@@ -28,6 +28,7 @@ class X86(Target):
     l3: int = 16 << 20
     fma: int = 2
     winograd: bool = True
+    family: str = "generic"
 
     @property
     def lanes(self) -> int:
@@ -61,11 +62,13 @@ class X86(Target):
         l1, l2, l3 = (here.get(level, usual) for level, usual in (("l1", l1), ("l2", l2), ("l3", 16 << 20)))
         # LLVM tells cores by model numbers, which virtual machines make up, and takes some servers, which have tile registers,
         # for the clients of their day, which have half their multiply-adds.
-        fma = 1 if name in _ONE_WIDE_FMA and (name != native or missing(["amx-tile"])) else 2
         features = _features(name)
+        tiles = "amx-tile" in features or (name == native and not missing(["amx-tile"]))
+        fma = 1 if name in _ONE_WIDE_FMA and not tiles else 2
         if cpu is None:
             features -= set(missing(f for f in features if f.startswith(_USED)))
-        return X86("x86", f"x86:{name}", name, features, threads or len(os.sched_getaffinity(0)), l1, l2, l3, fma)
+        return X86("x86", f"x86:{name}", name, features, threads or len(os.sched_getaffinity(0)), l1, l2, l3, fma,
+                   family=_FAMILIES.get(name, "amx" if tiles else "generic"))
 
     def with_threads(self, threads: int) -> X86:
         return replace(self, threads=threads)
@@ -100,6 +103,8 @@ _CACHES = {
 }
 # Cores that have AVX-512, and one 512-bit multiply-add a cycle.
 _ONE_WIDE_FMA = frozenset(("znver4", "icelake-client", "tigerlake", "rocketlake", "cannonlake"))
+
+_FAMILIES = {"znver4": "zen4", "znver5": "zen5"}  # by LLVM's names; servers of Intel's by their tile registers
 
 
 @cache

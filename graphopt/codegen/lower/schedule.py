@@ -37,8 +37,8 @@ from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.columns import columns, judged
 from graphopt.codegen.lower.tuning import Pick, analytic
 
-PER_LINE = 16  # elements (f32) that share a cache line
 STRETCH = 64  # elements that a tile of a transposition stores in a row
+SHORT = 8  # elements of a row for which a tile is too much
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Style:
     operations below which a kernel stays on one thread; `threads`: how many share a parallel loop. `bind`: one nest a
     kernel, whose loops over result elements have this scope: GRID where every element is a thread's. `templated`: ops that
     have no lowering rule but, whatever their shapes and dtypes, a template of the target's. `pick` decides between a
-    template's candidates. `control`: branches and loops are part of programs."""
+    template's candidates. `control`: branches and loops are part of programs. `line`: bytes of a line of the caches."""
 
     lanes: int = 1
     threads: int = 1
@@ -57,6 +57,7 @@ class Style:
     templated: frozenset[str] = frozenset()
     pick: Pick = field(default=analytic, compare=False)
     control: bool = False
+    line: int = 64
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output
     *values, offset = replaced
     axes = axes or [(Var("i", INDEX, 0, 0), 1)]
     if style.lanes > 1 and not style.bind:
-        axes, (*values, offset) = tiled(axes, [*values, offset])
+        axes, (*values, offset) = tiled(axes, [*values, offset], style.line)
     stores = [(o.buffer, v) for o, v in zip(outputs, values)]
     down = None if style.bind else judged(axes, values)
     if down is not None:
@@ -97,18 +98,21 @@ def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output
     return _Nest(axes, stores, offset, style).build()
 
 
-def tiled(axes: list[tuple[Var, int]], exprs: list[Expr]) -> tuple[list[tuple[Var, int]], list[Expr]]:
+def tiled(axes: list[tuple[Var, int]], exprs: list[Expr], line: int) -> tuple[list[tuple[Var, int]], list[Expr]]:
     """The loops of a transposition, tiled: where operands are read against the grain, along another axis than the last one,
     as many elements of that axis are taken at a time as share a cache line, so that lines are read once."""
     *outer, (inner, n) = axes
-    if n < PER_LINE // 2 or any(isinstance(node, Reduce) for e in exprs for node in postorder(e)):
+    if n < SHORT or any(isinstance(node, Reduce) for e in exprs for node in postorder(e)):
         return axes, exprs
     along: set[Var] = set()
+    per_line = line
     for node in postorder(*exprs):
         if isinstance(node, Load):
             coefficients, _, _ = linear(node.index[-1])
-            if abs(coefficients.get(inner, 0)) >= PER_LINE // 2:
+            size = node.buffer.dtype.itemsize
+            if abs(coefficients.get(inner, 0)) * size >= line // 2:
                 along |= {v for v, extent in outer if coefficients.get(v) == 1 and extent > 1}
+                per_line = min(per_line, line // size)
     if len(along) != 1:
         return axes, exprs
     [u] = along
@@ -125,7 +129,7 @@ def tiled(axes: list[tuple[Var, int]], exprs: list[Expr]) -> tuple[list[tuple[Va
         return [(block, -(-extent // size))], (within, size)
 
     columns, column = cut(inner, n, STRETCH)
-    rows, row = cut(u, extent, PER_LINE)
+    rows, row = cut(u, extent, per_line)
     return [*rest, *columns, *rows, row, column], [substitute(e, replaced) for e in exprs] if replaced else exprs
 
 

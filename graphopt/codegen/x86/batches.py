@@ -7,13 +7,9 @@ import math
 from collections.abc import Sequence
 
 from graphopt.codegen.program.plan import nbytes
+from graphopt.codegen.x86.costs import costs_of
 from graphopt.ir.graph import Op
 from graphopt.targets.x86 import X86
-
-FROM_MEMORY = 0.12  # cycles a byte that comes from memory and goes back, beside the arithmetic that hides some of it
-FROM_L3 = 0.03  # the same of the cache that cores share
-CALL = 20_000  # cycles that one more call of a kernel costs: the threads' wait for each other, tiles at the ends, cold code
-GAIN = 0.02  # of all that is moved, at least, for a program that is longer by so much
 
 
 def parts(ops: Sequence[Op], cuts: Sequence[int], batch: int, target: X86) -> tuple[int, int] | None:
@@ -22,19 +18,21 @@ def parts(ops: Sequence[Op], cuts: Sequence[int], batch: int, target: X86) -> tu
     A kernel whose operands and result together exceed half of the shared cache finds nothing of the kernel before it there.
     Against what is saved stand the weights, which come once for every part.
     """
-    room = target.l3 // 2
+    costs, room = costs_of(target), target.l3 // 2
     values = [sum(nbytes(v) for v in (*op.operands, *op.results) if v is not None and v.constant is None) for op in ops]
     weights = [sum(nbytes(v) for v in op.operands if v is not None and v.constant is not None) for op in ops]
-    moved = lambda size: size * (FROM_MEMORY if size > room else FROM_L3)
-    best, chosen = GAIN * sum(map(moved, values)), None
+    pace = lambda size: costs.through_memory if size > room else costs.through_l3
+    moved = lambda size: size * pace(size)
+    best, chosen = costs.gain * sum(map(moved, values)), None
     for images in _divisors(batch)[:-1]:
         times = batch // images
-        saved = list(itertools.accumulate(moved(v) - times * moved(v * images // batch) - CALL * (times - 1) for v in values))
+        more = costs.call * (times - 1)
+        saved = list(itertools.accumulate(moved(v) - times * moved(v * images // batch) - more for v in values))
         held = list(itertools.accumulate(weights))
         largest = list(itertools.accumulate((v * images // batch for v in values), max))
         for count in cuts:
             k = count - 1
-            again = (times - 1) * held[k] * (FROM_MEMORY if held[k] + largest[k] > room else FROM_L3)
+            again = (times - 1) * held[k] * pace(held[k] + largest[k])
             if saved[k] - again > best:
                 best, chosen = saved[k] - again, (count, images)
     return chosen

@@ -8,6 +8,7 @@ from graphopt.codegen.lower.capabilities import Lowered
 from graphopt.codegen.lower.registry import why_not
 from graphopt.codegen.program import control
 from graphopt.codegen.x86 import batches, layouts
+from graphopt.codegen.x86.costs import costs_of
 from graphopt.codegen.x86.kernels import contraction
 from graphopt.codegen.x86.kernels.conv import prologue, streamed
 from graphopt.codegen.x86.templates import TEMPLATED
@@ -23,7 +24,7 @@ class X86Capabilities(Lowered):
     has_loops = True
 
     def __init__(self, target: X86) -> None:
-        self.target = target
+        self.target, self.costs = target, costs_of(target)
 
     def keeps(self, op: Op) -> bool:
         return why_not(op, TEMPLATED) is None
@@ -41,10 +42,13 @@ class X86Capabilities(Lowered):
         return layouts.layout_choice(op, self.target)
 
     def conversion(self, v: Value) -> tuple[float, float]:
-        return layouts.conversion(v)
+        return layouts.conversion(v, self.costs)
 
     def room(self, op: Op, v: Value) -> tuple[int, int] | None:
-        return layouts.room(op, v)
+        return layouts.room(op, v, self.costs)
+
+    def room_between(self, channels: int, itemsize: int) -> int:
+        return self.costs.room_between(channels, itemsize)
 
     def parts(self, ops: Sequence[Op], cuts: Sequence[int], batch: int) -> tuple[int, int] | None:
         kernels = next((k for k, op in enumerate(ops) if not self.keeps(op)), len(ops))  # host ops cost by the call

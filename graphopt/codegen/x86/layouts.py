@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from graphopt.codegen.lower.registry import COMPUTE, why_not
+from graphopt.codegen.x86.costs import Costs, costs_of, lanes_of
 from graphopt.codegen.x86.kernels import pooling
 from graphopt.codegen.x86.kernels.conv import depthwise
 from graphopt.codegen.x86.kernels.conv.channels_last import choose_box, covers
@@ -16,43 +17,34 @@ from graphopt.ir.fused import ends, entries, held, only, outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
 from graphopt.ir.types import AXES
-from graphopt.targets.base import Choice, room_between
+from graphopt.targets.base import Choice
 from graphopt.targets.x86 import X86
-
-STRIDED = 0.5  # cycles a byte that is read against the grain costs more than one read along it
-CONVERTED = 0.25  # cycles a byte that is brought from one layout to the other
-EITHER = 0.075  # cycles a byte that is read row-major by a kernel which takes both: its pixels are broadcast from other places
-TURNED = 0.25  # cycles a byte that a transpose of its own moves, in squares
-POOLED = 0.05  # cycles a byte of a row-major pool's result, for each element of a window along a row
-COPIED = 0.1  # cycles a byte that is copied
-PLANAR = 0.6  # share of the peak that a row-major convolution reaches: its image vectors cross cache lines, or are copied
-DEPTHWISE = 0.12  # the same of depthwise convolutions: they load nearly as much as they multiply
 
 
 def layout_choice(op: Op, target: X86) -> Choice | None:
     """Costs and demands of one op, None where it is row-major and so are its operands."""
     if op.name == "const" or why_not(op) is not None or len(op.results) != 1:
         return None
-    body = held(op)
+    body, costs = held(op), costs_of(target)
     contractions = [o for o in body if o.definition.has(Trait.CONTRACTION)]
     if contractions:
         if len(contractions) == 1 and contractions[0].name == "matmul":
-            return _product(op, contractions[0])
+            return _product(op, contractions[0], costs)
         return _convolution(op, contractions[0], target) if len(contractions) == 1 and contractions[0].name == "conv" else None
     if op.name == "transpose":
-        return _transpose(op)
+        return _transpose(op, costs)
     if op.definition.has(Trait.VIEW) or any(o.name not in COMPUTE for o in body if o.name != "const"):
         return None
-    return _computed(op)
+    return _computed(op, costs)
 
 
-def conversion(v: Value) -> tuple[float, float]:
+def conversion(v: Value, costs: Costs) -> tuple[float, float]:
     """Cycles to bring a value from one layout to the other, and what it costs a kernel that takes both to read the other."""
     nbytes = v.type.nbytes  # type: ignore[union-attr]
-    return nbytes * CONVERTED, nbytes * EITHER  # type: ignore[operator, return-value]
+    return nbytes * costs.converted, nbytes * costs.either  # type: ignore[operator, return-value]
 
 
-def room(op: Op, v: Value) -> tuple[int, int] | None:
+def room(op: Op, v: Value, costs: Costs) -> tuple[int, int] | None:
     """Halo and pitch (0: none) that a channels-last convolution wants of its image `v`; None where `v` is not that."""
     inner = only(op, "conv")
     if inner is None:
@@ -66,7 +58,7 @@ def room(op: Op, v: Value) -> tuple[int, int] | None:
         inner.result.static_shape[2:], inner.attrs["stride"], w.static_shape[2:], inner.attrs["dilation"],
         x.static_shape[2:], inner.attrs["pad"][:spatial])]
     channels = x.static_shape[1]
-    room = room_between(channels, x.dtype.itemsize)
+    room = costs.room_between(channels, x.dtype.itemsize)
     return max(*inner.attrs["pad"][:spatial], *behind, 0), channels + room if room else 0
 
 
@@ -77,26 +69,27 @@ def _convolution(op: Op, conv: Op, target: X86) -> Choice:
     outs, groups = out[1] // conv.attrs["groups"], conv.attrs["groups"]
     depth = math.prod(w.static_shape[1:])
     operations = 2 * math.prod(out) * depth
-    peak = 2 * target.fma * target.lanes
+    costs, full = costs_of(target), lanes_of(target, conv.result.dtype)
+    peak = 2 * target.fma * full
     last: float | None = None
     grouped = is_grouped(conv, target)
     if grouped:
-        row = operations / peak / PLANAR
+        row = operations / peak / costs.planar
         if depthwise.can_last(op, conv):
             last = grouped_cycles(conv, target)
     elif outs == 1 or depth * outs < 16:
-        row = operations / peak / DEPTHWISE
+        row = operations / peak / costs.planar_depthwise
         if depthwise.covers(op, conv):
             *deep, height, width = (1, *out[2:]) if len(out) == 3 else out[2:]
-            lanes = target.lanes
+            lanes = full
             while out[1] < lanes:
                 lanes //= 2
-            cycles, _ = choose_strip(height, width, out[1], window_of(conv), lanes, target.registers, target.fma)
+            cycles, _ = choose_strip(height, width, out[1], window_of(conv), lanes, target)
             last = cycles * math.prod(deep) * math.prod(w.static_shape[2:-2]) * out[0]
     else:
-        row = operations / peak / PLANAR
+        row = operations / peak / costs.planar
         if covers(op, conv):
-            lanes = target.lanes
+            lanes = full
             while outs < lanes:
                 lanes //= 2
             *deep, height, width = (1, *out[2:])
@@ -117,8 +110,8 @@ def _convolution(op: Op, conv: Op, target: X86) -> Choice:
     return Choice(row, last, reads)
 
 
-def _transpose(op: Op) -> Choice | None:
-    cost = op.result.type.nbytes * TURNED  # type: ignore[union-attr, operator]
+def _transpose(op: Op, costs: Costs) -> Choice | None:
+    cost = op.result.type.nbytes * costs.turned  # type: ignore[union-attr, operator]
     way = _way(tuple(op.attrs["perm"]))
     if way == "to last":
         return Choice(cost, 0.0, ("same",), result=False)
@@ -137,19 +130,19 @@ def _way(perm: tuple[int, ...]) -> str:
     return "other"
 
 
-def _product(op: Op, matmul: Op) -> Choice | None:
+def _product(op: Op, matmul: Op, costs: Costs) -> Choice | None:
     """A product whose columns become the channels of an image: channels last, it is stored as it comes."""
     nbytes = lambda v: v.type.nbytes
     if _paths(op).get(matmul.result) == "from last":
-        return Choice(nbytes(op.result) * STRIDED, 0.0, _reads(op))
+        return Choice(nbytes(op.result) * costs.strided, 0.0, _reads(op))
     ways = _ways(op)
     strided = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "to last")
     if not strided:
         return None
-    return Choice(strided * STRIDED, 0.0, tuple("same" if w == "to last" else "row" for w in ways), result=False)
+    return Choice(strided * costs.strided, 0.0, tuple("same" if w == "to last" else "row" for w in ways), result=False)
 
 
-def _computed(op: Op) -> Choice | None:
+def _computed(op: Op, costs: Costs) -> Choice | None:
     shapes = [v.static_shape for v in (*op.operands, *op.results) if v is not None]
     if not any(len(s) in AXES for s in shapes):
         return None
@@ -168,16 +161,16 @@ def _computed(op: Op) -> Choice | None:
     nbytes = lambda v: v.type.nbytes
     if "to last" in ways and "from last" not in ways:
         strided = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "to last")
-        return Choice(strided * STRIDED, 0.0, tuple("same" if w == "to last" else "row" for w in ways), result=False)
-    row = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "from last") * STRIDED
-    last = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "other") * STRIDED
+        return Choice(strided * costs.strided, 0.0, tuple("same" if w == "to last" else "row" for w in ways), result=False)
+    row = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "from last") * costs.strided
+    last = sum(nbytes(v) for v, way in zip(op.operands, ways) if v is not None and way == "other") * costs.strided
     for o in held(op):
         if o is op and pooling.covers(o):
-            row += nbytes(o.result) * POOLED * o.attrs["kernel"][-1]
+            row += nbytes(o.result) * costs.pooled * o.attrs["kernel"][-1]
         elif "kernel" in o.attrs or _cuts_rows(o):
-            row += nbytes(o.result) * STRIDED * math.prod(o.attrs.get("kernel", (1,)))
+            row += nbytes(o.result) * costs.strided * math.prod(o.attrs.get("kernel", (1,)))
         if o is op and o.name == "slice":
-            last += nbytes(o.result) * COPIED  # a slice of channels is a view of a row-major image
+            last += nbytes(o.result) * costs.copied  # a slice of channels is a view of a row-major image
     return Choice(row, last, tuple("same" if w == "" else "row" for w in ways))
 
 

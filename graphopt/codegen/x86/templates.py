@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from graphopt.cache import store
 from graphopt.codegen.lower.kernels import Template
 from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.costs import costs_of
 from graphopt.codegen.x86.kernels import contraction, global_pool, pooling, recurrent, scan, transposing
 from graphopt.codegen.x86.kernels.attention import template as attention
 from graphopt.targets.x86 import X86
@@ -14,12 +15,14 @@ from graphopt.targets.x86 import X86
 TEMPLATED = frozenset(("attention",))
 MAKERS: list[Callable[[X86], Template]] = [attention.template, contraction.template, recurrent.template,
                                            lambda _: transposing.template, lambda _: scan.template,
-                                           lambda _: pooling.template, lambda _: global_pool.template]  # first match wins
+                                           lambda _: pooling.template, global_pool.template]  # first match wins
 
 
 def style_of(target: X86) -> Style:
     """Vectors of the target's width; several threads from some ten microseconds of work on."""
-    return Style(lanes=target.lanes, threads=target.threads, parallel_work=1 << 16, templated=TEMPLATED, control=True)
+    costs = costs_of(target)
+    return Style(lanes=target.lanes, threads=target.threads, parallel_work=costs.parallel_work, templated=TEMPLATED, control=True,
+                 line=costs.line)
 
 
 def templates_of(target: X86) -> Sequence[Template]:

@@ -10,7 +10,6 @@ from graphopt.ir.graph import Graph, Op, Value
 from graphopt.ir.types import Layout, TensorType
 from graphopt.rewrite.engine.context import Context
 from graphopt.rewrite.engine.manager import GraphPass
-from graphopt.targets.base import room_between
 
 
 class Join(GraphPass):
@@ -30,7 +29,7 @@ class Join(GraphPass):
                 if not context.take("concatenate in place", op):
                     break
                 joined.append(op)
-        _agree(placed)
+        _agree(placed, context)
         for op in joined:
             join = graph.add("join", op.variadic(), op.attrs, types=[op.result.type], loc=op.loc, before=op)
             context.because(op, "joined in place: its operands are computed where it is read")
@@ -93,7 +92,7 @@ def _extent(v: Value) -> int:
     return v.static_shape[1] if _layout(v) is not None else math.prod(v.static_shape)
 
 
-def _agree(placed: dict[Value, tuple[Value, int]]) -> None:
+def _agree(placed: dict[Value, tuple[Value, int]], context: Context) -> None:
     """One halo and one pitch for all that lie in one whole."""
     members: dict[Value, list[Value]] = {}
     for v, (whole, _) in placed.items():
@@ -103,7 +102,7 @@ def _agree(placed: dict[Value, tuple[Value, int]]) -> None:
         if not layouts:
             continue
         channels, size = whole.static_shape[1], whole.dtype.itemsize
-        pitch = channels + room_between(channels, size)
+        pitch = channels + context.target.room_between(channels, size)
         for v in values:
             assert isinstance(v.type, TensorType)
             v.type = replace(v.type, layout=replace(layouts[0], halo=max(x.halo for x in layouts), pitch=pitch))

@@ -13,21 +13,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from graphopt.codegen.x86.costs import costs_of
 from graphopt.codegen.x86.kernels.tile import Tile
-from graphopt.targets.base import LINE
 from graphopt.targets.x86 import X86
-
-LATENCY = 4  # cycles until a multiply-add's result can be added to
-LOADS = 2  # a cycle
-LINE_FROM_L2 = 0.3  # cycles that a line of the right panel costs where it does not stay in L1 (measured)
-TILE_START = 24  # cycles around the loop over k: zeroes, stores, addresses
-DEEP = 256  # least elements of a block of k
-PANEL_LINE = 0.1  # cycles that a line of a panel from L2 costs a tile that multiplies: they follow one another (measured)
-ROWS_LINE = 0.3  # and a line of the left operand's rows: as many streams as the tile has rows (measured)
-BYTES_FROM_L3 = 10  # a cycle, for one core (measured: 25 GB/s)
-BYTES_FROM_L2 = 32  # a cycle, there or back
-FETCHED = 0.1  # of the shorter of multiplying and panels' coming from L3, what both take besides the longer
-EXPOSED = 0.3  # of the time that operands take to come from L3, what multiplying does not hide
 
 
 @dataclass(frozen=True)
@@ -72,33 +60,35 @@ class Blocking:
 
 def blockings(p: Product, lanes: int, machine: X86, threads: int) -> Iterator[tuple[float, Blocking]]:
     """All blockings, with the cycles of the thread that has most to do."""
+    costs = costs_of(machine)
     for tile in tiles(p.m, p.n, lanes, machine.registers):
         panel = p.k * tile.columns * p.itemsize
         from_l2 = 0.0
         if panel > machine.l1 // 2:
-            from_l2 = PANEL_LINE * tile.columns * p.itemsize / LINE + ROWS_LINE * tile.rows * p.itemsize / LINE
+            from_l2 = (costs.panel_line * tile.columns + costs.rows_line * tile.rows) * p.itemsize / costs.line
         pace = (step(tile, machine, False) + from_l2) * p.k
         whole = (p.batches, -(-p.m // tile.rows), -(-p.n // tile.columns))
         for grid in _grids(threads):
             used = tuple(min(a, b) for a, b in zip(grid, whole))
             share = tuple(-(-b // a) for a, b in zip(used, whole))
             cut = _cut(p, tile, used, share, machine)  # type: ignore[arg-type]
-            compute = math.prod(share) * (pace + TILE_START * cut.depths)
+            compute = math.prod(share) * (pace + costs.tile_start * cut.depths)
             yield compute + _moved(p, cut, compute, machine), cut
 
 
 def _moved(p: Product, cut: Blocking, compute: float, machine: X86) -> float:
     """Cycles for which a thread's data come and go, and that `compute` does not hide."""
+    costs = costs_of(machine)
     batches, rows, columns = cut.share[0], cut.share[1] * cut.tile.rows, cut.share[2] * cut.tile.columns
     left, right = (batches * p.k * p.itemsize * n for n in (rows, columns))
     sums = 2 * (cut.depths - 1) * batches * rows * columns * p.itemsize
     copied = p.copied or aliases(p.k * p.itemsize, cut.tile.rows, machine)
-    alone = left / BYTES_FROM_L3 + (2 * left / BYTES_FROM_L2 if copied else 0) + sums / BYTES_FROM_L2
+    alone = left / costs.bytes_from_l3 + (2 * left if copied else 0) / costs.bytes_from_l2 + sums / costs.bytes_from_l2
     if not p.packed:
-        return alone + right / BYTES_FROM_L3
+        return alone + right / costs.bytes_from_l3
     again = cut.row_blocks if p.k * columns * p.itemsize > machine.l2 // 2 else 1  # panels that do not stay come once a block
-    stream = again * right / BYTES_FROM_L3
-    return alone + max(stream - compute, 0) + FETCHED * min(stream, compute)
+    stream = again * right / costs.bytes_from_l3
+    return alone + max(stream - compute, 0) + costs.fetched * min(stream, compute)
 
 
 def _cut(p: Product, tile: Tile, grid: tuple[int, int, int], share: tuple[int, int, int], machine: X86) -> Blocking:
@@ -111,7 +101,7 @@ def _cut(p: Product, tile: Tile, grid: tuple[int, int, int], share: tuple[int, i
     # Each block of rows reads all panels again, each block of k only sums: better where panels come from beyond L2.
     beyond = p.k * columns * p.itemsize > machine.l2 // 2
     depths = -(-rows * p.k * p.itemsize // (machine.l2 // 2))
-    depths = next((d for d in range(depths, p.k // DEEP + 1) if p.k % d == 0), 0)
+    depths = next((d for d in range(depths, p.k // costs_of(machine).deep + 1) if p.k % d == 0), 0)
     if depths > 1 and beyond and not p.whole and rows * columns * p.itemsize <= machine.l2 // 2:
         return Blocking(tile, grid, share, 1, depths)
     fit = machine.l2 // 2 // (p.k * p.itemsize)
@@ -128,16 +118,18 @@ def tiles(m: int, n: int, lanes: int, registers: int) -> Iterator[Tile]:
 
 def step(tile: Tile, machine: X86, from_l2: bool) -> float:
     """Cycles of one k."""
+    costs = costs_of(machine)
     multiply = tile.rows * tile.vectors / machine.fma
-    loads = (tile.rows + tile.vectors) / LOADS
-    return max(multiply, loads, LATENCY) + (LINE_FROM_L2 * tile.vectors if from_l2 else 0)
+    loads = (tile.rows + tile.vectors) / costs.loads
+    return max(multiply, loads, costs.latency) + (costs.line_from_l2 * tile.vectors if from_l2 else 0)
 
 
 def aliases(stride: int, rows: int, machine: X86) -> bool:
     """Whether the lines of `rows` rows, `stride` bytes apart, fall on so few sets of L1 that they displace each other."""
+    line = costs_of(machine).line
     way = 4096  # bytes: a way of L1 is a page on x86, since sets are numbered by addresses within one
-    sets = way // math.gcd(way, stride) if stride >= LINE else way // LINE
-    return rows > 1 and -(-rows // min(sets, way // LINE)) > machine.l1 // way // 2
+    sets = way // math.gcd(way, stride) if stride >= line else way // line
+    return rows > 1 and -(-rows // min(sets, way // line)) > machine.l1 // way // 2
 
 
 def _grids(threads: int) -> Iterator[tuple[int, int, int]]:

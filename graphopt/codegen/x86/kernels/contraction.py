@@ -6,6 +6,7 @@ import math
 
 from graphopt.codegen.lower.kernels import Lowered, Sources, Template
 from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.costs import costs_of, lanes_of
 from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast
 from graphopt.codegen.x86.kernels.conv.depthwise import Depthwise, is_depthwise
 from graphopt.codegen.x86.kernels.conv.grouped import Grouped, is_grouped
@@ -20,7 +21,6 @@ from graphopt.ir.table import Trait
 from graphopt.ir.types import lies_channels_last
 from graphopt.targets.x86 import X86
 
-SHARED = 16  # rows that make use of a right operand's element from which it may be computed while it is packed
 SUPPORTED = ("f32", "f64", "f16", "bf16", "i32", "i64")
 
 
@@ -46,7 +46,7 @@ def template(machine: X86) -> Template:
             return Winograd(op, inner, sources, name, style, machine).build() \
                 or ChannelsLast(op, inner, Sources(op), name, style, machine).build()
         if inner.name == "conv" and not any(getattr(v.type, "layout", None) for v in op.operands if v is not None):
-            return row_major(op, inner, sources, name, style, machine.registers)
+            return row_major(op, inner, sources, name, style, machine)
         return None
 
     return match
@@ -103,7 +103,7 @@ def takes(op: Op, k: int, machine: X86) -> bool:
     if not places(op, machine):
         return False
     *_, m, _ = op.result.static_shape
-    return k == 0 or (k == 1 and m >= SHARED)
+    return k == 0 or (k == 1 and m >= costs_of(machine).shared)
 
 
 def places(op: Op, machine: X86) -> bool:
@@ -114,9 +114,8 @@ def places(op: Op, machine: X86) -> bool:
     assert a is not None and b is not None
     if a.dtype.name not in SUPPORTED or any(0 in v.static_shape for v in (a, b, op.result)):
         return False
-    lanes = max(1, machine.lanes // (2 if a.dtype.bits == 64 else 1))
     constant = b.constant is not None and len(b.uses) == 1 and math.prod(b.static_shape[:-2]) == 1
-    return covers(op, constant, lanes)
+    return covers(op, constant, lanes_of(machine, a.dtype))
 
 
 __all__ = ["places", "takes", "template"]

@@ -16,17 +16,19 @@ from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Kernel, Stmt, loop, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.columns import LEAST_LANES
-from graphopt.codegen.lower.kernels import Lowered, Sources, position
+from graphopt.codegen.lower.kernels import Lowered, Sources, Template, position
 from graphopt.codegen.lower.reduce import FOLDS, MEANS
 from graphopt.codegen.lower.registry import computed
 from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.costs import Costs, costs_of
 from graphopt.codegen.x86.kernels.shares import Shares, shares
-from graphopt.codegen.x86.kernels.tile import SUMS, apart
+from graphopt.codegen.x86.kernels.tile import apart
 from graphopt.ir.graph import Op
 from graphopt.ir.types import DType, TensorType
+from graphopt.targets.x86 import X86
 
 KINDS = {**FOLDS, **MEANS}
-VECTORS = 12  # of totals in registers, as many as one row has; of several rows where that is less than SUMS
+VECTORS = 12  # of totals in registers, as many as one row has; of several rows where that is less than multiply-adds want
 
 
 @dataclass(frozen=True)
@@ -96,30 +98,35 @@ class Choice:
     split: bool
 
 
-def choose(p: Problem, threads: int) -> Choice:
+def choose(p: Problem, threads: int, costs: Costs) -> Choice:
     """As many vectors as registers hold totals of, in blocks of one size; of few, several rows."""
     vectors = min(VECTORS, p.last // p.lanes)
     blocks = -(-p.last // (vectors * p.lanes))
     vectors = min(vectors, -(-p.last // (blocks * p.lanes)))  # of the same number of blocks, the narrowest
-    rows = max(1, min(SUMS // vectors, p.shape[p.inner[-1]]))
+    rows = max(1, min(costs.sums // vectors, p.shape[p.inner[-1]]))
     return Choice(vectors, blocks, rows, math.prod(p.images) < threads)
 
 
-def template(op: Op, name: str, style: Style) -> Lowered | None:
-    """The kernel of such a reduction; None for others."""
-    problem = problem_of(op, style)
-    if problem is None:
-        return None
-    sources = Sources(op)
-    if op.operands[0] not in sources.buffers:
-        return None
-    return GlobalPool(problem, choose(problem, style.threads), sources, style).build(name)
+def template(machine: X86) -> Template:
+    """Such reductions on that machine."""
+    costs = costs_of(machine)
+
+    def match(op: Op, name: str, style: Style) -> Lowered | None:
+        problem = problem_of(op, style)
+        if problem is None:
+            return None
+        sources = Sources(op)
+        if op.operands[0] not in sources.buffers:
+            return None
+        return GlobalPool(problem, choose(problem, style.threads, costs), sources, style, costs).build(name)
+
+    return match
 
 
 class GlobalPool:
     """The kernel for one choice."""
 
-    def __init__(self, problem: Problem, choice: Choice, sources: Sources, style: Style) -> None:
+    def __init__(self, problem: Problem, choice: Choice, sources: Sources, style: Style, costs: Costs) -> None:
         self.problem, self.choice, self.sources = problem, choice, sources
         x, result = problem.op.operands[0], problem.op.result.type
         assert x is not None and isinstance(x.type, TensorType) and isinstance(result, TensorType)
@@ -129,7 +136,7 @@ class GlobalPool:
         outer, rows = math.prod(problem.images), problem.shape[problem.inner[0]]
         self.own: Shares = shares(rows if choice.split else outer, outer * problem.count * problem.last, style)
         self.several = choice.split and self.own.workers > 1  # workers whose totals are combined
-        self.room = apart(outer * problem.last, problem.of)
+        self.room = apart(outer * problem.last, problem.of, costs)
         self.totals = Buffer("totals", problem.of, (self.own.workers * self.room,))
 
     def build(self, name: str) -> Lowered:

@@ -26,15 +26,10 @@ from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
 from graphopt.targets.x86 import X86
 
-REREAD = 3  # row tiles from which a panel of a right operand in memory is copied, so that its vectors are aligned
-AHEAD = 16  # steps of k by which weights are fetched before they are multiplied, where one row tile is all there is
-FETCHING = 4  # rows of a tile from which they do
-
 
 class Matmul(Blocked):
     def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
-        super().__init__(op, inner, sources, name, style, machine.registers)
-        self.machine = machine
+        super().__init__(op, inner, sources, name, style, machine)
 
     def build(self) -> Lowered | None:
         a, b = self.inner.operands
@@ -53,7 +48,8 @@ class Matmul(Blocked):
             return None
         size = self.dtype.itemsize
         # Work in scalar operations of a vector machine; reading the weights may take longer than multiplying them.
-        effort = max(batches * self.m * self.n * self.k // 8, math.prod(self.bshape) * b.dtype.itemsize // 3)
+        effort = max(self.costs.effort(batches * self.m * self.n * self.k, self.dtype),
+                     math.prod(self.bshape) * b.dtype.itemsize // self.costs.weighed)
         threads = self.style.threads if effort >= self.style.parallel_work else 1
         product = Product(batches, self.m, self.n, self.k, size, whole=not self.constant or self.is_computed(a),
                           packed=self.constant, copied=self.is_computed(a) or self.converts(a))
@@ -90,11 +86,11 @@ class Matmul(Blocked):
             self.scratch.append(self.sums)
         many = share[2] > 1 and self.cut.rows > 1
         if self.is_computed(self.a) or (many and (self.converts(self.a) or aliases(row, self.cut.rows, self.machine))):
-            line = -(-self.deep * size // 64)
-            self.stride = (line | 1) * 64 // size  # an odd number of cache lines: rows fall on different sets
+            line = -(-self.deep * size // self.costs.line)
+            self.stride = (line | 1) * self.costs.line // size  # an odd number of cache lines: rows fall on different sets
             self.left = Buffer("left", self.dtype, (workers * self.block_rows * self.stride,))
             self.scratch.append(self.left)
-        if not self.constant and (share[1] >= REREAD or self.is_computed(self.b)):
+        if not self.constant and (share[1] >= self.costs.reread or self.is_computed(self.b)):
             self.panel = Buffer("panel", self.dtype, (workers * self.k * self.cut.columns,))
             self.scratch.append(self.panel)
 
@@ -203,7 +199,7 @@ class Matmul(Blocked):
             return [store(o, offset, x) for o, offset, x in self.epilogue(place, value)]
 
         weights = self.k * self.blocking.share[2] * tile.columns * self.dtype.itemsize  # that this thread reads
-        fetch = self.constant and tile.rows >= FETCHING and weights > self.machine.l2 // 2
+        fetch = self.constant and tile.rows >= self.costs.fetching and weights > self.machine.l2 // 2
         hint = self.ahead(pt, t, d) if fetch else None
         pending = None
         if self.sums is not None:
@@ -213,10 +209,10 @@ class Matmul(Blocked):
 
     def ahead(self, pt: Expr, t: Expr, d: Expr) -> Callable[[Sequence[Expr]], Stmt]:
         """What to fetch at each k: of the next panel, a part with each of the row tiles; with one tile, what comes soon."""
-        width, line = self.cut.columns, 64 // self.dtype.itemsize
+        width, line = self.cut.columns, self.costs.line // self.dtype.itemsize
         lines = -(-width // line)
         if self.block_tiles == 1:
-            return lambda k: seq(*(Prefetch(self.right, (pt * self.k + d * self.deep + k[0] + AHEAD) * width + j, 1)
+            return lambda k: seq(*(Prefetch(self.right, (pt * self.k + d * self.deep + k[0] + self.costs.ahead) * width + j, 1)
                                    for j in range(0, width, line)))
         at_once = -(-lines // self.block_tiles)
         pause = 1 << max(0, (self.block_tiles // lines).bit_length() - 1)  # steps of k from one line to the next

@@ -21,8 +21,9 @@ from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, Template
 from graphopt.codegen.lower.recurrent import GATES, Unit, activations_of, in_steps, states_of, unit_of, waits
 from graphopt.codegen.lower.registry import OpView, computed
 from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.costs import costs_of
 from graphopt.codegen.x86.kernels.recurrent_plan import Layer, Part, cuts, even, most_rows, parted
-from graphopt.codegen.x86.kernels.tile import STREAM, SUMS, apart
+from graphopt.codegen.x86.kernels.tile import apart
 from graphopt.ir.graph import Op
 from graphopt.ir.ops.recurrent import DIRECTIONS
 from graphopt.targets.x86 import X86
@@ -44,7 +45,7 @@ def template(machine: X86) -> Template:
 
 class _Recurrent:
     def __init__(self, op: Op, name: str, style: Style, machine: X86) -> None:
-        self.op, self.name, self.machine = op, name, machine
+        self.op, self.name, self.machine, self.costs = op, name, machine, costs_of(machine)
         self.sources = Sources(op)
         self.given = {p.name: v for p, v in zip(op.definition.operands, op.operands) if v is not None}
         self.steps, self.batch, self.width = self.given["x"].static_shape
@@ -72,10 +73,10 @@ class _Recurrent:
         self.bias = self.arranged("b", 2 * self.gates, plain(2 * self.gates)) if "b" in self.given else None
         self.peepholes = self.arranged("p", 3, plain(3)) if "p" in self.given else None
         tasks = len(self.directions) * self.cut.groups
-        self.own = apart(self.rows * self.padded, self.dtype)  # of a task's states
+        self.own = apart(self.rows * self.padded, self.dtype, self.costs)  # of a task's states
         self.h, self.c = self.memory("h", 2 * tasks * self.own), self.memory("c", tasks * self.own)
         self.held = [self.memory(n, tasks * self.own) for n in ("update", "reset")] if len(self.rounds) > 1 else []
-        self.ahead = apart(self.chunk * self.rows * self.gates * self.padded, self.dtype)
+        self.ahead = apart(self.chunk * self.rows * self.gates * self.padded, self.dtype, self.costs)
         self.sums_x = self.memory("ahead", tasks * self.ahead)
         self.activations = activations_of(self.op)
         self.units = [unit_of(OpView(self.op, []), f) for f in self.activations]
@@ -353,7 +354,8 @@ class _Line:
         of = self.of
         size, across = rows * p.gates * p.wide, p.gates * p.vectors
         # One row waits for nothing but the weights: see `tile.steps`. Sums of their own for some k lose fewer digits, too.
-        at_once, sets = (max(1, STREAM // across), max(2, -(-SUMS // across))) if rows == 1 else (1, 1)
+        costs = self.of.costs
+        at_once, sets = (max(1, costs.stream // across), max(2, -(-costs.sums // across))) if rows == 1 else (1, 1)
         acc = Buffer("acc", of.dtype, (size * sets,), Space.LOCAL)
         base = offset + self.d * sum(q.size for q in (of.rounds if weights is of.r else [of.input]))
 

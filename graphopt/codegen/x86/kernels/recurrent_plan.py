@@ -11,12 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphopt.codegen.lower.tuning import best_of
-from graphopt.codegen.x86.kernels.blocking import BYTES_FROM_L2, BYTES_FROM_L3, TILE_START
+from graphopt.codegen.x86.costs import costs_of
 from graphopt.targets.x86 import X86
-
-ACCUMULATORS = 8  # vectors of sums from which the latency of multiply-adds is hidden
-CELL = 60  # cycles of a vector of units for its activations
-WAIT = 4000  # cycles that threads take to begin a loop together and to wait for its end
 
 
 @dataclass(frozen=True)
@@ -90,22 +86,23 @@ def even(rows: int, most: int) -> list[tuple[int, int]]:
 def parted(layer: Layer, rows: int, first: int, gates: int, depth: int, machine: X86) -> Part:
     """Those gates' panels for a product of so many rows: the width that takes the fewest cycles."""
     units = -(-layer.hidden // layer.lanes)
-    widest = max(1, min(units, -(-ACCUMULATORS // gates)))
+    widest = max(1, min(units, -(-costs_of(machine).sums // gates)))
     return best_of((compute(part, rows, machine, part.panels), part) for v in range(1, widest + 1)
                    for part in [Part(first, gates, depth, v, -(-units // v), layer.lanes)])[1]
 
 
 def compute(part: Part, rows: int, machine: X86, panels: int) -> float:
     """Cycles of the multiply-adds of so many panels."""
-    across, cycles = part.gates * part.vectors, 0.0
+    costs, across, cycles = costs_of(machine), part.gates * part.vectors, 0.0
     for count, size in even(rows, most_rows(part, machine)):
-        pace = max(size * across / machine.fma, (size + across) / 2, 4)
-        cycles += count * (part.depth * pace + TILE_START)
+        pace = max(size * across / machine.fma, (size + across) / costs.loads, costs.latency)
+        cycles += count * (part.depth * pace + costs.tile_start)
     return panels * cycles
 
 
 def cuts(layer: Layer, machine: X86, threads: int) -> Iterator[tuple[float, Cut]]:
     """All ways, with the cycles of the thread that has most to do."""
+    wait = costs_of(machine).wait
     for groups in range(1, min(layer.batch, max(threads, 1)) + 1):
         rows = -(-layer.batch // groups)
         if groups > 1 and -(-layer.batch // rows) != groups:
@@ -116,10 +113,10 @@ def cuts(layer: Layer, machine: X86, threads: int) -> Iterator[tuple[float, Cut]
         if groups == 1:
             yield layer.directions * one, Cut(1, rows, chunk, False, False)
         if threads > 1 and tasks > 1:
-            yield -(-tasks // threads) * one + WAIT, Cut(groups, rows, chunk, True, False)
+            yield -(-tasks // threads) * one + wait, Cut(groups, rows, chunk, True, False)
     if threads > 1:
         chunk = _chunk(layer, layer.batch, machine)
-        waits = (layer.steps * len(layer.rounds) + -(-layer.steps // chunk)) * WAIT
+        waits = (layer.steps * len(layer.rounds) + -(-layer.steps // chunk)) * wait
         yield layer.directions * (_cycles(layer, layer.batch, chunk, machine, threads) + waits), \
             Cut(1, layer.batch, chunk, False, True)
 
@@ -133,17 +130,18 @@ def _chunk(layer: Layer, rows: int, machine: X86) -> int:
 
 def _cycles(layer: Layer, rows: int, chunk: int, machine: X86, threads: int) -> float:
     """Cycles of one direction of one task, panels shared among `threads`."""
+    costs = costs_of(machine)
     rounds = [parted(layer, rows, *r, layer.hidden, machine) for r in layer.rounds]
     given = parted(layer, rows * chunk, 0, layer.gates, layer.width, machine)
     held = sum(p.size for p in rounds) * layer.itemsize / threads
-    pace = BYTES_FROM_L2 if held < 0.75 * machine.l2 else BYTES_FROM_L3
+    pace = costs.bytes_from_l2 if held < 0.75 * machine.l2 else costs.bytes_from_l3
 
     def product(part: Part, n: int) -> float:
         panels = -(-part.panels // threads)
         read = panels * part.depth * part.gates * part.wide * layer.itemsize
         return max(compute(part, n, machine, panels), read / pace)
 
-    cells = rows * math.ceil(layer.hidden / layer.lanes / threads) * CELL
+    cells = rows * math.ceil(layer.hidden / layer.lanes / threads) * costs.cell
     return layer.steps * (sum(product(p, rows) for p in rounds) + cells) + -(-layer.steps // chunk) * product(given, chunk * rows)
 
 

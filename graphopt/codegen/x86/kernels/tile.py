@@ -34,15 +34,14 @@ from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, position
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.lower.schedule import Style, work
+from graphopt.codegen.x86.costs import Costs, costs_of
 from graphopt.codegen.x86.kernels.shares import shares
 from graphopt.ir.fused import ends, held, kind, outsides, reads
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType
+from graphopt.targets.x86 import X86
 
-SEPARATE = 8192 + 64  # bytes between what two threads write: two pages to fetch ahead, a line against aliasing
 HEAVY = 6  # scalar operations of an epilogue above which it is not unrolled with the block
-SUMS = 8  # accumulators that multiply-adds must go to in turns: two start a cycle, and one takes four
-STREAM = 24  # loads of one stretch of memory in an iteration of a loop, see `steps`
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,9 @@ class Tile:
         return self.vectors
 
 
-def result_tiles(m: int, n: int, lanes: int, registers: int) -> Iterator[tuple[float, Tile]]:
+def result_tiles(m: int, n: int, lanes: int, machine: X86) -> Iterator[tuple[float, Tile]]:
     """Tiles for an m by n result, of those that fit the registers with operands to spare, and the cycles that each takes."""
+    registers, costs = machine.registers, costs_of(machine)
     for vectors in range(1, 8 if registers == 32 else 4):
         for rows in range(1, 15):
             # accumulators, the B vectors of one k, and one broadcast
@@ -73,18 +73,20 @@ def result_tiles(m: int, n: int, lanes: int, registers: int) -> Iterator[tuple[f
             tile = Tile(min(rows, m), vectors, lanes)
             tiles = math.ceil(m / tile.rows) * math.ceil(n / tile.columns)
             loads = tile.rows + vectors
-            # multiply-adds bound the tile from below, and so do loads, of which two start a cycle
-            yield tiles * (max(tile.rows * vectors, loads / 2, 4) + 0.02 * loads), tile
+            # multiply-adds bound the tile from below, and so do loads
+            yield tiles * (max(tile.rows * vectors, loads / costs.loads, costs.latency) + costs.tile_load * loads), tile
 
 
-def steps(tile: Tile) -> tuple[int, int]:
+def steps(tile: Tile, costs: Costs) -> tuple[int, int]:
     """Steps of k in an iteration of a tile, and the sets of accumulators that they go to in turns.
 
     A tile of one row does nothing but read the right operand, as fast as it comes. What fetches ahead from L2 (Zen 5) follows
     loads that advance by less than 2 KiB an iteration: at 32 vectors of 64 bytes half of the bandwidth is left, at 24 all
     of it. Such a body is also too long for LLVM to unroll it further.
     """
-    return (STREAM // tile.vectors, -(-SUMS // tile.vectors)) if tile.rows == 1 and tile.vectors <= STREAM // 2 else (1, 1)
+    if tile.rows > 1 or tile.vectors > costs.stream // 2:
+        return 1, 1
+    return costs.stream // tile.vectors, -(-costs.sums // tile.vectors)
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ class Pending:
 class Blocked:
     """What matmul and convolution share: operands, accumulator dtype, epilogue, the tile itself."""
 
-    def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, registers: int) -> None:
+    def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
         self.op, self.inner, self.sources, self.name, self.style = op, inner, sources, name, style
-        self.registers = registers
+        self.machine, self.costs, self.registers = machine, costs_of(machine), machine.registers
         self.dtype: DType = computed(inner.result.dtype)
         self.lanes = max(1, style.lanes // (2 if self.dtype.bits == 64 else 1))
         self.packings: dict[int, Packing] = {}
@@ -220,7 +222,7 @@ class Blocked:
         or through memory (`drain`, given the block as rows of vectors of lanes)."""
         width = tile.lanes
         size = tile.rows * tile.vectors * width
-        at_once, sets = steps(tile) if len(depths) == 1 and isinstance(depths[0], int) and hint is None else (1, 1)
+        at_once, sets = steps(tile, self.costs) if len(depths) == 1 and isinstance(depths[0], int) and hint is None else (1, 1)
         acc = Buffer("acc", self.dtype, (size * sets,), Space.LOCAL)
 
         def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
@@ -271,6 +273,10 @@ class Blocked:
             end = If(pending.last, end, keep)
         return Alloc(acc, seq(first, step, end))
 
+    def effort(self, multiply_adds: int) -> int:
+        """So many multiply-adds, in what `spread` is told."""
+        return self.costs.effort(multiply_adds, self.dtype)
+
     def spread(self, units: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
         """`body(worker, unit)` for all units, shared out over the threads where there is enough to do."""
         own = shares(units, effort, self.style)
@@ -287,10 +293,10 @@ def _moved(op: Op, index: list[Expr]) -> list[Expr]:
     return index
 
 
-def apart(elements: int, d: DType) -> int:
+def apart(elements: int, d: DType, costs: Costs) -> int:
     """How many elements lie from the memory of one thread's own to the next's, where each has so many. A core that walks to
     the end of its own fetches lines beyond it, and takes them from the one that writes them."""
-    return elements + SEPARATE // d.itemsize
+    return elements + costs.separate // d.itemsize
 
 
 def bounded(e: Expr, count: int) -> Expr:

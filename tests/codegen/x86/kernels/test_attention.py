@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import graphopt
 from graphopt.codegen.lower.kernels import lower
 from graphopt.codegen.lower.tuning import best_of
+from graphopt.codegen.x86.costs import GENERIC
 from graphopt.codegen.x86.kernels.attention.cut import MAX_KEYS, Problem, cuts
 from graphopt.codegen.x86.kernels.blocking import tiles
-from graphopt.codegen.x86.kernels.tile import SEPARATE
 from graphopt.codegen.x86.templates import style_of, templates_of
 from graphopt.ir import Graph, Value, tensor
 from graphopt.targets import parse_target
@@ -223,5 +223,5 @@ def test_what_two_threads_write_lies_apart() -> None:
     target = parse_target("x86", 2)
     low = lower(g.outputs[0].op, "k", style_of(target), templates_of(target))  # type: ignore[arg-type]
     transposed = next(b for b in low.scratch if b.name.startswith("keys"))
-    assert transposed.size // 2 * 4 >= 96 * 64 * 4 + SEPARATE
-    assert all(b.size // 2 * b.dtype.itemsize > SEPARATE for b in low.scratch)
+    assert transposed.size // 2 * 4 >= 96 * 64 * 4 + GENERIC.separate
+    assert all(b.size // 2 * b.dtype.itemsize > GENERIC.separate for b in low.scratch)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from graphopt.codegen.lower.tuning import best_of
 from graphopt.codegen.x86.kernels.tile import Tile, columns_of, result_tiles
 from graphopt.ir import Value
+from graphopt.targets.x86 import X86
 from tests.codegen.lower.lowering import random
 from tests.codegen.x86.compiling import Batch
 
@@ -58,10 +59,11 @@ def of(*shape: int, dtype: str = "f32") -> np.ndarray:
 
 
 # Tiles
-@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([4, 8, 16]), st.sampled_from([16, 32]))
-def test_tiles_fit_the_registers(m: int, n: int, lanes: int, registers: int) -> None:
-    tile = best_of(result_tiles(m, n, lanes, registers))[1]
-    assert tile.rows <= m and tile.rows * tile.vectors + tile.vectors + 1 <= max(registers, 3)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([4, 8, 16]), st.sampled_from(["avx2", "avx512f"]))
+def test_tiles_fit_the_registers(m: int, n: int, lanes: int, feature: str) -> None:
+    machine = X86("x86", "x86:a", "a", frozenset((feature,)))
+    tile = best_of(result_tiles(m, n, lanes, machine))[1]
+    assert tile.rows <= m and tile.rows * tile.vectors + tile.vectors + 1 <= max(machine.registers, 3)
 
 
 @given(st.integers(1, 400), st.integers(1, 4), st.sampled_from([4, 8, 16]))

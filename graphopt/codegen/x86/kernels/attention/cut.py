@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphopt.codegen.lower.schedule import Style
-from graphopt.codegen.x86.kernels.blocking import TILE_START, step, tiles
+from graphopt.codegen.x86.costs import costs_of
+from graphopt.codegen.x86.kernels.blocking import step, tiles
 from graphopt.codegen.x86.kernels.tile import Tile
 from graphopt.ir.dims import ceil_div
 from graphopt.targets.x86 import X86
@@ -53,7 +54,8 @@ def cuts(p: Problem, lanes: int, machine: X86, threads: int) -> Iterator[tuple[f
         """Cycles of one step of a tile."""
         return step(t, machine, depth * t.columns * p.itemsize > machine.l1 // 2)
 
-    packing = p.keys * (5 * p.size / lanes + 2 * p.vectors)
+    costs = costs_of(machine)
+    packing = p.keys * (costs.packed_keys * p.size / lanes + costs.packed_values * p.vectors)
     fewest = ceil_div(p.keys, MAX_KEYS)
     for keys in sorted({ceil_div(ceil_div(p.keys, n), lanes) * lanes for n in range(fewest, fewest + 8)}):
         blocks, vectors = ceil_div(p.keys, keys), keys // lanes
@@ -61,11 +63,12 @@ def cuts(p: Problem, lanes: int, machine: X86, threads: int) -> Iterator[tuple[f
         seen = min((p.keys + keys) / (2 * p.keys), 1.0) if p.causal and p.queries >= p.keys else 1.0
         for rows in range(1, min(p.queries, 14) + 1):
             fits = [t for t in tiles(rows, MAX_VECTORS * lanes, lanes, machine.registers) if t.rows == rows]
-            score, score_vectors = min((ceil_div(vectors, t.vectors) * (p.size * pace(t, p.size) + TILE_START), t.vectors)
+            score, score_vectors = min((ceil_div(vectors, t.vectors) * (p.size * pace(t, p.size) + costs.tile_start), t.vectors)
                                        for t in fits if t.vectors <= vectors)
-            value, value_vectors = min((p.vectors // t.vectors * (keys * pace(t, keys) + TILE_START), t.vectors)
+            value, value_vectors = min((p.vectors // t.vectors * (keys * pace(t, keys) + costs.tile_start), t.vectors)
                                        for t in fits if p.vectors % t.vectors == 0)
-            softmax = 10 * vectors + 40 + (2 * p.vectors + 30 if blocks > 1 else 0)
+            softmax = costs.exponentials * vectors + costs.softmax_row
+            softmax += costs.rescaled * p.vectors + costs.rescaled_row if blocks > 1 else 0
             row = seen * blocks * ((score + value) / rows + softmax)
             for chunks in range(1, ceil_div(p.queries, rows) + 1):
                 queries = ceil_div(ceil_div(p.queries, chunks), rows) * rows
@@ -96,8 +99,8 @@ class Shape:
         return self.heads // self.shared
 
     @property
-    def operations(self) -> int:
-        return 2 * self.batch * self.heads * self.queries * self.keys * (self.size + self.width)
+    def multiply_adds(self) -> int:
+        return self.batch * self.heads * self.queries * self.keys * (self.size + self.width)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ class Operands(Blocked):
     """One attention op with the movement ops around it."""
 
     def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
-        super().__init__(op, inner, sources, name, style, machine.registers)
+        super().__init__(op, inner, sources, name, style, machine)
         q, k, v = (inner.operand(n) for n in ("q", "k", "v"))
         assert q is not None and k is not None and v is not None
-        self.q, self.k, self.v, self.mask, self.machine = q, k, v, inner.operand("mask"), machine
+        self.q, self.k, self.v, self.mask = q, k, v, inner.operand("mask")
         batch, heads, queries, size = q.static_shape
         _, shared, keys, width = v.static_shape
         self.shape = Shape(batch, heads, shared, queries, keys, size, width, inner.attrs["causal"])

@@ -56,7 +56,7 @@ class Memory:
             sizes["sums"] = choice.rows * choice.padded
         if operands.narrow:
             sizes["queries"] = choice.rows * size
-        strides = {n: apart(max(size, 1), d) for n, size in sizes.items()}
+        strides = {n: apart(max(size, 1), d, operands.costs) for n, size in sizes.items()}
         return Memory({n: Buffer(n, d, (workers * size,)) for n, size in strides.items()}, strides)
 
 

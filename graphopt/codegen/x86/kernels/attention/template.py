@@ -39,7 +39,7 @@ def build(of: Operands) -> Lowered:
     memory = Memory.of(of, choice, min(of.style.threads, choice.tasks))
     of.scratch += memory.buffers.values()
     task = lambda worker, t: Task(of, choice, memory, worker, t).code()
-    return of.finish(of.spread(choice.tasks, shape.operations // 16, task))
+    return of.finish(of.spread(choice.tasks, of.effort(shape.multiply_adds), task))
 
 
 __all__ = ["attention_of", "build", "template"]

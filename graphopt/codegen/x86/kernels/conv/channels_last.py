@@ -21,18 +21,13 @@ from graphopt.codegen.kernel.loops import Let, Prefetch, Stmt, seq, store
 from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, position, zero_around
 from graphopt.codegen.lower.schedule import Output, Style, iteration, schedule
 from graphopt.codegen.lower.tuning import best_of
+from graphopt.codegen.x86.costs import costs_of
 from graphopt.codegen.x86.kernels.tile import Blocked, Tile
 from graphopt.ir.dims import ceil_div
 from graphopt.ir.fused import outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType, channels_last, lies_channels_last
 from graphopt.targets.x86 import X86
-
-LOAD = 0.15  # cycles that a load costs beside the multiply-adds that hide it
-WEIGHTS = 1.0  # cycles that a vector of weights from L2 costs beside that
-FEW_TILES = 8  # that share a panel of weights in L1
-STEPS_AHEAD = 16  # of the reduction by which weights are prefetched: some 200 cycles
-FAR_TILES = 32  # tiles that share a panel of weights, up to which the next panel is prefetched meanwhile
 
 
 @dataclass(frozen=True)
@@ -100,6 +95,7 @@ def choose_box(height: int, width: int, channels: int, lanes: int, machine: X86)
 
 def boxes(height: int, width: int, channels: int, lanes: int, machine: X86) -> Iterator[tuple[float, Box]]:
     """All boxes with those cycles; of the same number, the smallest."""
+    costs = costs_of(machine)
     for vectors in range(1, min(6, -(-channels // lanes)) + 1):
         panels = -(-channels // (vectors * lanes))
         for high in (1, 2, 3, 4):
@@ -110,7 +106,8 @@ def boxes(height: int, width: int, channels: int, lanes: int, machine: X86) -> I
                 if wide > 1 and -(-width // wide) == -(-width // (wide - 1)):
                     continue
                 tiles = -(-height // high) * -(-width // wide)
-                step = max(pixels * vectors / machine.fma, 4) + LOAD * (pixels + vectors) + WEIGHTS * vectors + 0.4
+                step = max(pixels * vectors / machine.fma, costs.latency) + costs.box_load * (pixels + vectors)
+                step += costs.box_weights * vectors + costs.box_step
                 yield tiles * panels * step, Box(high, wide, vectors)
 
 
@@ -128,8 +125,7 @@ class ChannelsLast(Blocked):
     """A convolution whose groups have several output channels."""
 
     def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
-        super().__init__(op, inner, sources, name, style, machine.registers)
-        self.machine = machine
+        super().__init__(op, inner, sources, name, style, machine)
         self.packed: Callable[[Expr, Expr], Expr] | None = None  # where pixels (flat) were packed: an element of one, by channel
 
     def build(self) -> Lowered | None:
@@ -223,7 +219,7 @@ class ChannelsLast(Blocked):
         count = math.prod(deep) * down * across  # tiles of one image
         cut = Cut(count, self.blocks_of(count, panels, depth), panels)
         block = cut.most
-        far = 1 < block <= FAR_TILES and panels * depth * tile.columns * self.dtype.itemsize > self.machine.l2 // 4
+        far = 1 < block <= self.costs.far_tiles and panels * depth * tile.columns * self.dtype.itemsize > self.machine.l2 // 4
         units = self.batch * self.groups * panels * count
 
         def unit(worker: Expr, u: Expr) -> Stmt:
@@ -275,7 +271,8 @@ class ChannelsLast(Blocked):
             def ahead(k: Sequence[Expr]) -> Stmt:
                 step = flat_index(whole(k), self.depths)
                 here = (group * panels + panel) * depth * tile.columns
-                soon = [Prefetch(right, here + (step + STEPS_AHEAD) * tile.columns + v * lanes, 1) for v in range(tile.vectors)]
+                there = here + (step + self.costs.ahead) * tile.columns
+                soon = [Prefetch(right, there + v * lanes, 1) for v in range(tile.vectors)]
                 if not far:
                     return seq(*soon)
                 # While these tiles pass, the panel after this one comes to L2, a share of it with every step.
@@ -285,7 +282,7 @@ class ChannelsLast(Blocked):
 
             return self.stored(tile, depths, source, weight, start, write, hint=ahead)
 
-        return self.spread(units, 2 * self.batch * self.groups * self.outs * math.prod(self.pixels_shape) * depth // 16, unit)
+        return self.spread(units, self.effort(self.batch * self.groups * self.outs * math.prod(self.pixels_shape) * depth), unit)
 
     def rows_inside(self, y0: Expr) -> tuple[Expr, Expr]:
         """How many rows of the window lie in the padding before the image for a tile of pixels from row `y0` on, and how many
@@ -341,7 +338,7 @@ class ChannelsLast(Blocked):
         x = self.channels * self.box.pixels * strides * size  # of a tile
         weights = panels * depth * self.box.vectors * self.lanes * size
         if weights <= l2 // 2:
-            return ceil_div(count, max(1, min(count, FEW_TILES, self.machine.l1 // 2 // max(x, 1))))
+            return ceil_div(count, max(1, min(count, self.costs.few_tiles, self.machine.l1 // 2 // max(x, 1))))
         blocks = ceil_div(count, max(1, min(count, l2 // 4 // max(x, 1))))
         whole = weights + (panels * x * count if x * count > l2 // 2 else x * count)
         parts = x * count + blocks * weights

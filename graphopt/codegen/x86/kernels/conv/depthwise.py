@@ -20,14 +20,14 @@ from graphopt.codegen.kernel.loops import Alloc, For, Stmt, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing
 from graphopt.codegen.lower.tuning import best_of
+from graphopt.codegen.x86.costs import costs_of
 from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast
 from graphopt.ir.fused import outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
+from graphopt.targets.x86 import X86
 
 WRITTEN_OUT = 9  # window positions up to which a box is more than one row high, and all of its code one block
-LATENCY = 4  # cycles of a multiply-add
-TILE = 6.0  # cycles that a tile takes besides: addresses, weights, the loop
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,16 @@ class Strip:
         return self.vectors, self.high
 
 
-def choose_strip(height: int, width: int, channels: int, window: Window, lanes: int, registers: int,
-                 fma: int) -> tuple[float, Strip]:
+def choose_strip(height: int, width: int, channels: int, window: Window, lanes: int, machine: X86) -> tuple[float, Strip]:
     """The strip that takes the fewest cycles for one image of `channels`, and those cycles."""
-    return best_of(strips(height, width, channels, window, lanes, registers, fma))
+    return best_of(strips(height, width, channels, window, lanes, machine))
 
 
-def strips(height: int, width: int, channels: int, window: Window, lanes: int, registers: int, fma: int,
+def strips(height: int, width: int, channels: int, window: Window, lanes: int, machine: X86,
            steps: int = 1) -> Iterator[tuple[float, Strip]]:
     """All strips with those cycles; of the same number, the smallest. `steps`: channels of x that an output reads; where there
     are several, each is brought to its lanes by a shuffle."""
-    taps = math.prod(window.size)
+    taps, costs = math.prod(window.size), costs_of(machine)
     for vectors in (1, 2):
         if vectors > 1 and vectors * lanes > channels:
             continue
@@ -81,7 +80,7 @@ def strips(height: int, width: int, channels: int, window: Window, lanes: int, r
         for high in (1, 2, 3) if taps <= WRITTEN_OUT else (1,):
             for wide in range(1, min(width, 16) + 1):
                 # Accumulators, a row's weights where they fit, and what is loaded.
-                if high > height or high * wide * vectors + min(window.size[1], 3) + 2 > registers:
+                if high > height or high * wide * vectors + min(window.size[1], 3) + 2 > machine.registers:
                     continue
                 if wide > 1 and -(-width // wide) == -(-width // (wide - 1)):
                     continue
@@ -91,8 +90,8 @@ def strips(height: int, width: int, channels: int, window: Window, lanes: int, r
                 loads = (len(rows) * len(columns) + taps) * vectors
                 tiles = -(-height // high) * -(-width // wide) * panels
                 shuffles = len(rows) * len(columns) * vectors if steps > 1 else 0
-                step = max((adds + shuffles) / fma, loads / 2, taps * LATENCY / 2)
-                cycles = tiles * (steps * step + high * wide * vectors + TILE)
+                step = max((adds + shuffles) / machine.fma, loads / costs.loads, taps * costs.latency / 2)
+                cycles = tiles * (steps * step + high * wide * vectors + costs.strip_start)
                 yield cycles, Strip(high, wide, vectors)
 
 
@@ -152,8 +151,7 @@ class Depthwise(ChannelsLast):
     def strips(self, w: Value) -> Stmt:
         taps, lanes, channels = window_of(self.inner), self.lanes, self.channels
         *deep, height, width = (1, 1, *self.pixels_shape)[-max(2, len(self.pixels_shape)):]
-        strip = self.style.pick("strip", strips(
-            height, width, channels, taps, lanes, self.registers, self.machine.fma, self.steps))
+        strip = self.style.pick("strip", strips(height, width, channels, taps, lanes, self.machine, self.steps))
         high, wide, vectors = strip.high, strip.wide, strip.vectors
         columns = vectors * lanes
         down, across, panels = -(-height // high), -(-width // wide), -(-channels // columns)
@@ -191,7 +189,7 @@ class Depthwise(ChannelsLast):
 
         depth = math.prod(self.window) * self.steps
         units = self.batch * math.prod(deep) * down * across * panels
-        return self.spread(units, 2 * self.batch * math.prod(self.pixels_shape) * channels * depth // 16, unit)
+        return self.spread(units, self.effort(self.batch * math.prod(self.pixels_shape) * channels * depth), unit)
 
     def packing(self, w: Value) -> Packing:
         return by_channel(self.dtype, w)

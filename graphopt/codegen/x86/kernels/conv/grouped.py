@@ -26,13 +26,13 @@ from graphopt.codegen.kernel.loops import Alloc, For, Shuffle, Stmt, nest, seq, 
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Packing
 from graphopt.codegen.lower.tuning import best_of
-from graphopt.codegen.x86.kernels.conv.channels_last import FEW_TILES, Cut
-from graphopt.codegen.x86.kernels.conv.depthwise import LATENCY, TILE, Depthwise, is_depthwise, strips, window_of
+from graphopt.codegen.x86.costs import costs_of, lanes_of
+from graphopt.codegen.x86.kernels.conv.channels_last import Cut
+from graphopt.codegen.x86.kernels.conv.depthwise import Depthwise, is_depthwise, strips, window_of
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
 from graphopt.targets.x86 import X86
 
-GATHERED = 0.5  # cycles that a part takes on its way to its output's lane: a shuffle and an addition, beside the next products
 STEPS = 16  # channels of x in a group, up to which the code of a box is written out for each of them
 
 
@@ -51,7 +51,7 @@ def sizes(conv: Op) -> tuple[int, int]:
 
 
 def vector_lanes(conv: Op, machine: X86) -> int:
-    channels, lanes = conv.result.static_shape[1], machine.lanes // max(1, conv.result.dtype.bits // 32)
+    channels, lanes = conv.result.static_shape[1], lanes_of(machine, conv.result.dtype)
     while channels < lanes:
         lanes //= 2
     return lanes
@@ -68,7 +68,7 @@ def cycles(conv: Op, machine: X86) -> float:
     if outs == steps:
         return best_of(patches(height, width, channels, math.prod(w.static_shape[2:]), steps, lanes, machine))[0] \
             * math.prod(deep) * batch
-    found = best_of(strips(height, width, channels, window_of(conv), lanes, machine.registers, machine.fma, steps))
+    found = best_of(strips(height, width, channels, window_of(conv), lanes, machine, steps))
     return found[0] * math.prod(deep) * math.prod(w.static_shape[2:-2]) * batch
 
 
@@ -92,7 +92,7 @@ class Patch:
 def patches(height: int, width: int, channels: int, taps: int, steps: int, lanes: int,
             machine: X86) -> Iterator[tuple[float, Patch]]:
     """All patches with the cycles that one image of `channels` takes."""
-    panels = -(-channels // lanes)
+    panels, costs = -(-channels // lanes), costs_of(machine)
     for pixels in range(1, machine.registers // steps + 1):
         if pixels * (steps + 1) + 1 > machine.registers and pixels > 1:
             break
@@ -100,8 +100,8 @@ def patches(height: int, width: int, channels: int, taps: int, steps: int, lanes
             if high > height or wide > width:
                 continue
             tiles = -(-height // high) * -(-width // wide) * panels
-            step = max(steps * pixels / machine.fma, (steps + pixels) / 2, LATENCY)
-            yield tiles * (taps * step + GATHERED * pixels * (steps - 1) + TILE), Patch(high, wide)
+            step = max(steps * pixels / machine.fma, (steps + pixels) / costs.loads, costs.latency)
+            yield tiles * (taps * step + costs.gathered * pixels * (steps - 1) + costs.strip_start), Patch(high, wide)
 
 
 class Grouped(Depthwise):
@@ -129,7 +129,7 @@ class Grouped(Depthwise):
         starts = [min(p * lanes, channels - lanes) for p in range(panels)]
         weights = self.pack(w, by_part(self.dtype, w, starts, lanes), self.dtype)
         count = math.prod(deep) * down * across
-        cut = Cut(count, -(-count // FEW_TILES), panels)
+        cut = Cut(count, -(-count // self.costs.few_tiles), panels)
         size = pixels * steps
 
         def unit(_: Expr, u: Expr) -> Stmt:
@@ -200,7 +200,7 @@ class Grouped(Depthwise):
             return Alloc(acc, Alloc(held, seq(sums, Alloc(block, seq(*spill, drain)))))
 
         return self.spread(self.batch * panels * count,
-                           2 * self.batch * math.prod(self.pixels_shape) * channels * taps * steps // 16, unit)
+                           self.effort(self.batch * math.prod(self.pixels_shape) * channels * taps * steps), unit)
 
     def packing(self, w: Value) -> Packing:
         return by_step(self.dtype, w)

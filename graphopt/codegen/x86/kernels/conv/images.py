@@ -17,6 +17,7 @@ from graphopt.codegen.x86.kernels.conv.problem import Problem
 from graphopt.codegen.x86.kernels.tile import Blocked, Tile
 from graphopt.ir.graph import Op
 from graphopt.ir.types import DType
+from graphopt.targets.x86 import X86
 
 Pixels = Callable[[Expr, Expr, Sequence[Expr]], Expr]  # of (batch, channel, position) in the padded image
 
@@ -24,8 +25,8 @@ Pixels = Callable[[Expr, Expr, Sequence[Expr]], Expr]  # of (batch, channel, pos
 class RowMajor(Blocked):
     """A problem with its operands."""
 
-    def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, registers: int) -> None:
-        super().__init__(op, inner, sources, name, style, registers)
+    def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
+        super().__init__(op, inner, sources, name, style, machine)
         x, w, bias = (*inner.operands, None)[:3]
         assert x is not None and w is not None
         self.x, self.w, self.bias = x, w, bias

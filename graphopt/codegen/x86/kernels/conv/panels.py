@@ -16,8 +16,6 @@ from graphopt.codegen.x86.kernels.conv.images import Pixels, RowMajor, weight_at
 from graphopt.codegen.x86.kernels.conv.problem import Problem
 from graphopt.codegen.x86.kernels.tile import Tile, bounded, column_of, panel_starts, result_tiles
 
-PANEL_BYTES = 1 << 18  # of a packed panel: a quarter of the L2 cache
-
 Rows = Callable[[Callable[[Expr], Stmt]], Stmt]  # a loop over tiles of rows: all, or a worker's
 
 
@@ -38,15 +36,15 @@ class Choice:
 
 def choose(conv: RowMajor) -> Choice:
     """The tile by its model or as is wanted; threads share panels where there are enough of them."""
-    p, style = conv.problem, conv.style
-    tile: Tile = style.pick("tile", result_tiles(p.outs, p.pixels, conv.lanes, conv.registers))
+    p, style, costs = conv.problem, conv.style, conv.costs
+    tile: Tile = style.pick("tile", result_tiles(p.outs, p.pixels, conv.lanes, conv.machine))
     tile = Tile(tile.rows, min(tile.vectors, -(-p.pixels // conv.lanes)), conv.lanes)
     row_tiles, panels = -(-p.outs // tile.rows), len(panel_starts(p.pixels, tile))
-    workers = min(style.threads, p.images * panels * row_tiles) if p.operations // 16 >= style.parallel_work else 1
+    workers = min(style.threads, p.images * panels * row_tiles) if conv.effort(p.multiply_adds) >= style.parallel_work else 1
     by_rows = p.images * panels < workers or bool(p.images * panels < 4 * workers and p.images * panels % workers)
     in_place = p.reads_in_place and p.pixels >= conv.lanes
     row = tile.columns * conv.dtype.itemsize
-    blocks = 1 if in_place or p.depth * row <= PANEL_BYTES else -(-p.depth // max(1, PANEL_BYTES // row))
+    blocks = 1 if in_place or p.depth * row <= costs.panel_bytes else -(-p.depth // max(1, costs.panel_bytes // row))
     return Choice(tile, row_tiles, panels, workers, by_rows, -(-p.depth // blocks), blocks, in_place)
 
 
@@ -79,7 +77,7 @@ class Panels:
                              loop(tasks, lambda t: self.task(worker, t, some), Scope.SERIAL, "task"), Scope.PARALLEL)
         else:
             every: Rows = lambda f: loop(c.row_tiles, f, Scope.SERIAL, "m")
-            body = self.conv.spread(tasks, p.operations // 16, lambda worker, t: self.task(worker, t, every))
+            body = self.conv.spread(tasks, self.conv.effort(p.multiply_adds), lambda worker, t: self.task(worker, t, every))
         return self.conv.finish(seq(self.pad, body))
 
     def task(self, worker: Expr, t: Expr, rows: Rows) -> Stmt:

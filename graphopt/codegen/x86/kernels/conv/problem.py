@@ -56,8 +56,8 @@ class Problem:
         return self.batch * self.groups
 
     @property
-    def operations(self) -> int:
-        return 2 * self.images * self.outs * self.pixels * self.depth
+    def multiply_adds(self) -> int:
+        return self.images * self.outs * self.pixels * self.depth
 
     @property
     def span(self) -> int:

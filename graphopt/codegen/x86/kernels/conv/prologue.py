@@ -91,13 +91,13 @@ class Prologue(ChannelsLast):
 
     def spread(self, units: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
         """Blocks in contiguous ranges over the threads; in each, pack, then all panels, then all tiles."""
-        pixels, lane_pitch = math.prod(self.pixels_shape), 64 // self.dtype.itemsize
+        pixels, lane_pitch = math.prod(self.pixels_shape), self.costs.line // self.dtype.itemsize
         cut = self.cut
         blocks = cut.blocks
         total = self.batch * blocks
         rows = min(cut.most * self.box.pixels, pixels)
         pitch = (-(-self.channels // lane_pitch) | 1) * lane_pitch  # an odd number of cache lines
-        own, room = shares(total, effort, self.style), apart(rows * pitch, self.dtype)
+        own, room = shares(total, effort, self.style), apart(rows * pitch, self.dtype, self.costs)
         packed = Buffer("packed", self.dtype, (own.workers * room,))
         self.scratch.append(packed)
 

@@ -16,14 +16,15 @@ from graphopt.codegen.x86.kernels.conv.images import RowMajor
 from graphopt.codegen.x86.kernels.conv.panels import Panels
 from graphopt.codegen.x86.kernels.conv.sliding import Sliding
 from graphopt.ir.graph import Op
+from graphopt.targets.x86 import X86
 
 LEAST_PRODUCTS = 16  # of all output channels of a group together, from which blocking pays
 
 
-def row_major(op: Op, inner: Op, sources: Sources, name: str, style: Style, registers: int) -> Lowered | None:
+def row_major(op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> Lowered | None:
     """The kernel of a convolution, alone or fused; None where padding is cut away, or where there is less than a vector of
     pixels and weights that change."""
-    conv = RowMajor(op, inner, sources, name, style, registers)
+    conv = RowMajor(op, inner, sources, name, style, machine)
     p = conv.problem
     if any(n < 0 for n in (*p.before, *p.after)):
         return None

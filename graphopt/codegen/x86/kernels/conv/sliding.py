@@ -21,7 +21,7 @@ class Sliding:
     def __init__(self, conv: RowMajor) -> None:
         self.conv, self.problem = conv, conv.problem
         p = self.problem
-        self.tile: Tile = conv.style.pick("tile", result_tiles(p.outs, p.span, conv.lanes, conv.registers))
+        self.tile: Tile = conv.style.pick("tile", result_tiles(p.outs, p.span, conv.lanes, conv.machine))
         self.row_tiles, self.panels = -(-p.outs // self.tile.rows), -(-p.span // self.tile.columns)
         self.left = conv.pack_left(self.tile.rows)
         self.pad, self.source = conv.image(self.tile.columns)
@@ -29,7 +29,8 @@ class Sliding:
     def build(self) -> Lowered:
         p = self.problem
         tasks = p.images * self.panels * self.row_tiles
-        return self.conv.finish(seq(self.pad, self.conv.spread(tasks, p.operations // 16, lambda worker, t: self.task(t))))
+        effort = self.conv.effort(p.multiply_adds)
+        return self.conv.finish(seq(self.pad, self.conv.spread(tasks, effort, lambda worker, t: self.task(t))))
 
     def task(self, t: Expr) -> Stmt:
         """One tile: rows of output channels, columns of the padded plane."""

@@ -17,11 +17,12 @@ from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.kernel.loops import For, If, Let, Stmt, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.kernels import Lowered, Sources
-from graphopt.codegen.lower.registry import Inliner
+from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.lower.tuning import best_of
+from graphopt.codegen.x86.costs import costs_of, lanes_of
 from graphopt.codegen.x86.kernels.conv import depthwise
-from graphopt.codegen.x86.kernels.conv.channels_last import LOAD, ChannelsLast, choose_box, covers, first_channels, pack_panels
+from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast, choose_box, covers, first_channels, pack_panels
 from graphopt.codegen.x86.kernels.conv.depthwise import Depthwise, Window, by_channel, choose_strip, is_depthwise, window_of
 from graphopt.codegen.x86.kernels.shares import shares
 from graphopt.codegen.x86.kernels.tile import Tile, apart
@@ -29,12 +30,6 @@ from graphopt.ir.fused import held, only, outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import TensorType, lies_channels_last
 from graphopt.targets.x86 import X86
-
-OUTER = 0.4  # cycles a byte that one kernel writes and another reads, where it does not stay in L2
-INNER = 0.05  # the same where it does
-SPILLED = 5.0  # cycles a vector of rows that do not stay in L1
-BOX = 16.0  # cycles a tile of the first convolution takes besides: addresses, the loop, its first products' latency
-STEP = 60.0  # the same of a step of rows: its place in the image by divisions
 
 
 @dataclass(frozen=True)
@@ -63,36 +58,39 @@ def plans(first: Op, second: Op, machine: X86) -> Iterator[tuple[float, Plan]]:
     _, channels, height, width = first.result.static_shape
     out_height, out_width = second.result.static_shape[2:]
     taps, depth, channels_in = window_of(second), math.prod(w.static_shape[1:]), w.static_shape[1]
-    lanes = machine.lanes
+    costs, size_of = costs_of(machine), computed(first.result.dtype).itemsize
+    lanes = lanes_of(machine, first.result.dtype)
     while channels < lanes:
         lanes //= 2
     reach, step = taps.reach(0, 1), taps.stride[0]
     for vectors in range(1, min(6, channels // lanes) + 1):
         panels = -(-channels // (vectors * lanes))
         panel, wide = _widest(width, vectors, machine)
-        strip, _ = choose_strip(1, out_width, vectors * lanes, taps, lanes, machine.registers, machine.fma)
+        strip, _ = choose_strip(1, out_width, vectors * lanes, taps, lanes, machine)
         for rows in (1, 2, 4, 7, 8, 14, 16):
             if rows > out_height and rows > 1:
                 continue
-            size = 4 * taps.reach(1, out_width) * vectors * lanes
+            size = size_of * taps.reach(1, out_width) * vectors * lanes
             held = size * ((rows - 1) * step + reach)
             # With these: the panel's weights of both, and the row of each image that is read and written.
-            near = held + 4 * (vectors * lanes * (depth + math.prod(taps.size) + out_width) + width * channels_in)
+            near = held + size_of * (vectors * lanes * (depth + math.prod(taps.size) + out_width) + width * channels_in)
             vector_rows = out_width * taps.stride[1] * vectors
-            cycles = (panel * depth + BOX * -(-width // wide)) * height + strip * out_height
-            cycles += STEP * -(-out_height // rows)
+            cycles = (panel * depth + costs.box_start * -(-width // wide)) * height + strip * out_height
+            cycles += costs.row_step * -(-out_height // rows)
             if near > machine.l1 * 7 // 8:
-                cycles += SPILLED * vector_rows * height
+                cycles += costs.spilled * vector_rows * height
             yield cycles * panels, Plan(rows, vectors, wide)
 
 
 def _widest(width: int, vectors: int, machine: X86) -> tuple[float, int]:
     """Pixels of the best box within one row, and cycles for the row and a step of the reduction, weights being in L1."""
     best: tuple[float, int] | None = None
+    costs = costs_of(machine)
     for wide in range(1, min(width, 28) + 1):
         if wide > 1 and wide * vectors + vectors + 1 > machine.registers:
             break
-        cycles = -(-width // wide) * (max(wide * vectors / machine.fma, 4) + LOAD * (wide + vectors) + 0.4)
+        step = max(wide * vectors / machine.fma, costs.latency) + costs.box_load * (wide + vectors) + costs.box_step
+        cycles = -(-width // wide) * step
         if best is None or cycles < best[0] * (1 - 1e-9):
             best = (cycles, wide)
     assert best is not None
@@ -130,13 +128,14 @@ def pays(first: Op, second: Op, machine: X86) -> str | None:
             or not covers(first, a) or not depthwise.covers(second, b):
         return None
     _, _, height, width = a.result.static_shape
-    lanes = min(machine.lanes, 1 << outs.bit_length() - 1)
+    lanes = min(lanes_of(machine, a.result.dtype), 1 << outs.bit_length() - 1)
     own, _ = choose_box(1, height * width, outs, lanes, machine)
     out_height, out_width = b.result.static_shape[2:]
-    strips, _ = choose_strip(out_height, out_width, outs, window_of(b), lanes, machine.registers, machine.fma)
+    strips, _ = choose_strip(out_height, out_width, outs, window_of(b), lanes, machine)
     nbytes = math.prod(a.result.static_shape[1:]) * a.result.dtype.itemsize
     apart = own * math.prod(w.static_shape[1:]) + strips
-    between = nbytes * (OUTER if nbytes > machine.l2 // 2 else INNER)
+    costs = costs_of(machine)
+    between = nbytes * (costs.outer if nbytes > machine.l2 // 2 else costs.inner)
     together, _ = choose_plan(a, b, machine)
     if together >= apart + between:
         return None
@@ -234,8 +233,8 @@ class Streamed(Depthwise):
         pitch = wide * columns
         steps = -(-out_height // plan.rows)
         units = self.batch * first.panels * steps
-        effort = 2 * self.batch * math.prod(first.pixels_shape) * first.outs * first.depth // 16
-        own, room = shares(units, effort, self.style), apart(slots * pitch, self.dtype)
+        effort = self.effort(self.batch * math.prod(first.pixels_shape) * first.outs * first.depth)
+        own, room = shares(units, effort, self.style), apart(slots * pitch, self.dtype, self.costs)
         held = Buffer("rows", self.dtype, (own.workers * room,))
         self.scratch.append(held)
         base = own.worker * room
@@ -280,7 +279,7 @@ class Streamed(Depthwise):
                 pitch: int, slots: int) -> Stmt:
         """One row of the result from the rows that are there, each in its slot of the ring."""
         lanes, columns, width = self.lanes, plan.vectors * self.lanes, self.pixels_shape[1]
-        _, strip = choose_strip(1, width, columns, taps, lanes, self.registers, self.machine.fma)
+        _, strip = choose_strip(1, width, columns, taps, lanes, self.machine)
         c0 = minimum(panel * columns, self.channels - columns)
         top = Var("top", INDEX, 0, slots - 1)
         reach = taps.reach(0, 1)

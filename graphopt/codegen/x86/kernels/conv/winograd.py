@@ -27,11 +27,10 @@ from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, ExprLike, V
 from graphopt.codegen.kernel.loops import Alloc, For, If, Let, Prefetch, Stmt, loop, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing
-from graphopt.codegen.x86.kernels.conv.channels_last import STEPS_AHEAD, ChannelsLast, first_channels
+from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast, first_channels
 from graphopt.codegen.x86.kernels.conv.winograd_plan import Plan, Transform, algorithms
 from graphopt.codegen.x86.kernels.tile import Tile
 from graphopt.ir.dims import ceil_div
-from graphopt.targets.base import LINE
 
 
 class Winograd(ChannelsLast):
@@ -61,7 +60,7 @@ class Winograd(ChannelsLast):
         self.right = self.pack(w, _pack(self.transform, self.groups, self.outs, self.channels, starts, tile), self.dtype)
         # Scratch lies [vector of channels][n*n][image tile][lane]: what a transform touches shares few pages, and an odd
         # number of cache lines between the n*n keeps them in different sets of L1.
-        line = LINE // self.dtype.itemsize
+        line = self.costs.line // self.dtype.itemsize
         self.spacing = (-(-plan.block * self.lanes // line) | 1) * line
         self.chunk = n * n * self.spacing
         self.chunks = -(-self.channels // self.lanes)
@@ -199,7 +198,7 @@ class Winograd(ChannelsLast):
             def ahead(k: Sequence[Expr]) -> Stmt:
                 """This matrix's weights come to L1 a little before they are used, a share of the next one's to L2."""
                 at = k[0] * lanes + k[1]
-                soon = here + (at + STEPS_AHEAD) * tile.columns
+                soon = here + (at + self.costs.ahead) * tile.columns
                 share = -(-tile.columns // count)
                 later = here + depth * tile.columns + (r * depth + at) * share
                 near = [Prefetch(self.right, soon + v * lanes, 1) for v in range(tile.vectors)]

@@ -14,12 +14,12 @@ from functools import cache
 import numpy as np
 
 from graphopt.codegen.lower.tuning import best_of
-from graphopt.codegen.x86.kernels.blocking import BYTES_FROM_L2, BYTES_FROM_L3, EXPOSED, LINE_FROM_L2, TILE_START, step, tiles
+from graphopt.codegen.x86.costs import Costs, costs_of
+from graphopt.codegen.x86.kernels.blocking import step, tiles
 from graphopt.codegen.x86.kernels.conv.channels_last import choose_box, covers
 from graphopt.codegen.x86.kernels.tile import Tile
 from graphopt.ir.graph import Op
 from graphopt.ir.types import F32
-from graphopt.targets.base import LINE
 from graphopt.targets.x86 import X86
 
 # Points +-p of the polynomials, besides 0 and infinity. +-5/8 and +-3/2 have half the error of +-1 and +-2, and all
@@ -72,6 +72,7 @@ class Conv:
     outs: int
     groups: int = 1
     dilation: tuple[int, int] = (1, 1)
+    itemsize: int = 4
 
     @property
     def phases(self) -> int:
@@ -139,53 +140,47 @@ def _plans(c: Conv, m: int, grid: tuple[int, int], lanes: int, machine: X86) -> 
     for tile in tiles(count, c.outs, lanes, machine.registers):
         share, used = -(-count // grid[0]), (grid[0], min(grid[1], -(-c.outs // tile.columns)))
         # Transformed inputs and products of a block stay in half of L2.
-        fit = machine.l2 // 2 // (4 * squares * (c.channels + tile.columns))
+        fit = machine.l2 // 2 // (c.itemsize * squares * (c.channels + tile.columns))
         for blocks in sorted({-(-share // max(fit, tile.rows)), -(-share // max(fit // 2, tile.rows))}):
             block = -(-count // (grid[0] * blocks))
             if tile.rows <= block:
                 yield Plan(m, tile, used, blocks, block)
 
 
-# Cycles of transforming a vector of channels of one tile (measured): more than instructions, lines that go to L2 and back.
-INPUT = {2: 110.0, 4: 250.0}
-OUTPUT = {2: 80.0, 4: 180.0}
-# A network's weights are not in a cache when their layer's turn comes: what memory gives all cores together (measured:
-# 13.5 GB/s while they compute).
-BYTES_FROM_MEMORY = 3.6
-
-
 def cost(c: Conv, plan: Plan, machine: X86) -> float:
     """Cycles of the thread that has most to do. All threads take the groups one after the other."""
-    tile, squares = plan.tile, (plan.m + 2) ** 2
+    costs, tile, squares, size = costs_of(machine), plan.tile, (plan.m + 2) ** 2, c.itemsize
     panels = math.ceil(math.ceil(c.outs / tile.columns) / plan.grid[1])
     rows = plan.blocks * plan.block
     row_tiles = -(-plan.block // tile.rows)
     lanes = tile.lanes
-    pace, lines = step(tile, machine, False), c.channels * tile.columns * 4 / LINE
-    if lines * LINE > machine.l1 // 2:  # every row tile has the panel from L2, else one and the others from L1
-        pace = max(pace, tile.columns * 4 / BYTES_FROM_L2)
-    product = row_tiles * (c.channels * pace + TILE_START) + lines * LINE_FROM_L2
-    product += plan.block * c.channels * 4 / LINE * LINE_FROM_L2
+    pace, lines = step(tile, machine, False), c.channels * tile.columns * size / costs.line
+    if lines * costs.line > machine.l1 // 2:  # every row tile has the panel from L2, else one and the others from L1
+        pace = max(pace, tile.columns * size / costs.bytes_from_l2)
+    product = row_tiles * (c.channels * pace + costs.tile_start) + lines * costs.line_from_l2
+    product += plan.block * c.channels * size / costs.line * costs.line_from_l2
     multiply = plan.blocks * panels * squares * product
-    transforms = rows * (-(-c.channels // lanes) * INPUT[plan.m] + panels * tile.vectors * OUTPUT[plan.m])
-    weights = squares * c.channels * c.outs * 4
-    again = panels * squares * c.channels * tile.columns * 4  # of a thread, for each block where they do not stay
-    resident = again + 4 * squares * plan.block * (c.channels + tile.columns) <= machine.l2 * 3 // 4
+    there, back = {2: (costs.transformed_2, costs.restored_2), 4: (costs.transformed_4, costs.restored_4)}[plan.m]
+    transforms = rows * (-(-c.channels // lanes) * there + panels * tile.vectors * back)
+    weights = squares * c.channels * c.outs * size
+    again = panels * squares * c.channels * tile.columns * size  # of a thread, for each block where they do not stay
+    resident = again + size * squares * plan.block * (c.channels + tile.columns) <= machine.l2 * 3 // 4
     again = 0 if resident else (plan.blocks - 1) * again
-    return c.groups * (_beside(multiply, weights / BYTES_FROM_MEMORY + again / BYTES_FROM_L3) + transforms)
+    return c.groups * (_beside(multiply, weights / costs.bytes_from_memory + again / costs.bytes_from_l3, costs) + transforms)
 
 
-def _beside(compute: float, stream: float) -> float:
+def _beside(compute: float, stream: float, costs: Costs) -> float:
     """Cycles of computing while weights come from further out: most of the shorter is hidden behind the longer."""
-    return max(compute, stream) + EXPOSED * min(compute, stream)
+    return max(compute, stream) + costs.exposed * min(compute, stream)
 
 
 def direct_cost(c: Conv, lanes: int, machine: X86, threads: int) -> float:
     """The same of direct convolution."""
+    costs = costs_of(machine)
     cycles, _ = choose_box(c.height, c.width, c.outs, lanes, machine)
     rows = 1 + 2 * max(c.height - c.dilation[0], 0) / c.height  # of a window, on the average, that lie inside of the image
     multiply = c.batch * cycles * 3 * rows * c.channels / threads
-    return c.groups * _beside(multiply, 9 * c.channels * c.outs * 4 / BYTES_FROM_MEMORY)
+    return c.groups * _beside(multiply, 9 * c.channels * c.outs * c.itemsize / costs.bytes_from_memory, costs)
 
 
 def plan_for(op: Op, conv: Op, machine: X86) -> tuple[float, Plan] | None:
@@ -218,7 +213,7 @@ def _problem(op: Op, conv: Op, machine: X86) -> tuple[Conv, int] | None:
     if {*a["stride"]} != {1} or any(p > d for p, d in zip(a["pad"], (*a["dilation"], *a["dilation"]))):
         return None
     batch, outs, height, width = conv.result.static_shape
-    c = Conv(batch, height, width, w.static_shape[1], outs // a["groups"], a["groups"], tuple(a["dilation"]))
+    c = Conv(batch, height, width, w.static_shape[1], outs // a["groups"], a["groups"], tuple(a["dilation"]), x.dtype.itemsize)
     lanes = machine.lanes
     while lanes > min(c.outs, c.channels):
         lanes //= 2

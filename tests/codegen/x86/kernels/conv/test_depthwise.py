@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from graphopt.codegen.x86.kernels.conv.depthwise import Window, choose_strip
 from graphopt.ir import Value
+from graphopt.targets.x86 import X86
 from tests.codegen.lower.lowering import random
 from tests.codegen.x86.compiling import Batch
 
@@ -57,13 +58,14 @@ def to_last(batch: Batch, y: Value) -> Value:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 100), st.sampled_from([1, 3, 5, 7]), st.sampled_from([1, 2]),
-       st.sampled_from([1, 2]), st.sampled_from([(16, 32), (8, 16), (4, 16)]))
+       st.sampled_from([1, 2]), st.sampled_from(["avx512f", "avx2", "sse2"]))
 def test_strips_fit_the_registers(height: int, width: int, channels: int, window: int, stride: int, dilation: int,
-                                  machine: tuple[int, int]) -> None:
+                                  feature: str) -> None:
+    machine = X86("x86", "x86:a", "a", frozenset((feature,)))
     taps = Window((window,) * 2, (stride,) * 2, (dilation,) * 2)
-    _, strip = choose_strip(height, width, channels, taps, *machine, 2)
+    _, strip = choose_strip(height, width, channels, taps, machine.lanes, machine)
     assert strip.high <= height and strip.wide <= width
-    assert strip.high * strip.wide * strip.vectors < machine[1]
+    assert strip.high * strip.wide * strip.vectors < machine.registers
 
 
 @pytest.mark.parametrize("target", TARGETS)

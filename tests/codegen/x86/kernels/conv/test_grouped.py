@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphopt
-from graphopt.codegen.x86 import layouts
+from graphopt.codegen.x86 import costs
 from tests.codegen.x86.compiling import Batch
 from tests.codegen.x86.kernels.test_contraction import TARGETS, conv, of
 
@@ -17,8 +19,8 @@ from tests.codegen.x86.kernels.test_contraction import TARGETS, conv, of
 @pytest.fixture(autouse=True)
 def always_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row-major convolutions cost so much here that the layout pass takes channels last wherever there is a kernel."""
-    monkeypatch.setattr(layouts, "PLANAR", 1e-9)
-    monkeypatch.setattr(layouts, "DEPTHWISE", 1e-9)
+    none = {"planar": 1e-9, "planar_depthwise": 1e-9}
+    monkeypatch.setattr(costs, "FAMILIES", {name: replace(c, **none) for name, c in costs.FAMILIES.items()})
 
 
 @pytest.mark.parametrize("target", TARGETS)

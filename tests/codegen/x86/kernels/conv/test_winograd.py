@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphopt
-from graphopt.codegen.x86 import layouts
+from graphopt.codegen.x86 import costs
 from graphopt.codegen.x86.kernels.conv import winograd_plan
 from graphopt.codegen.x86.kernels.conv.winograd_plan import POINTS, Conv, Plan, Transform, choose, tiles_of
 from graphopt.codegen.x86.kernels.tile import Tile
@@ -31,7 +32,8 @@ def force(monkeypatch: pytest.MonkeyPatch, plan: Callable[[Conv, int], Plan | No
     """Winograd wherever it is possible, by `plan(convolution, lanes)` or the cheapest one. No code from the cache."""
     monkeypatch.setenv("GRAPHOPT_CACHE", "0")
     monkeypatch.setattr(winograd_plan, "direct_cost", lambda *_: float("inf"))
-    monkeypatch.setattr(layouts, "PLANAR", 1e-9)  # channels last whatever the size
+    # channels last whatever the size
+    monkeypatch.setattr(costs, "FAMILIES", {name: replace(c, planar=1e-9) for name, c in costs.FAMILIES.items()})
     if plan is not None:
         def chosen(c: Conv, lanes: int, *_: object) -> tuple[float, Plan] | None:
             found = plan(c, lanes)
