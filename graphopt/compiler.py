@@ -35,7 +35,7 @@ def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x
     - `threads`: how many a call may use (default: this process's cores).
     - `max_specialisations`: how many programs are kept of a model with symbolic dims, which is compiled for each concrete
       shape when it first occurs.
-    - `validate`: check every pass with the reference evaluator.
+    - `validate`: check every pass with the reference evaluator, and verify every kernel.
     - `tune`: `"fast"` or `"full"` measures candidates for the parameters of kernels on this machine (seconds, or minutes) and
       records the best; later compilations take what is recorded.
     - `tuning`: the file of records, in place of GRAPHOPT_TUNING or the one in the cache; `tune` writes it.

@@ -39,6 +39,8 @@ class EmittedModel(Model):
         passes = time.perf_counter()
         with of_ours():
             self._plan = plan(self.graph, backend.style(target), backend.templates(target))
+            if validate:
+                self._plan.verify()
         refuse_host_ops(self._plan, target.name)
         self._interface = interface(self._plan)
         self._seconds = {"passes": passes - start, "plan": time.perf_counter() - passes}

@@ -53,6 +53,8 @@ def compile_static(graph: Graph, target: X86, validate: bool = False, tune: str 
             measure(optimised, target, tune, records)
         tuned = time.perf_counter()
         program = plan_static(optimised, results, target, records, block)
+        if validate:
+            program.verify()
         planned = time.perf_counter()
         code = build(program, target)
     seconds = {"passes": passes - start, **({"tune": tuned - passes} if tune else {}), "plan": planned - tuned,

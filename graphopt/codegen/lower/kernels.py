@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,6 +13,7 @@ import numpy as np
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, as_expr, const, load
 from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.kernel.loops import Kernel, Stmt, seq
+from graphopt.codegen.kernel.verify import verify
 from graphopt.codegen.lower.registry import COMPUTE, CUTS, LOOPS, SCRATCH, Inliner, OpView
 from graphopt.codegen.lower.schedule import Output, Style, iteration, schedule
 from graphopt.errors import CodegenError
@@ -100,7 +102,17 @@ def _region_key(graph: Graph) -> str:
 
 
 def lower(op: Op, name: str, style: Style, templates: Sequence[Template] = ()) -> Lowered:
-    """The kernel for `op`. Raises CodegenError where `why_not(op)` gives a reason."""
+    """The kernel for `op`. Raises CodegenError where `why_not(op)` gives a reason.
+
+    With GRAPHOPT_VERIFY=1 in the environment, as in the tests, every kernel is verified.
+    """
+    lowered = _lower(op, name, style, templates)
+    if os.environ.get("GRAPHOPT_VERIFY") == "1":
+        verify(lowered.kernel)
+    return lowered
+
+
+def _lower(op: Op, name: str, style: Style, templates: Sequence[Template]) -> Lowered:
     for template in templates:
         found = template(op, name, style)
         if found is not None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from graphopt.codegen.kernel.loops import Kernel
+from graphopt.codegen.kernel.verify import verify
 from graphopt.codegen.lower.kernels import Lowered, Packing, Template, inlined, kernel_key, lower
 from graphopt.codegen.lower.registry import why_not
 from graphopt.codegen.lower.schedule import Style
@@ -89,6 +90,11 @@ class Program:
     @property
     def hosts(self) -> list[Host]:
         return [s for s in self.steps if isinstance(s, Host)]
+
+    def verify(self) -> None:
+        """CodegenError where a kernel is not well formed."""
+        for kernel in self.kernels:
+            verify(kernel)
 
     def pack_weights(self, allocate: Callable[[int], np.ndarray]) -> np.ndarray:
         """The block of weights, filled piece by piece so that no second packed copy exists."""
