@@ -25,7 +25,8 @@ class Column:
 
 
 def table(p: Profile, peaks: Peaks | None, sort: str, width: int | None) -> str:
-    """The kernels by time or in order of the call, their sum beside the whole call, and sums by kind and by module.
+    """The kernels by time or in order of the call, their sum beside the whole call, and sums by kind,
+    by what made the kernels, and by module.
 
     `peaks` is None where they are not known: no percentages then. No line is longer than `width`.
     """
@@ -39,7 +40,9 @@ def table(p: Profile, peaks: Peaks | None, sort: str, width: int | None) -> str:
     columns += [Column("kernel", lambda r: r.kernel), Column("computes", lambda r: r.what, True),
                 Column("source", lambda r: ", ".join(r.loc), True)]
     lines = _lines(columns, rows, width)
-    return "\n".join([*lines, "", *_summary(p, peaks), *_sums("kind", p, {r.step: r.kind for r in p.rows}), *_modules(p)]) + "\n"
+    by = {"kind": {r.step: r.kind for r in p.rows}, "made by": {r.step: r.template or "-" for r in p.rows}}
+    sums = [line for title, names in by.items() for line in _sums(title, p, names)]
+    return "\n".join([*lines, "", *_summary(p, peaks), *sums, *_modules(p)]) + "\n"
 
 
 def _lines(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> list[str]:

@@ -45,13 +45,14 @@ def _steps(program: Program, ops: set[Op | None]) -> list[str]:
     """The steps of a program that compute any of these ops."""
     if program is None:
         return []
-    from graphopt.measure.profiling import called, describe, on_evaluator
+    from graphopt.measure.profiling import called, describe, made_by, on_evaluator
 
     lines = []
     for k, step in enumerate(program.steps):
         if _computes(step, ops):
             kernel = getattr(step, "kernel", None)
-            name = f"kernel {kernel.name}" if kernel else "on the reference evaluator" if on_evaluator(step) else called(step)
+            name = f"kernel {kernel.name}, made by {made_by(step)}" if kernel else \
+                "on the reference evaluator" if on_evaluator(step) else called(step)
             slots = [program.slots[r] for r in step.op.results if r in program.slots]
             at = ", ".join(f"{s.space} at byte {s.offset}" if s.space == "arena" else f"{s.space} {s.index}" for s in slots)
             result = f"; result in {at}" if at else ""

@@ -34,13 +34,15 @@ class Row:
     """One step of a call: a kernel, a loop or a branch with all the kernels in it, or an op that the reference evaluator runs
     (`host`). A loop whose number of iterations only running can tell counts no operations, an `if` those of its smaller branch.
 
-    `op` is the op's name, `kind` that of the most expensive sort of op in it, `what` its shapes in words. `seconds` is the
-    median, `low` and `high` the quartiles. `weights` and `activations` are bytes of constants and of other operands and
-    results, each once. `dtype` is what its first operand is of, `loc` are source locations.
+    `template` is what made the kernel ("" for what is none), `op` the op's name, `kind` that of the most expensive sort of op in
+    it, `what` its shapes in words. `seconds` is the median, `low` and `high` the quartiles. `weights` and
+    `activations` are bytes of constants and of other operands and results, each once. `dtype` is what its first operand is of,
+    `loc` are source locations.
     """
 
     step: int
     kernel: str
+    template: str
     op: str
     kind: str
     what: str
@@ -142,7 +144,7 @@ def _row(k: int, step: Any, times: list[float]) -> Row:
     operations = sum(n for o in members(op) if isinstance(n := o.definition.cost(o.view(), [r.type for r in o.results])[0], int))
     weights, activations = moved(op)
     middle = len(times)
-    return Row(k, called(step), op.name, principal(op).name, describe(op),
+    return Row(k, called(step), made_by(step), op.name, principal(op).name, describe(op),
                statistics.median(times), times[middle // 4], times[(3 * middle) // 4], operations, weights, activations,
                _dtype(op), tuple(op.loc), on_evaluator(step))
 
@@ -151,6 +153,12 @@ def called(step: Any) -> str:
     """The name of a step: its kernel's; `loop` or `if`; `host` and the op for one that the reference evaluator runs."""
     kernel = getattr(step, "kernel", None)
     return kernel.name if kernel is not None else f"host {step.op.name}" if on_evaluator(step) else step.op.name
+
+
+def made_by(step: Any) -> str:
+    """What made a step's kernel: the name of a template, or of a way of writing loops; "" where the step is no kernel."""
+    kernel = getattr(step, "kernel", None)
+    return "" if kernel is None else str(kernel.template)
 
 
 def on_evaluator(step: Any) -> bool:
@@ -231,5 +239,5 @@ def _shape(t: Any) -> str:
     return ("x".join(map(str, t.shape)) or "scalar") + (f" {t.layout.order}" if t.layout is not None else "")
 
 
-__all__ = ["Profile", "Row", "called", "contractions", "describe", "members", "moved", "on_evaluator", "principal",
+__all__ = ["Profile", "Row", "called", "contractions", "describe", "made_by", "members", "moved", "on_evaluator", "principal",
            "profile"]

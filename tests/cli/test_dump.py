@@ -158,7 +158,8 @@ def test_why_tells_where_a_value_came_from_and_what_was_decided(dump, net):
 
 def test_why_names_the_kernel_where_shapes_are_known(dump, net):
     _, out, _ = dump(net, "--why", "act", "--shape", "x=2x8")
-    assert "computed by:\n  step 1 of 1, kernel k0_fused: matmul 2x8 * 8x8 -> 2x8, and 1 more; result in output 0" in out
+    assert "computed by:\n  step 1 of 1, kernel k0_fused, made by matmul: matmul 2x8 * 8x8 -> 2x8, and 1 more; "\
+        "result in output 0" in out
     _, out, _ = dump(net, "--why", "act")
     assert "computed by" not in out
 

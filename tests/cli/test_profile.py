@@ -99,8 +99,8 @@ def test_what_cannot_be_profiled_is_refused(net, capsys, argv, says):
 
 
 def made(**changed):
-    row = Row(0, "k0_fused", "fused", "conv", "conv of some kind " * 4, 1e-3, 1e-3, 1e-3, 500_000, 0, 100_000, "f32",
-              ("layer1.conv", "layer1.relu"), False)
+    row = Row(0, "k0_fused", "conv.row_major", "fused", "conv", "conv of some kind " * 4, 1e-3, 1e-3, 1e-3, 500_000, 0,
+              100_000, "f32", ("layer1.conv", "layer1.relu"), False)
     return replace(row, **changed)
 
 

@@ -91,7 +91,7 @@ def test_templates_from_outside_are_asked_first(monkeypatch: pytest.MonkeyPatch)
     asked = []
 
     @x86.template
-    def _(target: object) -> object:
+    def nothing(target: object) -> object:
         return lambda op, name, style: asked.append(op.name)
 
     model = graphopt.compile(parse_graph("graph @g(%x: f32[40, 30]) -> f32[30, 40] {\n"

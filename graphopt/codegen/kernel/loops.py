@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const
 from graphopt.codegen.kernel.spaces import Scope, Space
@@ -90,14 +90,18 @@ class Shuffle(Stmt):
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A function over raw pointers: `params` in order, inputs first, then outputs, then scratch memory."""
+    """A function over raw pointers: `params` in order, inputs first, then outputs, then scratch memory.
+
+    `template` is what made it: a target's template by its name; else `columns`, `tiled` or `generic` for the schedule's ways,
+    `loops` for a loop rule.
+    """
 
     name: str
     params: tuple[Buffer, ...]
     body: Stmt
     inputs: int
     outputs: int
-    notes: dict[str, str] = field(default_factory=dict)
+    template: str = "generic"
 
 
 def loop(extent: ExprLike, body: Callable[[Expr], Stmt], scope: Scope = Scope.SERIAL, name: str = "i") -> Stmt:

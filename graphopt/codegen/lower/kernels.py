@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.kernel.loops import Kernel, Stmt, seq
 from graphopt.codegen.kernel.verify import verify
 from graphopt.codegen.lower.registry import COMPUTE, CUTS, LOOPS, SCRATCH, Inliner, OpView
-from graphopt.codegen.lower.schedule import Output, Style, iteration, schedule
+from graphopt.codegen.lower.schedule import WAYS, Output, Style, iteration, schedule, scheduled
 from graphopt.errors import CodegenError
 from graphopt.ir.fused import ends, kind, outsides
 from graphopt.ir.graph import Graph, Op, Value
@@ -48,10 +47,15 @@ class Lowered:
     scratch: tuple[Buffer, ...] = ()
 
 
-class Template(Protocol):
-    """A hand-shaped kernel. Returns None for ops that it does not cover."""
+Match = Callable[[Op, str, Style], Lowered | None]  # (op, the kernel's name, style)
 
-    def __call__(self, op: Op, name: str, style: Style) -> Lowered | None: ...
+
+@dataclass(frozen=True)
+class Template:
+    """A hand-shaped kernel, and what it is called. `match` returns None for ops that it does not cover."""
+
+    name: str
+    match: Match
 
 
 def inlined(v: Value) -> bool:
@@ -114,9 +118,9 @@ def lower(op: Op, name: str, style: Style, templates: Sequence[Template] = ()) -
 
 def _lower(op: Op, name: str, style: Style, templates: Sequence[Template]) -> Lowered:
     for template in templates:
-        found = template(op, name, style)
+        found = template.match(op, name, style)
         if found is not None:
-            return found
+            return replace(found, kernel=replace(found.kernel, template=template.name))
     if op.name in LOOPS:
         return _imperative(op, name)
     return _computed(op, name, style)
@@ -139,7 +143,7 @@ def _imperative(op: Op, name: str) -> Lowered:
     else:
         body = LOOPS[op.name](view, ins, outs)
     params = (*given.values(), *outs, *scratch)
-    return Lowered(Kernel(name, params, body, len(given), len(outs)), tuple(operands), scratch=scratch)
+    return Lowered(Kernel(name, params, body, len(given), len(outs), "loops"), tuple(operands), scratch=scratch)
 
 
 def position(index: Sequence[ExprLike], t: TensorType) -> Expr:
@@ -232,6 +236,7 @@ def _computed(op: Op, name: str, style: Style) -> Lowered:
         assert isinstance(r.type, TensorType)
         groups.setdefault(replace(r.type, dtype=F32), []).append((b, v))
     nests: list[Stmt] = sources.borders(style)
+    ways = {WAYS[0]}
     for t, members in groups.items():
         shape = t.static_shape
         if 0 in shape:
@@ -241,6 +246,9 @@ def _computed(op: Op, name: str, style: Style) -> Lowered:
             index = [v + first if n != 1 else const(first, INDEX) for v, first, n in zip(vars, start, extent)]
             outputs = [Output(b, inliner.at(v, index)) for b, v in members]
             order = t.storage_axes
-            nests.append(schedule([vars[a] for a in order], [extent[a] for a in order], outputs, style, position(index, t)))
+            way, nest = scheduled([vars[a] for a in order], [extent[a] for a in order], outputs, style, position(index, t))
+            ways.add(way)
+            nests.append(nest)
     params = (*sources.buffers.values(), *sources.outputs)
-    return Lowered(Kernel(name, params, seq(*nests), len(sources.buffers), len(sources.outputs)), tuple(sources.operands))
+    kernel = Kernel(name, params, seq(*nests), len(sources.buffers), len(sources.outputs), max(ways, key=WAYS.index))
+    return Lowered(kernel, tuple(sources.operands))

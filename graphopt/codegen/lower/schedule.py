@@ -37,6 +37,7 @@ from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.columns import columns, judged
 from graphopt.codegen.lower.tuning import Pick, analytic
 
+WAYS = ("generic", "tiled", "columns")  # the plainest first
 STRETCH = 64  # elements that a tile of a transposition stores in a row
 SHORT = 8  # elements of a row for which a tile is too much
 
@@ -76,8 +77,14 @@ def iteration(shape: Sequence[int]) -> tuple[Var, ...]:
 def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output], style: Style,
              place: Expr | None = None) -> Stmt:
     """The loop nest that stores each output at every point of `shape`, at offset `place` (default: row-major)."""
+    return scheduled(vars, shape, outputs, style, place)[1]
+
+
+def scheduled(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output], style: Style,
+              place: Expr | None = None) -> tuple[str, Stmt]:
+    """The same, after the name of the way that it goes: one of WAYS."""
     if math.prod(shape) == 0:
-        return Seq(())
+        return "generic", Seq(())
     used = [(v, n) for v, n in zip(vars, shape) if n != 1]
     ones: dict[Expr, Expr] = {v: const(0, INDEX) for v, n in zip(vars, shape) if n == 1}
     offset = substitute(flat_index(vars, shape) if place is None else place, ones)
@@ -85,17 +92,20 @@ def schedule(vars: Sequence[Var], shape: Sequence[int], outputs: Sequence[Output
     axes, replaced = merge([v for v, _ in used], [n for _, n in used], [*values, offset])
     *values, offset = replaced
     axes = axes or [(Var("i", INDEX, 0, 0), 1)]
+    way = "generic"
     if style.lanes > 1 and not style.bind:
+        before = axes
         axes, (*values, offset) = tiled(axes, [*values, offset], style.line)
+        way = "generic" if axes is before else "tiled"
     stores = [(o.buffer, v) for o, v in zip(outputs, values)]
     down = None if style.bind else judged(axes, values)
     if down is not None:
         lanes = style.lanes // 2 if any(v.dtype.bits == 64 for v in values) else style.lanes
         nest = columns(down, stores, offset, lanes, style.threads, style.parallel_work)
         if nest is not None:
-            return nest
+            return "columns", nest
         axes = [*down.rest, down.inner, *down.along]
-    return _Nest(axes, stores, offset, style).build()
+    return way, _Nest(axes, stores, offset, style).build()
 
 
 def tiled(axes: list[tuple[Var, int]], exprs: list[Expr], line: int) -> tuple[list[tuple[Var, int]], list[Expr]]:
@@ -472,4 +482,4 @@ def _outermost_reduces(values: Sequence[Expr]) -> list[Reduce]:
     return [r for r in found if id(r) not in inner]
 
 
-__all__ = ["Output", "Style", "bounds", "iteration", "schedule", "work"]
+__all__ = ["WAYS", "Output", "Style", "bounds", "iteration", "schedule", "scheduled", "work"]

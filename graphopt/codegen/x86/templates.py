@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graphopt.cache import store
-from graphopt.codegen.lower.kernels import Template
+from graphopt.codegen.lower.kernels import Match, Template
 from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.x86.costs import costs_of
 from graphopt.codegen.x86.kernels import contraction, global_pool, pooling, recurrent, scan, transposing
@@ -13,9 +13,10 @@ from graphopt.codegen.x86.kernels.attention import template as attention
 from graphopt.targets.x86 import X86
 
 TEMPLATED = frozenset(("attention",))
-MAKERS: list[Callable[[X86], Template]] = [attention.template, contraction.template, recurrent.template,
-                                           lambda _: transposing.template, lambda _: scan.template,
-                                           lambda _: pooling.template, global_pool.template]  # first match wins
+MAKERS: list[tuple[str, Callable[[X86], Match]]] = [  # first match wins
+    ("attention", attention.template), *contraction.MAKERS, ("recurrent", recurrent.template),
+    ("transpose", lambda _: transposing.template), ("scan", lambda _: scan.template), ("pool", lambda _: pooling.template),
+    ("global_pool", global_pool.template)]
 
 
 def style_of(target: X86) -> Style:
@@ -27,12 +28,13 @@ def style_of(target: X86) -> Style:
 
 def templates_of(target: X86) -> Sequence[Template]:
     """The target's hand-shaped kernels, first match wins."""
-    return [make(target) for make in MAKERS]
+    return [Template(name, make(target)) for name, make in MAKERS]
 
 
-def template(make: Callable[[X86], Template]) -> Callable[[X86], Template]:
+def template(make: Callable[[X86], Match]) -> Callable[[X86], Match]:
     """Register a template from outside: `make(target)` gives a function of (op, kernel's name, style) that returns a kernel, or
-    None where it has none. It is asked before those that are there; the op needs a lowering rule beside it."""
+    None where it has none. It is asked before those that are there, and its kernels are known by the name of `make`; the op
+    needs a lowering rule beside it."""
     store.extends(make)
-    MAKERS.insert(0, make)
+    MAKERS.insert(0, (make.__name__, make))
     return make

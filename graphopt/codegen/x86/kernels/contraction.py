@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
-from graphopt.codegen.lower.kernels import Lowered, Sources, Template
+from graphopt.codegen.lower.kernels import Lowered, Match, Sources
 from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.x86.costs import costs_of, lanes_of
 from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast
@@ -24,39 +26,62 @@ from graphopt.targets.x86 import X86
 SUPPORTED = ("f32", "f64", "f16", "bf16", "i32", "i64")
 
 
-def template(machine: X86) -> Template:
-    """The template for contractions on that machine."""
+class Contraction(NamedTuple):
+    """A plain or fused op, and the one contraction in it."""
 
+    op: Op
+    inner: Op
+    machine: X86
+
+    @property
+    def computes_image(self) -> bool:
+        """Is it a convolution that computes its image?"""
+        return self.inner.name == "conv" and _computes(self.op, self.inner.operands[0])
+
+    @property
+    def channels_last(self) -> bool:
+        """Is it a convolution, of an image that is there, whose result lies channels last?"""
+        return self.inner.name == "conv" and not self.computes_image and lies_channels_last(self.op.results[0].type)
+
+    @property
+    def row_major(self) -> bool:
+        """Is it a convolution that no layout was chosen for?"""
+        return self.inner.name == "conv" and not any(getattr(v.type, "layout", None) for v in self.op.operands if v is not None) \
+            and not lies_channels_last(self.op.results[0].type)
+
+
+def _maker(takes: Callable[[Contraction], bool], build: Callable[..., Lowered | None]) -> Callable[[X86], Match]:
+    def template(machine: X86) -> Match:
+        def match(op: Op, name: str, style: Style) -> Lowered | None:
+            inner = _contraction_of(op)
+            if inner is None or not takes(Contraction(op, inner, machine)):
+                return None
+            return build(op, inner, Sources(op), name, style, machine)
+
+        return match
+
+    return template
+
+
+def _streamed(machine: X86) -> Match:
     def match(op: Op, name: str, style: Style) -> Lowered | None:
-        if kind(op) == "stream":
-            return Streamed(op, Sources(op), name, style, machine).build()
-        found = _contraction_of(op)
-        if found is None:
-            return None
-        inner, sources = found
-        if inner.name == "matmul":
-            return Matmul(op, inner, sources, name, style, machine).build()
-        if inner.name == "conv" and _computes(op, inner.operands[0]):
-            return Prologue(op, inner, sources, name, style, machine).build()
-        if inner.name == "conv" and _is_channels_last(op) and is_depthwise(inner):
-            return Depthwise(op, inner, sources, name, style, machine).build()
-        if inner.name == "conv" and _is_channels_last(op) and is_grouped(inner, machine):
-            return Grouped(op, inner, sources, name, style, machine).build()
-        if inner.name == "conv" and _is_channels_last(op):
-            return Winograd(op, inner, sources, name, style, machine).build() \
-                or ChannelsLast(op, inner, Sources(op), name, style, machine).build()
-        if inner.name == "conv" and not any(getattr(v.type, "layout", None) for v in op.operands if v is not None):
-            return row_major(op, inner, sources, name, style, machine)
-        return None
+        return Streamed(op, Sources(op), name, style, machine).build() if kind(op) == "stream" else None
 
     return match
 
 
-def _is_channels_last(op: Op) -> bool:
-    return lies_channels_last(op.results[0].type)
+MAKERS: list[tuple[str, Callable[[X86], Match]]] = [  # in the order in which they are asked
+    ("conv.streamed", _streamed),
+    ("matmul", _maker(lambda c: c.inner.name == "matmul", lambda *a: Matmul(*a).build())),
+    ("conv.prologue", _maker(lambda c: c.computes_image, lambda *a: Prologue(*a).build())),
+    ("conv.depthwise", _maker(lambda c: c.channels_last and is_depthwise(c.inner), lambda *a: Depthwise(*a).build())),
+    ("conv.grouped", _maker(lambda c: c.channels_last and is_grouped(c.inner, c.machine), lambda *a: Grouped(*a).build())),
+    ("conv.winograd", _maker(lambda c: c.channels_last, lambda *a: Winograd(*a).build())),
+    ("conv.channels_last", _maker(lambda c: c.channels_last, lambda *a: ChannelsLast(*a).build())),
+    ("conv.row_major", _maker(lambda c: c.row_major, row_major))]
 
 
-def _contraction_of(op: Op) -> tuple[Op, Sources] | None:
+def _contraction_of(op: Op) -> Op | None:
     """The one contraction of a plain or fused op, where the template can have it."""
     found = [o for o in held(op) if o.definition.has(Trait.CONTRACTION)]
     if len(found) != 1 or found[0].name not in ("matmul", "conv"):
@@ -66,14 +91,14 @@ def _contraction_of(op: Op) -> tuple[Op, Sources] | None:
         return None
     image, *others = inner.operands
     if inner.name != "matmul" and (any(_computes(op, v) for v in others) or (
-            _computes(op, image) and not (_is_channels_last(op) and is_pointwise(inner)))):
+            _computes(op, image) and not (lies_channels_last(op.results[0].type) and is_pointwise(inner)))):
         return None  # something is fused into its operands
     operands = [v for v in inner.operands if v is not None]
     if operands[0].dtype.name not in SUPPORTED:
         return None
     if any(0 in v.static_shape for v in (*operands, inner.result)):
         return None
-    return inner, Sources(op)
+    return inner
 
 
 def _computes(whole: Op, v: Value | None) -> bool:
@@ -118,4 +143,4 @@ def places(op: Op, machine: X86) -> bool:
     return covers(op, constant, lanes_of(machine, a.dtype))
 
 
-__all__ = ["places", "takes", "template"]
+__all__ = ["MAKERS", "places", "takes"]

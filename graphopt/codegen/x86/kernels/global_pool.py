@@ -107,7 +107,7 @@ def choose(p: Problem, threads: int, costs: Costs) -> Choice:
     return Choice(vectors, blocks, rows, math.prod(p.images) < threads)
 
 
-def template(machine: X86) -> Template:
+def template(machine: X86) -> Match:
     """Such reductions on that machine."""
     costs = costs_of(machine)
 

@@ -17,7 +17,7 @@ import numpy as np
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, cast, const, minimum, select
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Stmt, loop, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
-from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, Template
+from graphopt.codegen.lower.kernels import Lowered, Match, Packing, Sources
 from graphopt.codegen.lower.recurrent import GATES, Unit, activations_of, in_steps, states_of, unit_of, waits
 from graphopt.codegen.lower.registry import OpView, computed
 from graphopt.codegen.lower.schedule import Style
@@ -32,7 +32,7 @@ from graphopt.targets.x86 import X86
 GOES_TO = {"lstm": ((0, 1, 2, 3), (0, 1, 2, 3)), "gru": ((0, 1, 2), (0, 1, 3)), "rnn": ((0,), (0,))}
 
 
-def template(machine: X86) -> Template:
+def template(machine: X86) -> Match:
     """The template for recurrent layers on that machine."""
 
     def match(op: Op, name: str, style: Style) -> Lowered | None:

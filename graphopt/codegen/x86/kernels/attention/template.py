@@ -5,7 +5,7 @@ What is to be computed and how it is cut stands in cut.py, how operands are read
 
 from __future__ import annotations
 
-from graphopt.codegen.lower.kernels import Lowered, Sources, Template
+from graphopt.codegen.lower.kernels import Lowered, Match, Sources
 from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.x86.kernels.attention.cut import choose
 from graphopt.codegen.x86.kernels.attention.operands import Operands
@@ -15,7 +15,7 @@ from graphopt.ir.graph import Op
 from graphopt.targets.x86 import X86
 
 
-def template(machine: X86) -> Template:
+def template(machine: X86) -> Match:
     """Attention on that machine."""
 
     def match(op: Op, name: str, style: Style) -> Lowered | None:
