@@ -16,7 +16,7 @@ from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Kernel, Stmt, loop, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.columns import LEAST_LANES
-from graphopt.codegen.lower.kernels import Lowered, Sources, Template, position
+from graphopt.codegen.lower.kernels import Lowered, Match, Sources, position
 from graphopt.codegen.lower.reduce import FOLDS, MEANS
 from graphopt.codegen.lower.registry import computed
 from graphopt.codegen.lower.schedule import Style
