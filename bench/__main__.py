@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "compare": "graphopt beside onnxruntime, OpenVINO and TorchInductor: times, compile times, memory",
     "roofline": "this machine's peaks: multiply-adds, BF16, VNNI, bandwidth of L1, L2, L3 and memory",
+    "calibrate": "the coefficients of the cost models on this machine, beside those that graphopt counts with",
     "startup": "process start to first result, and memory, beside onnxruntime",
     "kernels": "every contraction kernel of the models against the roofline, worst first",
     "coverage": "which models (with --ops: which of PyTorch's operators) are captured, compiled, and equal to PyTorch",

@@ -84,17 +84,18 @@ class Peaks:
 
 
 # Measuring --------------------------------------------------------------------------------------
-def build(folder: Path) -> Path:
+def build(folder: Path, source: Path = SOURCE, headers: Path | None = None) -> Path:
     """The measuring program, built for this machine. CodegenError where there is no C compiler, or it refuses."""
     from graphopt.codegen.x86.native import compiler
 
     cc = compiler()
     if cc is None:
         raise CodegenError("there is no C compiler (cc)", where=WHERE, hint="Install gcc")
-    program = folder / "peaks"
-    built = subprocess.run([cc, *FLAGS, str(SOURCE), "-o", str(program)], capture_output=True, text=True, check=False)
+    program = folder / source.stem
+    given = [*FLAGS, *([f"-I{headers}"] if headers is not None else []), str(source), "-o", str(program)]
+    built = subprocess.run([cc, *given], capture_output=True, text=True, check=False)
     if built.returncode:
-        raise CodegenError(f"{cc} could not build {SOURCE}: {built.stderr.strip()[:2000]}", where=WHERE)
+        raise CodegenError(f"{cc} could not build {source}: {built.stderr.strip()[:2000]}", where=WHERE)
     return program
 
 

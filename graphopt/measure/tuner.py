@@ -163,7 +163,8 @@ def assignments(op: Op, target: X86, effort: Effort) -> list[Assignment]:
 
 
 # Running ---------------------------------------------------------------------------------------------------------------
-def measure_kernel(op: Op, candidates: Sequence[Assignment], target: X86) -> list[float]:
+def measure_kernel(op: Op, candidates: Sequence[Assignment], target: X86,
+                   clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Median seconds of the op's kernel with each of the choices, in turns."""
     trial = Graph("tuning")
     rng = np.random.default_rng(0)
@@ -211,7 +212,7 @@ def measure_kernel(op: Op, candidates: Sequence[Assignment], target: X86) -> lis
             call(*pointers)
 
     return medians([lambda c=c: c(*pointers) for c in calls[before:]], prepare,  # type: ignore[misc]
-                   EFFORTS["full" if len(candidates) > EFFORTS["fast"].candidates else "fast"].seconds)
+                   EFFORTS["full" if len(candidates) > EFFORTS["fast"].candidates else "fast"].seconds, clock)
 
 
 def medians(calls: Sequence[Callable[[], None]], prepare: Callable[[], None], seconds: float,
