@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,11 @@ import numpy as np
 import graphopt
 from graphopt.ir import Builder, Graph, Value, dtype, evaluate, tensor
 from tests.codegen.lower.lowering import same
+
+
+def made_by(model: Any) -> Counter[str]:
+    """How many calls of a compiled model's program are of kernels that each template made."""
+    return Counter(call.kernel.template for call in model._latest().compiled.program.calls)
 
 
 class Batch:
