@@ -40,14 +40,20 @@ REDUCTIONS = ("sum", "prod", "max", "min", "any", "all", "peak")  # peak: the gr
 
 
 class Buffer:
-    """Memory that kernels index: row-major, of static shape, in a memory space."""
+    """Memory that kernels index: row-major, of static shape, in a memory space.
 
-    __slots__ = ("__weakref__", "dtype", "name", "shape", "space")
+    `length` says how many elements there are where only a kernel's scalars do; the shape then has one axis, and is the most that
+    there can be. Indices are flat, by strides that may be scalars too.
+    """
 
-    def __init__(self, name: str, dtype_of: DType | str, shape: Sequence[int], space: Space = Space.GLOBAL) -> None:
+    __slots__ = ("__weakref__", "dtype", "length", "name", "shape", "space")
+
+    def __init__(self, name: str, dtype_of: DType | str, shape: Sequence[int], space: Space = Space.GLOBAL,
+                 length: Expr | None = None) -> None:
         if not isinstance(space, Space):
             raise TypeError(f"buffer {name} in {space!r}, which is no Space")
         self.name, self.dtype, self.shape, self.space = name, dtype(dtype_of), tuple(shape), space
+        self.length = length
 
     @property
     def size(self) -> int:

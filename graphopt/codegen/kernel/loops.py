@@ -89,11 +89,47 @@ class Shuffle(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
+class Barrier(Stmt):
+    """No thread of the block (or, with scope WARP, of the warp) goes on before all of them are here; what they have written until
+    here is seen by all behind. It stands in a loop over threads, where all of them pass it equally often, or between two."""
+
+    scope: Scope = Scope.BLOCK
+
+
+@dataclass(frozen=True, eq=False)
+class AsyncCopy(Stmt):
+    """target[to + k] = source[at + k] for k from 0 to `count` - 1, by flat positions, from global memory to shared: begun here,
+    done at some time until the thread's `Wait` for it. Until then neither side may be touched. It joins the thread's open
+    group."""
+
+    target: Buffer
+    to: Expr
+    source: Buffer
+    at: Expr
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Commit(Stmt):
+    """Closes the thread's group of copies that were begun since the last one, and opens the next."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wait(Stmt):
+    """The copies of all groups of this thread but the last `left` ones are done. Other threads see them behind a barrier."""
+
+    left: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A function over raw pointers: `params` in order, inputs first, then outputs, then scratch memory.
 
     `template` is what made it: a target's template by its name; else `columns`, `tiled` or `generic` for the schedule's ways,
     `loops` for a loop rule.
+
+    Behind the buffers come `scalars`, as 64-bit integers: sizes that are known when it is called only. Ends of loops, indices and
+    lengths of buffers may be made of them; each lies in the range that its variable says.
     """
 
     name: str
@@ -102,6 +138,7 @@ class Kernel:
     inputs: int
     outputs: int
     template: str = "generic"
+    scalars: tuple[Var, ...] = ()
 
 
 def loop(extent: ExprLike, body: Callable[[Expr], Stmt], scope: Scope = Scope.SERIAL, name: str = "i") -> Stmt:

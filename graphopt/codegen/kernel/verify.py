@@ -30,12 +30,17 @@ from graphopt.codegen.kernel.expr import (
     Reduce,
     Var,
     bounds,
+    const,
     free_vars,
     linear,
     postorder,
+    substitute,
 )
 from graphopt.codegen.kernel.loops import (
     Alloc,
+    AsyncCopy,
+    Barrier,
+    Commit,
     For,
     If,
     Kernel,
@@ -45,6 +50,8 @@ from graphopt.codegen.kernel.loops import (
     Shuffle,
     Stmt,
     Store,
+    Wait,
+    statements,
 )
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.errors import CodegenError
@@ -80,6 +87,8 @@ class _Verifier:
         self.scopes: list[Scope] = []
         self.doubts = 0  # conditions around that may not hold
         self.since: dict[Buffer, int] = {}  # how many of them there were where a buffer was allocated
+        self.varying: set[Var] = set()  # variables that differ among the threads of a block
+        self.apart: list[Expr] = []  # conditions and ends of loops around that do
         self.checked: set[int] = set()
         self.free: dict[int, frozenset[Var]] = {}
 
@@ -96,6 +105,15 @@ class _Verifier:
             if b.space not in (Space.GLOBAL, Space.STREAM):
                 raise self.fail(f"parameter {b!r} is in {b.space}")
             self.buffers.add(b)
+        for v in k.scalars:
+            if v.dtype is not INDEX or v in self.bound:
+                raise self.fail(f"a scalar {v!r} of {v.dtype}, or twice")
+            self.bound[v] = None
+        for b in k.params:
+            if b.length is not None:
+                self.expr(b.length)
+                if len(b.shape) != 1 or b.length.dtype is not INDEX or bounds(b.length)[0] > b.shape[0]:
+                    raise self.fail(f"{b!r} of {b.length!r} elements")
         self.stmt(k.body)
         return self.report
 
@@ -115,7 +133,7 @@ class _Verifier:
             self.expr(s.condition)
             if s.condition.dtype is not BOOL:
                 raise self.fail(f"a condition of {s.condition.dtype}: {s.condition!r}")
-            with self.perhaps():
+            with self.perhaps(), self.alike(s.condition):
                 self.stmt(s.then)
                 if s.otherwise is not None:
                     self.stmt(s.otherwise)
@@ -130,6 +148,13 @@ class _Verifier:
                 raise self.fail(f"no prefetch of {s.buffer!r} at {s.index!r} into L{s.level}")
         elif isinstance(s, Shuffle):
             self.shuffle(s)
+        elif isinstance(s, Barrier):
+            self.barrier(s)
+        elif isinstance(s, AsyncCopy):
+            self.copy(s)
+        elif isinstance(s, (Commit, Wait)):
+            if Scope.BLOCK not in self.scopes or (isinstance(s, Wait) and s.left < 0):
+                raise self.fail(f"{s!r} is not a thread's of a block, or waits for less than nothing")
         else:
             raise self.fail(f"unknown statement {type(s).__name__}")
 
@@ -146,8 +171,12 @@ class _Verifier:
         self.nesting(s)
         if high > 0 and ((s.var.low or 0) > 0 or (s.var.high is not None and s.var.high < low - 1)):
             raise self.fail(f"{s.var!r} runs from 0 to {low - 1}, and says {s.var.low} to {s.var.high}")
+        if s.scope in (Scope.WARP, Scope.THREAD):
+            self.varying.add(s.var)
+            if not isinstance(s.extent, Const) and any(isinstance(x, Barrier) for x in statements(s.body)):
+                raise self.fail(f"a barrier within a loop of {s.extent!r} threads, which are not known")
         self.scopes.append(s.scope)
-        with self.binding(s.var, s):
+        with self.binding(s.var, s), self.alike(s.extent):
             if low >= 1:
                 self.stmt(s.body)
             else:
@@ -174,6 +203,8 @@ class _Verifier:
             low, high = bounds(s.value)
             if (s.var.low is not None and high < s.var.low) or (s.var.high is not None and low > s.var.high):
                 raise self.fail(f"{s.var!r} = {s.value!r} is never in {s.var.low} to {s.var.high}")
+        if free_vars(s.value, self.free) & self.varying:
+            self.varying.add(s.var)
         with self.binding(s.var, s):
             self.stmt(s.body)
 
@@ -210,7 +241,39 @@ class _Verifier:
             self.initialised(s.source, [(s.a + k, s.a + k) if k < w else (s.b + k - w, s.b + k - w)], s)
         self.mark(s.target, [(s.at, s.at + w - 1)])
 
+    def barrier(self, s: Barrier) -> None:
+        if s.scope not in (Scope.BLOCK, Scope.WARP) or s.scope not in self.scopes:
+            raise self.fail(f"a barrier of the {s.scope.value}, and no loop over those around it")
+        if self.apart:
+            raise self.fail(f"a barrier to which only some threads come: {self.apart[-1]!r}")
+        if set(self.scopes) & {Scope.VECTOR, Scope.GRID}:
+            raise self.fail("a barrier within a loop over lanes or over the grid")
+
+    def copy(self, s: AsyncCopy) -> None:
+        self.expr(s.to, s.at)
+        if s.target.space is not Space.SHARED or s.source.space is not Space.GLOBAL or s.count < 1 \
+                or s.target.dtype is not s.source.dtype:
+            raise self.fail(f"no asynchronous copy of {s.count} from {s.source!r} to {s.target!r}")
+        for b, first in ((s.target, s.to), (s.source, s.at)):
+            self.known(b)
+            low, high = bounds(first)
+            if high < 0 or low > b.size - s.count:
+                raise self.fail(f"a copy of {s.count} from {low} to {high} on leaves {b!r}")
+        if (written := self.written.get(s.target)) is not None:
+            low, high = bounds(s.to)
+            written.reshape(-1)[int(max(low, 0)):int(min(high, s.target.size)) + s.count] = True
+
     # Scopes
+    @contextmanager
+    def alike(self, e: Expr) -> Iterator[None]:
+        """Within what runs as `e` says: do all threads of a block come by there?"""
+        differs = bool(free_vars(e, self.free) & self.varying)
+        if differs:
+            self.apart.append(e)
+        yield
+        if differs:
+            self.apart.pop()
+
     @contextmanager
     def binding(self, var: Var, by: For | Let) -> Iterator[None]:
         if var in self.bound:
@@ -288,7 +351,9 @@ class _Verifier:
         if len(index) != len(b.shape):
             raise self.fail(f"{len(index)} indices into {b!r}")
         ranges = []
-        proved = True
+        proved = b.length is None or bounds(b.length - self.greatest(index[0]))[0] > 0
+        if b.length is not None and bounds(b.length - index[0])[1] <= 0:
+            raise self.fail(f"{index[0]!r} leaves {b!r} of {b.length!r}")
         for i, n in zip(index, b.shape):
             if i.dtype is not INDEX:
                 raise self.fail(f"an index of {i.dtype} into {b!r}: {i!r}")
@@ -304,6 +369,14 @@ class _Verifier:
             self.mark(b, ranges)
         else:
             self.initialised(b, ranges, of)
+
+    def greatest(self, i: Expr) -> Expr:
+        """The most that a linear index can be, by the ends of loops, which may be made of scalars."""
+        for var, by in reversed(self.bound.items()):
+            step = linear(i)[0].get(var, 0)
+            if isinstance(by, For) and step:
+                i = substitute(i, {var: by.extent - 1 if step > 0 else const(0, INDEX)})
+        return i
 
     def attained(self, i: Expr) -> bool:
         """Whether an index takes the ends of its range whenever its statement runs: independent loops of known extents."""

@@ -5,6 +5,9 @@ import pytest
 from graphopt.codegen.kernel.expr import INDEX, Apply, Buffer, Expr, Var, const, load, minimum, reduce
 from graphopt.codegen.kernel.loops import (
     Alloc,
+    AsyncCopy,
+    Barrier,
+    Commit,
     For,
     If,
     Kernel,
@@ -13,6 +16,7 @@ from graphopt.codegen.kernel.loops import (
     Shuffle,
     Stmt,
     Store,
+    Wait,
     alloc,
     let,
     loop,
@@ -26,6 +30,7 @@ from graphopt.errors import CodegenError
 from graphopt.ir.types import F32, F64
 
 X, Y = Buffer("x", "f32", (7,)), Buffer("y", "f32", (7,))
+W = Var("t", INDEX, 0, 3)
 I, J = Var("i", INDEX, 0, 6), Var("i", INDEX, 0, 7)
 ONE = const(1, F32)
 
@@ -82,6 +87,13 @@ FAULTS = {
     "read or written by element": Alloc(R, store(R, 0, ONE)),
     "not in one over blocks": threads(store(Y, 0, ONE)),
     "a loop over blocks within": over(Var("g", INDEX, 0, 1), 2, block(store(Y, 0, ONE)), Scope.GRID),
+    "a barrier of the warp": block(Barrier(Scope.WARP)),
+    "only some threads": block(over(W, 4, If(W < 2, Barrier()), Scope.THREAD)),
+    "only some threads come: lt(v": block(over(W, 4, let("v", W + 1, lambda v: If(v < 2, Barrier())), Scope.THREAD)),
+    "which are not known": block(For(W, minimum(X[0].cast("i64").cast(INDEX), 4), Barrier(), Scope.THREAD)),
+    "no asynchronous copy": block(Alloc(S, AsyncCopy(Y, const(0, INDEX), X, const(0, INDEX), 4))),
+    "a copy of 4 from 4": block(Alloc(S, AsyncCopy(S, const(0, INDEX), X, const(4, INDEX), 4))),
+    "waits for less than nothing": Wait(),
 }
 
 
@@ -99,6 +111,8 @@ GOOD = {
         If(Y[0].eq(ONE), store(Y, i, t[i])), store(t, i, ONE)))),
     "bound by value": let("v", X[0], lambda v: store(Y, 0, v)),
     "shared": block(Alloc(S, seq(threads(store(S, 0, ONE)), threads(store(Y, 0, S[0]))))),
+    "barriers": block(Alloc(S, seq(over(W, 4, seq(AsyncCopy(S, W, X, W, 1), Commit(), Wait(), loop(2, lambda k: Barrier()), store(
+        Y, W, S[3 - W])), Scope.THREAD), Barrier(), threads(store(Y, 0, ONE))))),
     "twice, one after the other": seq(over(I, 7, store(Y, I, X[I])), over(I, 7, store(Y, I, X[I]))),
 }
 
@@ -117,6 +131,21 @@ def test_accesses_are_proved_where_ranges_say_it_and_else_reported():
 
 def test_parameters_are_counted_and_global():
     for wrong in (Kernel("k", (X,), seq(), 1, 1), Kernel("k", (X, X), seq(), 1, 1), Kernel("k", (X, T), seq(), 1, 1)):
+        with pytest.raises(CodegenError):
+            verify(wrong)
+
+
+def test_scalars_are_ends_and_strides():
+    n, s = Var("n", INDEX, 1, 64), Var("s", INDEX, 1, 64)
+    a, b = Buffer("a", "f32", (4096,), length=n * 4), Buffer("b", "f32", (4096,), length=n * s)
+    i, j = Var("i", INDEX, 0, 63), Var("j", INDEX, 0, 63)
+    body = For(i, n, loop(4, lambda k: store(a, i * 4 + k, ONE)))
+    every = verify(Kernel("k", (a,), body, 0, 1, scalars=(n,)))
+    assert every.proved == 1 and not every.open
+    strided = Kernel("k", (b,), For(i, n, For(j, s, store(b, i * s + j, ONE))), 0, 1, scalars=(n, s))
+    assert len(verify(strided).open) == 1  # products of two sizes are left to the interpreter
+    for wrong in (Kernel("k", (a,), body, 0, 1), Kernel("k", (a,), body, 0, 1, scalars=(n, n)),
+                  Kernel("k", (a,), store(a, n * 4, ONE), 0, 1, scalars=(n,))):
         with pytest.raises(CodegenError):
             verify(wrong)
 
