@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.cli.dump import main
-from graphopt.codegen.kernel.expr import call
+from graphopt.codegen.kernel.expr import INDEX, call, const
 from graphopt.codegen.lower.registry import COMPUTE
 from graphopt.diagnose.checking import in_child, logical
 from graphopt.ir import Layout, parse_graph, serial, tensor
@@ -83,7 +83,12 @@ def test_a_wrong_kernel_is_found_where_all_passes_are_right(net, capfd, monkeypa
 
 
 def test_a_kernel_that_crashes_ends_neither_the_command_nor_the_search(net, capfd, monkeypatch):
-    monkeypatch.setitem(COMPUTE, "transpose", lambda o, *i: o.x(*(i[o.perm.index(d)] + (1 << 27) for d in range(len(i)))))
+    def far_away(o, *i):
+        """By an index that is known as it runs only: others are refused before."""
+        far = (o.x(*(const(0, INDEX) for _ in i)) * 0.0).cast(INDEX) + (1 << 27)
+        return o.x(*(i[o.perm.index(d)] + far for d in range(len(i))))
+
+    monkeypatch.setitem(COMPUTE, "transpose", far_away)
     code, out = bisect(capfd, net)
     assert code == 1 and "first wrong kernel" in out and "second.transpose" in out and "ended with SIGSEGV" in out
 

@@ -11,7 +11,7 @@ import pytest
 
 import graphopt
 from graphopt.cli.dump import main
-from graphopt.codegen.kernel.expr import call
+from graphopt.codegen.kernel.expr import INDEX, call, const
 from graphopt.codegen.lower.registry import COMPUTE
 from graphopt.diagnose.checking import in_child
 from graphopt.diagnose.repro import attempt
@@ -67,7 +67,9 @@ def broken_code(o, *i):
 
 
 def far_away(o, *i):
-    return o.x(*(i[o.perm.index(d)] + (1 << 24) for d in range(2)))
+    """By an index that is known as it runs only: others are refused before."""
+    far = (o.x(*(const(0, INDEX) for _ in i)) * 0.0).cast(INDEX) + (1 << 24)
+    return o.x(*(i[o.perm.index(d)] + far for d in range(len(i))))
 
 
 def break_pass(monkeypatch):
