@@ -29,7 +29,7 @@ from graphopt.codegen.kernel.expr import (
     const,
     postorder,
 )
-from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Let, Seq, Stmt, Store
+from graphopt.codegen.kernel.loops import Alloc, Dot, For, If, Kernel, Let, Seq, Stmt, Store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.errors import CodegenError
 from graphopt.ir.types import DType
@@ -205,6 +205,8 @@ class Printer:
             self.close(temporaries)
         elif isinstance(s, Alloc):
             self.scope(s.buffer, f"{self.stored_type(s.buffer)} {self.name(s.buffer)}[{max(s.buffer.size, 1)}];", s.body)
+        elif isinstance(s, Dot):
+            self.stmt(s.plain())
         else:
             raise CodegenError(f"no C++ for {type(s).__name__}", where=self.kernel.name)
 

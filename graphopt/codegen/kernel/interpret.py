@@ -11,7 +11,22 @@ from typing import Any
 import numpy as np
 
 from graphopt.codegen.kernel.expr import INDEX, Apply, Buffer, Const, Expr, Load, Reduce, Var, postorder_until
-from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Let, Seq, Stmt, Store
+from graphopt.codegen.kernel.loops import (
+    Alloc,
+    Dot,
+    For,
+    If,
+    Kernel,
+    Let,
+    Seq,
+    Stmt,
+    Store,
+    TileDot,
+    TileLoad,
+    Tiles,
+    TileStore,
+    TileZero,
+)
 from graphopt.errors import CodegenError
 from graphopt.ir.types import BOOL, dtype
 
@@ -198,8 +213,44 @@ class _Machine:
         elif isinstance(s, Alloc):
             self.memory[s.buffer] = _unwritten(s.buffer)
             self.run(s.body, env)
+        elif isinstance(s, Dot):
+            self.dot(s, env)
+        elif isinstance(s, Tiles):
+            self.memory |= {tile: _unwritten(tile) for tile in s.buffers}
+            self.run(s.body, env)
+            for tile in s.buffers:
+                del self.memory[tile]
+        elif isinstance(s, TileZero):
+            self.memory[s.tile][:] = 0
+        elif isinstance(s, TileDot):
+            acc, a, b = (self.memory[t] for t in (s.acc, s.a, s.b))
+            acc[:] = s.how.meaning(acc, a, b)
+        elif isinstance(s, TileLoad):
+            self.memory[s.tile][:] = self.memory[s.buffer][self.rows(s, env)]
+        elif isinstance(s, TileStore):
+            self.memory[s.buffer][self.rows(s, env)] = self.memory[s.tile]
         else:
             raise CodegenError(f"unknown statement {s!r}")
+
+    def rows(self, s: TileLoad | TileStore, env: Mapping[Var, Any]) -> np.ndarray:
+        """Where the elements of a tile lie in its buffer, which has one axis."""
+        rows, columns = s.tile.shape
+        at, stride = (int(self.value(e, env)) for e in (s.at, s.stride))
+        places = at + stride * np.arange(rows)[:, None] + np.arange(columns)
+        if places.min() < 0 or places.max() >= s.buffer.size:
+            raise CodegenError(f"a tile at {at} by {stride} leaves {s.buffer!r}")
+        return places
+
+    def dot(self, s: Dot, env: Mapping[Var, Any]) -> None:
+        shape = (s.lanes, s.how.depth)
+        lanes, steps = (np.arange(n).reshape(k) for n, k in zip(shape, ((-1, 1), (1, -1))))
+        each = Evaluation({**env, s.lane: lanes, s.step: steps}, self.memory, 2)
+        a, b = (np.broadcast_to(each(x), shape) for x in (s.a, s.b))
+        if (a.dtype, b.dtype) != (s.how.a.numpy, s.how.b.numpy):
+            raise CodegenError(f"{s.how.name} takes {s.how.a} and {s.how.b}, got {a.dtype} and {b.dtype}")
+        places = tuple(np.broadcast_to(each(i), (s.lanes, 1))[:, 0] for i in s.target.index)
+        before = np.broadcast_to(each(s.target), (s.lanes, 1))[:, 0]  # its index is checked
+        self.memory[s.target.buffer][places] = s.how.meaning(before, a, b)
 
 
 __all__ = ["Evaluation", "run_kernel"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const
+from graphopt.codegen.kernel.dot import Instruction
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Load, Var, as_expr, call, cast, const, substitute
 from graphopt.codegen.kernel.spaces import Scope, Space
+from graphopt.errors import CodegenError
 
 
 class Stmt:
@@ -122,6 +124,79 @@ class Wait(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
+class Dot(Stmt):
+    """The inner step of a contraction, one instruction: for all `lane` of `lanes` at once, `target` becomes itself plus the
+    products a * b over `step` of how.depth, in the arithmetic that `how` says.
+
+    `target` is an element that `lane` tells, `a` and `b` are elements (how.a and how.b) that `lane` and `step` tell. Where the
+    depth is over 1 each must lie in memory as the instruction takes it: its steps side by side, and the lanes side by side or
+    all the same.
+    """
+
+    target: Load
+    lane: Var
+    lanes: int
+    step: Var
+    a: Expr
+    b: Expr
+    how: Instruction
+
+    def plain(self) -> Stmt:
+        """The same in other statements. CodegenError where none has its rounding."""
+        if self.how.depth > 1 and not self.how.exact:
+            raise CodegenError(f"no other instructions round as {self.how.name} does", hint="Take it where the target has it")
+        value: Expr = self.target
+        for k in range(self.how.depth):
+            a, b = (cast(substitute(x, {self.step: const(k, INDEX)}), self.how.acc) for x in (self.a, self.b))
+            value = call("fma", a, b, value) if self.how.fused else value + a * b
+        return For(self.lane, const(self.lanes, INDEX), Store(self.target.buffer, self.target.index, value), Scope.VECTOR)
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles(Stmt):
+    """Tile registers, in the shapes of `buffers` (in Space.TILE, [rows, elements of a row]), configured while `body` runs and
+    released after it. They hold anything at first. Not within one another; a parallel loop stands around and not inside."""
+
+    buffers: tuple[Buffer, ...]
+    body: Stmt
+
+
+@dataclass(frozen=True, eq=False)
+class TileZero(Stmt):
+    tile: Buffer
+
+
+@dataclass(frozen=True, eq=False)
+class TileLoad(Stmt):
+    """Row r of a tile is `buffer[at + r * stride]` and what follows, a row's elements; `buffer` has one axis."""
+
+    tile: Buffer
+    buffer: Buffer
+    at: Expr
+    stride: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class TileStore(Stmt):
+    """The reverse of `TileLoad`."""
+
+    tile: Buffer
+    buffer: Buffer
+    at: Expr
+    stride: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class TileDot(Stmt):
+    """`acc` becomes itself plus the product of `a` and `b`, as `how` (an instruction on tiles) says."""
+
+    acc: Buffer
+    a: Buffer
+    b: Buffer
+    how: Instruction
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A function over raw pointers: `params` in order, inputs first, then outputs, then scratch memory.
 
@@ -181,6 +256,13 @@ def seq(*body: Stmt) -> Stmt:
     return flat[0] if len(flat) == 1 else Seq(tuple(flat))
 
 
+def dot(target: Load, a: Callable[[Expr], Expr], b: Callable[[Expr, Expr], Expr], lane: Var, lanes: int, how: Instruction) -> Dot:
+    """`target` plus the products of a(step) and b(step, lane)."""
+    step = Var("s", INDEX, 0, how.depth - 1)
+    k: Expr = step if how.depth > 1 else const(0, INDEX)
+    return Dot(target, lane, lanes, step, a(k), b(k, lane), how)
+
+
 def let(name: str, value: Expr, body: Callable[[Expr], Stmt]) -> Stmt:
     var = Var(name, value.dtype)
     return Let(var, value, body(var))
@@ -198,7 +280,7 @@ def statements(s: Stmt) -> Iterator[Stmt]:
     if isinstance(s, Seq):
         for x in s.body:
             yield from statements(x)
-    elif isinstance(s, (For, Let, Alloc)):
+    elif isinstance(s, (For, Let, Alloc, Tiles)):
         yield from statements(s.body)
     elif isinstance(s, If):
         yield from statements(s.then)

@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from graphopt.codegen.kernel.dot import INSTRUCTIONS, Instruction
 from graphopt.codegen.kernel.expr import (
     COMPARISONS,
     INDEX,
@@ -47,6 +48,7 @@ from graphopt.codegen.kernel.loops import (
     AsyncCopy,
     Barrier,
     Commit,
+    Dot,
     For,
     If,
     Kernel,
@@ -56,6 +58,11 @@ from graphopt.codegen.kernel.loops import (
     Shuffle,
     Stmt,
     Store,
+    TileDot,
+    TileLoad,
+    Tiles,
+    TileStore,
+    TileZero,
     Wait,
 )
 from graphopt.codegen.kernel.spaces import Scope, Space
@@ -164,6 +171,23 @@ class _Printer:
             self.line("commit")
         elif isinstance(s, Wait):
             self.line(f"wait {s.left}")
+        elif isinstance(s, Dot):
+            self.line(f"dot {json.dumps(s.how.name)} {self.name(s.lane)} < {s.lanes}, {self.name(s.step)} < {s.how.depth} {{")
+            self.depth += 1
+            target, a, b = self.values(s.target, s.a, s.b)
+            self.line(f"{target}, {a}, {b}")
+            self.depth -= 1
+            self.line("}")
+        elif isinstance(s, Tiles):
+            self.block(f"tiles ({', '.join(map(self.declared, s.buffers))})", s.body)
+        elif isinstance(s, TileZero):
+            self.line(f"tile_zero {self.name(s.tile)}")
+        elif isinstance(s, (TileLoad, TileStore)):
+            at, stride = self.values(s.at, s.stride)
+            name = "tile_load" if isinstance(s, TileLoad) else "tile_store"
+            self.line(f"{name} {self.name(s.tile)}, {self.name(s.buffer)}, {at}, {stride}")
+        elif isinstance(s, TileDot):
+            self.line(f"tile_dot {json.dumps(s.how.name)}, {', '.join(map(self.name, (s.acc, s.a, s.b)))}")
         else:
             raise CodegenError(f"no text for {type(s).__name__}")
 
@@ -320,15 +344,15 @@ class _Parser:
             raise self.wrong("a range has two ends")
         return ends[0], ends[1]
 
-    def declared(self, space: bool = False) -> Buffer:
+    def declared(self, space: bool = False, lies: Space = Space.GLOBAL) -> Buffer:
         text = self.take(kind="name")
         self.take(":")
         d = self.dtype()
         shape = self.many(self.integer, "[", "]")
         length = self.expr() if self.skip("of") else None
-        lies = self.choice(Space) if space else Space.GLOBAL
+        lies = self.choice(Space) if space else lies
         found = self.named.get(text)
-        if not (space and isinstance(found, Buffer) and length is None
+        if not (lies is not Space.GLOBAL and isinstance(found, Buffer) and length is None
                 and (found.dtype, found.shape, found.space) == (d, tuple(shape), lies)):
             found = self.named[text] = Buffer(self.own(text), d, shape, lies, length)
         return found
@@ -375,11 +399,7 @@ class _Parser:
         return out[0] if len(out) == 1 else Seq(tuple(out))
 
     def stmt(self) -> Stmt:
-        self.parts = {}
-        while self.tokens[self.at][0] == "part":
-            part = self.take()
-            self.take("=")
-            self.parts[part] = self.expr()
+        self.shared()
         word = self.tokens[self.at][1]
         made = getattr(self, f"_{word}", None) if word in STATEMENTS and self.tokens[self.at + 1][1] != "[" else None
         if made is not None:
@@ -389,6 +409,14 @@ class _Parser:
         index = self.many(self.expr, "[", "]")
         self.take("=")
         return Store(b, tuple(index), self.expr())
+
+    def shared(self) -> None:
+        """The parts of a statement that it has more than once."""
+        self.parts = {}
+        while self.tokens[self.at][0] == "part":
+            part = self.take()
+            self.take("=")
+            self.parts[part] = self.expr()
 
     def _for(self) -> Stmt:
         name = self.take(kind="name")
@@ -444,6 +472,47 @@ class _Parser:
 
     def _wait(self) -> Stmt:
         return Wait(self.integer())
+
+    def instruction(self) -> Instruction:
+        name = json.loads(self.take(kind="name"))
+        if name not in INSTRUCTIONS:
+            self.at -= 1
+            raise self.wrong("no instruction of that name is known (a target's table is, once it is imported)")
+        return INSTRUCTIONS[name]
+
+    def _dot(self) -> Stmt:
+        how = self.instruction()
+        names, counts = [], []
+        for k in range(2):
+            names.append(self.take(kind="name") if k == 0 else self.after(lambda: self.take(kind="name")))
+            self.take("<")
+            counts.append(self.integer())
+        if counts[1] != how.depth:
+            raise self.wrong(f"{how.name} takes {how.depth} steps")
+        lane, step = (self.var(name, INDEX, 0, n - 1) for name, n in zip(names, counts))
+        self.take("{")
+        self.shared()
+        target, a, b = self.expr(), self.after(self.expr), self.after(self.expr)
+        self.take("}")
+        if not isinstance(target, Load):
+            raise self.wrong("a dot adds to an element of a buffer")
+        return Dot(target, lane, counts[0], step, a, b, how)
+
+    def _tiles(self) -> Stmt:
+        return Tiles(tuple(self.many(lambda: self.declared(lies=Space.TILE), "(", ")")), self.block())
+
+    def _tile_zero(self) -> Stmt:
+        return TileZero(self.buffer())
+
+    def _tile_load(self) -> Stmt:
+        return TileLoad(self.buffer(), self.after(self.buffer), self.after(self.expr), self.after(self.expr))
+
+    def _tile_store(self) -> Stmt:
+        return TileStore(self.buffer(), self.after(self.buffer), self.after(self.expr), self.after(self.expr))
+
+    def _tile_dot(self) -> Stmt:
+        how = self.instruction()
+        return TileDot(self.after(self.buffer), self.after(self.buffer), self.after(self.buffer), how)
 
     def after(self, one: Callable[[], Any]) -> Any:
         self.take(",")
@@ -510,6 +579,7 @@ class _Parser:
             raise self.wrong(f"expected a literal of {d}") from None
 
 
-STATEMENTS = frozenset(("for", "if", "let", "alloc", "prefetch", "shuffle", "barrier", "copy", "commit", "wait"))
+STATEMENTS = frozenset(("for", "if", "let", "alloc", "prefetch", "shuffle", "barrier", "copy", "commit", "wait",
+                        "dot", "tiles", "tile_zero", "tile_load", "tile_store", "tile_dot"))
 
 __all__ = ["parse_kernel", "print_kernel", "print_stmt"]

@@ -33,6 +33,7 @@ from graphopt.codegen.kernel.expr import (
     const,
     free_vars,
     linear,
+    load,
     postorder,
     substitute,
 )
@@ -41,6 +42,7 @@ from graphopt.codegen.kernel.loops import (
     AsyncCopy,
     Barrier,
     Commit,
+    Dot,
     For,
     If,
     Kernel,
@@ -50,6 +52,11 @@ from graphopt.codegen.kernel.loops import (
     Shuffle,
     Stmt,
     Store,
+    TileDot,
+    TileLoad,
+    Tiles,
+    TileStore,
+    TileZero,
     Wait,
     statements,
 )
@@ -85,6 +92,8 @@ class _Verifier:
         self.buffers: set[Buffer] = set()
         self.written: dict[Buffer, np.ndarray] = {}  # of buffers of the kernel's own: elements that something may have written
         self.scopes: list[Scope] = []
+        self.made: list[Expr] = []  # kept, since what is known of expressions is known by their ids
+        self.held = 0  # one more than the scopes around the tiles that we are in
         self.doubts = 0  # conditions around that may not hold
         self.since: dict[Buffer, int] = {}  # how many of them there were where a buffer was allocated
         self.varying: set[Var] = set()  # variables that differ among the threads of a block
@@ -155,6 +164,12 @@ class _Verifier:
         elif isinstance(s, (Commit, Wait)):
             if Scope.BLOCK not in self.scopes or (isinstance(s, Wait) and s.left < 0):
                 raise self.fail(f"{s!r} is not a thread's of a block, or waits for less than nothing")
+        elif isinstance(s, Dot):
+            self.dot(s)
+        elif isinstance(s, Tiles):
+            self.tiles(s)
+        elif isinstance(s, (TileZero, TileLoad, TileStore, TileDot)):
+            self.tile(s)
         else:
             raise self.fail(f"unknown statement {type(s).__name__}")
 
@@ -262,6 +277,59 @@ class _Verifier:
         if (written := self.written.get(s.target)) is not None:
             low, high = bounds(s.to)
             written.reshape(-1)[int(max(low, 0)):int(min(high, s.target.size)) + s.count] = True
+
+    def dot(self, s: Dot) -> None:
+        how, found = s.how, (s.a.dtype, s.b.dtype, s.target.dtype)
+        if found != (how.a, how.b, how.acc) or how.tile is not None:
+            raise self.fail(f"{how.name} of {', '.join(map(str, found))}")
+        if Scope.VECTOR in self.scopes:
+            raise self.fail(f"{how.name} within a vector")
+        lanes, steps = (For(v, const(n, INDEX), Seq(())) for v, n in ((s.lane, s.lanes), (s.step, how.depth)))
+        with self.binding(s.lane, lanes), self.binding(s.step, steps):
+            self.expr(s.a, s.b, s.target)
+            self.access(Store(s.target.buffer, s.target.index, s.target), s.target.buffer, s.target.index, store=True)
+
+    def tiles(self, s: Tiles) -> None:
+        if self.held or Scope.VECTOR in self.scopes:
+            raise self.fail("tiles within tiles, or within a vector")
+        for b in s.buffers:
+            if b.space is not Space.TILE or len(b.shape) != 2 or b in self.buffers:
+                raise self.fail(f"{b!r} is no tile, or there already")
+            self.buffers.add(b)
+        self.held = len(self.scopes) + 1
+        self.stmt(s.body)
+        self.held = 0
+        self.buffers -= set(s.buffers)
+
+    def tile(self, s: TileZero | TileLoad | TileStore | TileDot) -> None:
+        tiles = (s.acc, s.a, s.b) if isinstance(s, TileDot) else (s.tile,)
+        for b in tiles:
+            self.known(b)
+            if b.space is not Space.TILE:
+                raise self.fail(f"{b!r} is no tile")
+        if any(scope.concurrent for scope in self.scopes[self.held - 1:]):
+            raise self.fail("a loop whose iterations run at once within tiles, which are one thread's")
+        if isinstance(s, TileDot):
+            (m, n), (rows, k), (steps, columns) = s.acc.shape, s.a.shape, s.b.shape
+            how, found = s.how, (s.a.dtype, s.b.dtype, s.acc.dtype)
+            if found != (how.a, how.b, how.acc) or how.tile is None or \
+                    (rows, k, columns) != (m, steps * how.depth, n * how.depth):
+                raise self.fail(f"{how.name} of {s.acc!r}, {s.a!r} and {s.b!r}")
+        elif isinstance(s, (TileLoad, TileStore)):
+            self.moved(s)
+
+    def moved(self, s: TileLoad | TileStore) -> None:
+        b, (rows, columns) = s.buffer, s.tile.shape
+        self.known(b)
+        if b.space not in (Space.GLOBAL, Space.LOCAL) or len(b.shape) != 1 or b.dtype is not s.tile.dtype:
+            raise self.fail(f"{s.tile!r} of {b!r}")
+        r, c = Var("r", INDEX, 0, rows - 1), Var("c", INDEX, 0, columns - 1)
+        index = (s.at + r * s.stride + c,)
+        self.made.append(index[0])
+        with self.binding(r, For(r, const(rows, INDEX), Seq(()))), self.binding(c, For(c, const(columns, INDEX), Seq(()))):
+            self.expr(*index)
+            element = load(b, index)
+            self.access(Store(b, index, element) if isinstance(s, TileStore) else element, b, index, isinstance(s, TileStore))
 
     # Scopes
     @contextmanager

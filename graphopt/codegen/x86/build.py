@@ -23,8 +23,9 @@ from graphopt.cache import objects as disk
 from graphopt.codegen.program import steps as walk
 from graphopt.codegen.program.plan import Host, Program, Step
 from graphopt.codegen.x86 import native
-from graphopt.codegen.x86.emit import emit_kernel
+from graphopt.codegen.x86.emit import NEEDS, emit_kernel
 from graphopt.codegen.x86.entry import MARK, entry, parameters
+from graphopt.codegen.x86.isa import lacking
 from graphopt.errors import CodegenError
 from graphopt.targets.x86 import X86
 
@@ -126,6 +127,9 @@ def runtime_library() -> tuple[Path | bytes, str]:
 
 
 def compile_module(mod: Any, target: X86) -> Any:
+    needed = [f for function in mod.functions.values() for f in str((function.attrs or {}).get(NEEDS, "")).split()]
+    if without := lacking(target, needed):  # LLVM would end the process
+        raise CodegenError(f"the kernels need {', '.join(without)}, and {target.name} has not", hint="Take other rows of isa.py")
     machine = tvm.target.Target(target.llvm_target())
     try:
         return tvm.get_global_func("target.build.llvm")(_lowering(machine)(mod), machine)

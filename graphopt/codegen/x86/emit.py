@@ -13,8 +13,26 @@ from tvm import ir, tirx
 
 from graphopt.codegen.kernel import math as vector_math
 from graphopt.codegen.kernel.expr import INDEX, Apply, Buffer, Const, Expr, Load, Reduce, Var, bounds, const, postorder
-from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Let, Prefetch, Seq, Shuffle, Stmt, Store
+from graphopt.codegen.kernel.loops import (
+    Alloc,
+    Dot,
+    For,
+    If,
+    Kernel,
+    Let,
+    Prefetch,
+    Seq,
+    Shuffle,
+    Stmt,
+    Store,
+    TileDot,
+    TileLoad,
+    Tiles,
+    TileStore,
+    TileZero,
+)
 from graphopt.codegen.kernel.spaces import Scope, Space
+from graphopt.codegen.x86.dots import Helpers, word
 from graphopt.errors import CodegenError
 from graphopt.ir.types import F32, DType
 
@@ -27,6 +45,7 @@ _FOR = {Scope.SERIAL: tirx.ForKind.SERIAL, Scope.PARALLEL: tirx.ForKind.PARALLEL
 LIBM = frozenset(("erf", "expm1", "atan2", "log1p", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh",
                   "atanh"))
 STATUS = ir.PrimType("int32")
+NEEDS = "graphopt.needs"  # an attribute of a kernel: features without which LLVM cannot compile it
 
 
 def tvm_dtype(d: DType) -> str:
@@ -48,6 +67,7 @@ class _Emitter:
         self.vars: dict[Var, Any] = {}
         self.memo: dict[int, Any] = {}  # bound data expressions of the statement being emitted
         self.lane: tuple[Any, int] | None = None  # the vector loop that we are in: its variable and extent
+        self.helpers = Helpers(kernel.name)
 
     def function(self) -> tirx.PrimFunc:
         handles, declared = [], []
@@ -58,8 +78,11 @@ class _Emitter:
             handles.append(handle)
             declared.append(tirx.DeclBuffer(buffer, data=handle))
         body = tirx.SeqStmt([*declared, self.stmt(self.kernel.body), tirx.Return(tirx.const(0, "int32"))])
+        if self.helpers.text:
+            body = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", ir.StringImm(self.helpers.text), body)
         function = tirx.PrimFunc(handles, body, ret_type=STATUS)
-        return function.with_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        return function.with_attr({"tirx.noalias": True, "tirx.is_scheduled": True,
+                                   NEEDS: " ".join(sorted(self.helpers.features))})
 
     # Statements
     def stmt(self, s: Stmt) -> Any:
@@ -95,7 +118,39 @@ class _Emitter:
             parts = [tirx.BufferLoad(self.buffers[s.source], lanes(at)) for at in (s.a, s.b)]
             order = [tirx.const(k, "int32") for k in s.order]
             return tirx.BufferStore(self.buffers[s.target], tirx.Shuffle(parts, order), lanes(s.at))
+        if isinstance(s, Dot):
+            return self.stmt(s.plain()) if s.how.depth == 1 else self.dot(s)
+        if isinstance(s, Tiles):
+            configure, release = self.helpers.tiles(s.buffers)
+            made = tirx.SeqStmt([_call(configure), self.stmt(s.body), _call(release)])
+            self.helpers.end()
+            return made
+        if isinstance(s, TileZero):
+            return _call(self.helpers.zero(s.tile))
+        if isinstance(s, TileDot):
+            return _call(self.helpers.product(s.acc, s.a, s.b, s.how))
+        if isinstance(s, (TileLoad, TileStore)):
+            first = tirx.address_of(tirx.BufferLoad(self.buffers[s.buffer], [self.value(s.at)]))
+            stride = tirx.Mul(tirx.Cast("int64", self.value(s.stride)), tirx.const(s.buffer.dtype.itemsize, "int64"))
+            return _call(self.helpers.move(s.tile, s.buffer, isinstance(s, TileLoad)), first, stride)
         raise CodegenError(f"no TIR for {type(s).__name__}", where=self.kernel.name)
+
+    def dot(self, s: Dot) -> Any:
+        """One instruction: both operands as words of 32 bits, a word of the same elements in each lane or one of its own."""
+        name, index = self.helpers.dot(s), self.index_type
+        lanes = lambda at, n: tirx.Ramp(self.value(at), tirx.const(1, index), n)
+        words = []
+        for e, d in ((s.a, s.how.a), (s.b, s.how.b)):
+            source = word(s, e, d, self.kernel.name)
+            count = s.how.depth * (s.lanes if source.each else 1)
+            loaded = tirx.BufferLoad(self.buffers[source.buffer], [lanes(source.at, count)])
+            packed = tirx.reinterpret(f"int32x{s.lanes}" if source.each else "int32", loaded)
+            words.append(packed if source.each else tirx.Broadcast(packed, s.lanes))
+        sums = word(s, s.target, s.how.acc, self.kernel.name, depth=1)
+        place = [lanes(sums.at, s.lanes)]
+        before = tirx.BufferLoad(self.buffers[sums.buffer], place)
+        after = tirx.call_pure_extern(f"{tvm_dtype(s.how.acc)}x{s.lanes}", name, before, *words)
+        return tirx.BufferStore(self.buffers[sums.buffer], after, place)
 
     def loop(self, s: For) -> Any:
         if s.scope is Scope.UNROLL and isinstance(s.extent, Const):
@@ -289,6 +344,10 @@ class _Emitter:
         if x.dtype.kind == "bool":
             value = tirx.Select(value, tirx.const(1, "uint8"), tirx.const(0, "uint8"))
         return tirx.Cast(self.type_of(d), value)
+
+
+def _call(name: str, *arguments: Any) -> Any:
+    return tirx.Evaluate(tirx.call_extern("void", name, *arguments))
 
 
 def _copies(node: Expr) -> int:

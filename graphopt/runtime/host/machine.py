@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,22 @@ def missing(needed: Iterable[str]) -> list[str]:
     """Those of LLVM's features that this machine lacks."""
     here = features()
     return [f for f in needed if f.translate(str.maketrans("", "", "._-")) not in here]
+
+
+@cache
+def permit_tiles() -> bool:
+    """Have Linux let this process use tile registers (AMX). It grants their 8 KiB of state once a process, to all its threads;
+    without that the first tile instruction ends the process. Whether it does; False where there are none.
+
+    Whoever binds code that uses tiles asks before its first call: here `Runtime.entries`, in C what loads an artifact.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    return not missing(["amx-tile"]) and libc.syscall(ctypes.c_long(_ARCH_PRCTL), ctypes.c_long(_ARCH_REQ_XCOMP_PERM),
+                                                      ctypes.c_long(_XFEATURE_XTILEDATA)) == 0
+
+
+# Linux, Documentation/arch/x86/xstate.rst, and the numbers in asm/prctl.h and asm/fpu/types.h
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 
 @cache

@@ -17,20 +17,16 @@ from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, con
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Prefetch, Stmt, loop, seq, store
 from graphopt.codegen.kernel.spaces import Scope
-from graphopt.codegen.lower.kernels import Lowered, Packing, Sources
+from graphopt.codegen.lower.kernels import Lowered, Packing
 from graphopt.codegen.lower.schedule import Output, Style, schedule
 from graphopt.codegen.x86.kernels.blocking import Product, aliases, blockings
 from graphopt.codegen.x86.kernels.tile import Blocked, Pending, Tile, column_of, columns_of
 from graphopt.ir.fused import makes
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
-from graphopt.targets.x86 import X86
 
 
 class Matmul(Blocked):
-    def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
-        super().__init__(op, inner, sources, name, style, machine)
-
     def build(self) -> Lowered | None:
         a, b = self.inner.operands
         assert a is not None and b is not None

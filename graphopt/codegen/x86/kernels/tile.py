@@ -19,6 +19,7 @@ from graphopt.codegen.kernel import math as vector_math
 from graphopt.codegen.kernel.expr import (
     INDEX,
     Buffer,
+    Const,
     Expr,
     ExprLike,
     Var,
@@ -29,13 +30,16 @@ from graphopt.codegen.kernel.expr import (
     minimum,
 )
 from graphopt.codegen.kernel.index import flat_index, split_index
-from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Stmt, Store, loop, nest, seq, store
+from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Stmt, Store, dot, loop, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, position
 from graphopt.codegen.lower.registry import Inliner, computed
 from graphopt.codegen.lower.schedule import Style, work
 from graphopt.codegen.x86.costs import Costs, costs_of
+from graphopt.codegen.x86.isa import Row, multiply_add
+from graphopt.codegen.x86.kernels.amx import tile_block
 from graphopt.codegen.x86.kernels.shares import shares
+from graphopt.errors import CodegenError
 from graphopt.ir.fused import ends, held, kind, outsides, reads
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType, TensorType
@@ -218,60 +222,10 @@ class Blocked:
               write: Callable[[int, int, Expr, Expr], list[Stmt]] | None = None, count: int = 0,
               drain: Callable[[Buffer], Stmt] | None = None, hint: Callable[[Sequence[Expr]], Stmt] | None = None,
               pending: Pending | None = None) -> Stmt:
-        """Multiply and add over nested loops of `depths`, then store from registers (`write`, `count` lanes of a vector)
-        or through memory (`drain`, given the block as rows of vectors of lanes)."""
-        width = tile.lanes
-        size = tile.rows * tile.vectors * width
-        at_once, sets = steps(tile, self.costs) if len(depths) == 1 and isinstance(depths[0], int) and hint is None else (1, 1)
-        acc = Buffer("acc", self.dtype, (size * sets,), Space.LOCAL)
-
-        def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
-            scope = Scope.VECTOR if count == width else Scope.SERIAL
-            parts: list[Stmt] = []
-            for i in range(tile.rows):
-                for v in range(tile.vectors):
-                    lane = Var("l", INDEX, 0, count - 1)
-                    parts += [For(lane, const(count, INDEX), s, scope) for s in f(i, v, lane)]
-            return seq(*parts)
-
-        at = lambda i, v, l, s=0: ((s * tile.rows + i) * tile.vectors + v) * width + l
-        zero = const(0, self.dtype)
-        first = each(lambda i, v, l: [store(acc, at(i, v, l), start(i, v, l) if start else zero)])
-        if pending is not None:
-            resume = each(lambda i, v, l: [store(acc, at(i, v, l), pending.sums[pending.base + at(i, v, l)])])
-            first = If(pending.first, first, resume)
-
-        def multiply(*k: Expr, s: int = 0) -> Stmt:
-            add = each(lambda i, v, l: [store(acc, at(i, v, l, s), acc[at(i, v, l, s)] + a(i, k) * b(v, k, l))])
-            return add if hint is None else seq(hint(k), add)
-
-        if at_once > 1:
-            depth = depths[0]
-            assert isinstance(depth, int)
-            some = lambda k, n: seq(*(multiply(k + s, s=s % sets) for s in range(n)))
-
-            def clear(s: int) -> Stmt:
-                return each(lambda i, v, l: [store(acc, at(i, v, l, s), zero)])
-
-            def join(s: int) -> Stmt:
-                return each(lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + acc[at(i, v, l, s)])])
-
-            whole = depth // at_once
-            step = seq(*map(clear, range(1, sets)), loop(whole, lambda k: some(k * at_once, at_once), name="k"),
-                       some(const(whole * at_once, INDEX), depth - whole * at_once), *map(join, range(1, sets)))
-        else:
-            step = nest(depths, multiply, ("k", "kh", "kw"))
-        if drain is None:
-            assert write is not None
-            end = each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)
-        else:
-            memory = Buffer("block", self.dtype, (size,), Space.LOCAL)
-            spill = each(lambda i, v, l: [store(memory, at(i, v, l), acc[at(i, v, l)])])
-            end = Alloc(memory, seq(spill, drain(memory)))
-        if pending is not None:
-            keep = each(lambda i, v, l: [store(pending.sums, pending.base + at(i, v, l), acc[at(i, v, l)])])
-            end = If(pending.last, end, keep)
-        return Alloc(acc, seq(first, step, end))
+        """`register_block` in the accumulators' dtype."""
+        row = multiply_add(self.machine, self.dtype, tile.lanes)
+        turns = steps(tile, self.costs) if len(depths) == 1 and isinstance(depths[0], int) and hint is None else (1, 1)
+        return register_block(row, tile, depths, a, b, start, write, count, drain, hint, pending, turns)
 
     def effort(self, multiply_adds: int) -> int:
         """So many multiply-adds, in what `spread` is told."""
@@ -281,6 +235,91 @@ class Blocked:
         """`body(worker, unit)` for all units, shared out over the threads where there is enough to do."""
         own = shares(units, effort, self.style)
         return own.spread(own.each(lambda unit, _: body(own.worker, unit)))
+
+
+def register_block(row: Row, tile: Tile, depths: Sequence[ExprLike], a: Callable[[int, Sequence[Expr]], Expr],
+                   b: Callable[[int, Sequence[Expr], Expr], Expr], start: Callable[[int, int, Expr], Expr] | None = None,
+                   write: Callable[[int, int, Expr, Expr], list[Stmt]] | None = None, count: int = 0,
+                   drain: Callable[[Buffer], Stmt] | None = None, hint: Callable[[Sequence[Expr]], Stmt] | None = None,
+                   pending: Pending | None = None, turns: tuple[int, int] = (1, 1)) -> Stmt:
+    """Products by one instruction, added up over nested loops of `depths`, then stored from registers (`write`, `count` lanes of
+    a vector) or through memory (`drain`, given the block as rows of vectors of lanes). `turns`: steps of k in an iteration of the
+    one loop, and the sets of accumulators that they go to.
+
+    `a` and `b` are elements as the row takes them; the last of `depths` counts elements of k, a multiple of its depth.
+    """
+    if row.tile:
+        return tile_block(row, tile, depths, a, b, start, write, count, drain, hint, pending)
+    width = tile.lanes
+    if row.depth > 1:
+        depths = (*depths[:-1], _steps(depths[-1], row))
+    size = tile.rows * tile.vectors * width
+    at_once, sets = turns
+    acc = Buffer("acc", row.acc, (size * sets,), Space.LOCAL)
+
+    def each(f: Callable[[int, int, Expr], Sequence[Stmt]], count: int = width) -> Stmt:
+        scope = Scope.VECTOR if count == width else Scope.SERIAL
+        parts: list[Stmt] = []
+        for i in range(tile.rows):
+            for v in range(tile.vectors):
+                lane = Var("l", INDEX, 0, count - 1)
+                parts += [For(lane, const(count, INDEX), s, scope) for s in f(i, v, lane)]
+        return seq(*parts)
+
+    def at_step(k: Sequence[Expr], d: Expr) -> Sequence[Expr]:
+        return (*k[:-1], k[-1] * row.depth + d) if row.depth > 1 else k
+
+    at = lambda i, v, l, s=0: ((s * tile.rows + i) * tile.vectors + v) * width + l
+    zero = const(0, row.acc)
+    first = each(lambda i, v, l: [store(acc, at(i, v, l), start(i, v, l) if start else zero)])
+    if pending is not None:
+        resume = each(lambda i, v, l: [store(acc, at(i, v, l), pending.sums[pending.base + at(i, v, l)])])
+        first = If(pending.first, first, resume)
+
+    def multiply(*k: Expr, s: int = 0) -> Stmt:
+        def step(i: int, v: int) -> Stmt:
+            lane = Var("l", INDEX, 0, width - 1)
+            right = lambda d, l: b(v, at_step(k, d), l)
+            return dot(acc[at(i, v, lane, s)], lambda d: a(i, at_step(k, d)), right, lane, width, row)
+
+        add = [step(i, v) for i in range(tile.rows) for v in range(tile.vectors)]
+        return seq(*([] if hint is None else [hint(k)]), *add)
+
+    if at_once > 1:
+        depth = depths[0]
+        assert isinstance(depth, int)
+        some = lambda k, n: seq(*(multiply(k + s, s=s % sets) for s in range(n)))
+
+        def clear(s: int) -> Stmt:
+            return each(lambda i, v, l: [store(acc, at(i, v, l, s), zero)])
+
+        def join(s: int) -> Stmt:
+            return each(lambda i, v, l: [store(acc, at(i, v, l), acc[at(i, v, l)] + acc[at(i, v, l, s)])])
+
+        whole = depth // at_once
+        step = seq(*map(clear, range(1, sets)), loop(whole, lambda k: some(k * at_once, at_once), name="k"),
+                   some(const(whole * at_once, INDEX), depth - whole * at_once), *map(join, range(1, sets)))
+    else:
+        step = nest(depths, multiply, ("k", "kh", "kw"))
+    if drain is None:
+        assert write is not None
+        end = each(lambda i, v, l: write(i, v, l, acc[at(i, v, l)]), count)
+    else:
+        memory = Buffer("block", row.acc, (size,), Space.LOCAL)
+        spill = each(lambda i, v, l: [store(memory, at(i, v, l), acc[at(i, v, l)])])
+        end = Alloc(memory, seq(spill, drain(memory)))
+    if pending is not None:
+        keep = each(lambda i, v, l: [store(pending.sums, pending.base + at(i, v, l), acc[at(i, v, l)])])
+        end = If(pending.last, end, keep)
+    return Alloc(acc, seq(first, step, end))
+
+
+def _steps(depth: ExprLike, row: Row) -> int:
+    """How many of a row's steps a loop of `depth` elements takes."""
+    count = as_expr(depth)
+    if not isinstance(count, Const) or count.value % row.depth:
+        raise CodegenError(f"{row.name} takes {row.depth} elements of k at once, of {depth!r}", hint="Pack k up to a multiple")
+    return count.value // row.depth
 
 
 def _moved(op: Op, index: list[Expr]) -> list[Expr]:
