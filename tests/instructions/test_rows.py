@@ -17,7 +17,7 @@ from graphopt.codegen.c.emit import print_kernel
 from graphopt.codegen.kernel.dot import INSTRUCTIONS, bf16_pairs, flushed_fma, fma, rows_of
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, const
 from graphopt.codegen.kernel.interpret import run_kernel
-from graphopt.codegen.kernel.loops import For, Kernel, TileDot, TileLoad, Tiles, TileZero, dot, seq, statements
+from graphopt.codegen.kernel.loops import For, Kernel, TileDot, TileLoad, Tiles, TileZero, dot, seq, statements, store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.kernel.text import parse_kernel
 from graphopt.codegen.kernel.text import print_kernel as print_text
@@ -65,6 +65,8 @@ def test_the_instruction_is_in_the_assembly(cpu: str, name: str) -> None:
     for mnemonic in row.mnemonics:
         register = "tmm" if row.tile else REGISTER[row.lanes * row.acc.bits]
         assert re.search(rf"\b{mnemonic}\b.*%{register}", asm), mnemonic
+    if cpu == "alderlake" and "vnni" in "".join(row.features):
+        assert re.search(rf"{{vex}}\s+{row.mnemonics[0]}\b", asm)
     if row.tile:
         assert asm.count("ldtilecfg") == asm.count("tilerelease") > 0
 
@@ -198,6 +200,7 @@ def test_rows_come_best_first() -> None:
     assert names("znver4", "u8", "i8")[0] == "vpdpbusd.512" and names("znver4", "i8", "u8") == names("znver4", "u8", "i8")
     assert names("alderlake", "u8", "i8") == ["vpdpbusd.256.vex"]
     assert names("haswell", "i16")[0] == "vpmaddwd.256" and names("cascadelake", "i16")[0] == "vpdpwssd.512"
+    assert names("sapphirerapids", "i8", "u8")[0] == "tdpbsud" and "tdpbusd" not in names("sapphirerapids", "i8", "u8")
     assert names("haswell", "bf16") == names("haswell", "u8", "i8") == []
     assert all(r.features <= machine("znver5").features for r in rows(machine("znver5"), "f32"))
     assert family(machine("znver5")) == "zen5" and family(machine("broadwell")) == "haswell"
@@ -247,6 +250,22 @@ def test_operands_that_do_not_lie_as_the_instruction_takes_them_are_refused() ->
     half = Kernel("k", (a, b, acc), dot(acc[lane], lambda k: a[k], lambda k, l: b[l * 4 + k], lane, 8, row), 2, 1)
     with pytest.raises(CodegenError, match="16 lanes, not 8"):
         kernel_texts(half, machine("znver4"))
+
+
+def test_either_operand_may_be_what_the_lanes_have_in_common() -> None:
+    row = BY_NAME["vpdpbusd.256"]
+    w, x, out = Buffer("w", "i8", (4,)), Buffer("x", "u8", (32,)), Buffer("out", "i32", (8,))
+    lane = Var("l", INDEX, 0, 7)
+    zero = For(lane, const(8, INDEX), store(out, lane, const(0, "i32")), Scope.VECTOR)
+    kernel = Kernel("k", (w, x, out), seq(zero, dot(out[lane], lambda k: w[k], lambda k, l: x[l * 4 + k], lane, 8, row)), 2, 1)
+    verify(kernel)
+    rng = np.random.default_rng(1)
+    given = [rng.integers(-128, 128, 4).astype(np.int8), rng.integers(0, 256, 32).astype(np.uint8)]
+    want = given[1].reshape(8, 4).astype(int) @ given[0].astype(int)
+    np.testing.assert_array_equal(run_kernel(kernel, given)[0], want)
+    assert "vpdpbusd" in kernel_texts(kernel, machine("cascadelake"))[1]
+    if (here := cpu_for(row)) is not None:
+        np.testing.assert_array_equal(run([(kernel, given)], here)[0], want)
 
 
 def test_tiles_of_the_wrong_shape_are_refused() -> None:

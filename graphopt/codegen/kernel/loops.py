@@ -257,10 +257,13 @@ def seq(*body: Stmt) -> Stmt:
 
 
 def dot(target: Load, a: Callable[[Expr], Expr], b: Callable[[Expr, Expr], Expr], lane: Var, lanes: int, how: Instruction) -> Dot:
-    """`target` plus the products of a(step) and b(step, lane)."""
+    """`target` plus the products of a(step) and b(step, lane), as the instruction has them: they may come the other way round."""
     step = Var("s", INDEX, 0, how.depth - 1)
     k: Expr = step if how.depth > 1 else const(0, INDEX)
-    return Dot(target, lane, lanes, step, a(k), b(k, lane), how)
+    x, y = a(k), b(k, lane)
+    if (x.dtype, y.dtype) == (how.b, how.a):
+        x, y = y, x
+    return Dot(target, lane, lanes, step, x, y, how)
 
 
 def let(name: str, value: Expr, body: Callable[[Expr], Stmt]) -> Stmt:

@@ -203,10 +203,11 @@ TILE_LOAD, TILE_STORE, TILE_CONFIGURE = 9, 16, 180  # cycles on golden-cove-serv
 # Choosing ---------------------------------------------------------------------------------------
 def rows(machine: X86, a: DType | str, b: DType | str | None = None, acc: DType | str | None = None) -> list[Row]:
     """What the machine has to multiply elements of `a` by those of `b` (the same where None) and add them to `acc` (any where
-    None); the most products a cycle first. Operands may also be given the other way round: see `Row.a`."""
+    None); the most products a cycle first. To vectors both orders are one: either may be what all lanes have in common. Of tiles
+    `a` is what lies by rows."""
     x, y = dtype(a), dtype(a if b is None else b)
-    found = [r for r in ROWS if r.features <= machine.features and (r.a, r.b) in ((x, y), (y, x))
-             and (acc is None or r.acc is dtype(acc))]
+    found = [r for r in ROWS if r.features <= machine.features and (acc is None or r.acc is dtype(acc))
+             and ((r.a, r.b) == (x, y) or ((r.a, r.b) == (y, x) and r.tile is None))]
     return sorted(found, key=lambda r: -r.pace(machine))
 
 

@@ -39,7 +39,8 @@ def permit_tiles() -> bool:
     """Have Linux let this process use tile registers (AMX). It grants their 8 KiB of state once a process, to all its threads;
     without that the first tile instruction ends the process. Whether it does; False where there are none.
 
-    Whoever binds code that uses tiles asks before its first call: here `Runtime.entries`, in C what loads an artifact.
+    To be asked before the first call of code that uses tiles. No program does yet; where they do, `library.Runtime.entries` asks,
+    and native/model.c where it checks the features of an artifact.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     return not missing(["amx-tile"]) and libc.syscall(ctypes.c_long(_ARCH_PRCTL), ctypes.c_long(_ARCH_REQ_XCOMP_PERM),
