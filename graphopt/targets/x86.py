@@ -35,6 +35,11 @@ class X86(Target):
         return 16 if "avx512f" in self.features else 8 if "avx2" in self.features else 4
 
     @property
+    def fuses(self) -> bool:
+        """Whether a product and a sum can be rounded once."""
+        return not self.features.isdisjoint(("fma", "fma4"))
+
+    @property
     def registers(self) -> int:
         return 32 if "avx512f" in self.features else 16
 

@@ -1,5 +1,8 @@
 """Loop nests as C++: one function a kernel. CUDA and HLS are dialects of it.
 
+A product and a sum are rounded one after the other, so compilers must be kept from contracting them (-ffp-contract=off,
+-fmad=false); where one rounding is meant, the text says fma.
+
 Data integers wrap: their sums and products are computed unsigned. Index arithmetic is plain. bool is stored as
 a byte, f16 and bf16 as their bits; conversions round to nearest even. min and max propagate NaN. Transcendentals
 call the C library's function of the dtype (expf, exp). Nodes used more than once within a statement are bound to
@@ -374,8 +377,6 @@ class Printer:
                 return f"({self.term(e.args[0], a[0], kind, True)} {_OPERATOR[kind]} {self.term(e.args[1], a[1], kind, False)})"
             if kind == "neg":
                 return f"(-{a[0]})"
-            if kind == "fma":
-                return f"({a[0]} * {a[1]} + {a[2]})"
             if of is INDEX and kind == "abs":
                 return f"({a[0]} < 0 ? -{a[0]} : {a[0]})"
             if of.name in ("f32", "f64") and kind in _FUNCTION:
@@ -406,8 +407,6 @@ class Printer:
         own, unsigned = VALUE[d.name], "uint64_t" if d.bits == 64 else "uint32_t"
         if kind in ("add", "sub", "mul"):
             return f"({own})(({unsigned}){a[0]} {_OPERATOR[kind]} ({unsigned}){a[1]})"
-        if kind == "fma":
-            return f"({own})(({unsigned}){a[0]} * ({unsigned}){a[1]} + ({unsigned}){a[2]})"
         if kind == "neg":
             return f"({own})(({unsigned})0 - ({unsigned}){a[0]})"
         if kind == "abs":
@@ -472,6 +471,6 @@ _LOGICAL = {"and": "&&", "or": "||", "xor": "!="}
 _BITWISE = {"and": "&", "or": "|", "xor": "^"}
 _OPERATOR = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _FUNCTION = {**{k: k for k in TRANSCENDENTAL}, "abs": "fabs", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "trunc": "trunc",
-             "round": "rint", "fmod": "fmod"}
+             "round": "rint", "fmod": "fmod", "fma": "fma"}
 
 __all__ = ["PLAIN", "PRELUDE", "STORED", "Dialect", "Printer", "identifier", "print_kernel"]

@@ -1,4 +1,7 @@
-"""CUDA C++ to a cubin, without a GPU: by nvcc where it is installed, else by NVRTC."""
+"""CUDA C++ to a cubin, without a GPU: by nvcc where it is installed, else by NVRTC.
+
+Neither may contract a product and a sum into one rounding (`fmad`): where that is meant, the source says fmaf.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ def _nvcc(source: str, arch: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
         folder = Path(scratch)
         (folder / "kernels.cu").write_text(source, encoding="utf-8")
-        run(["nvcc", "-std=c++17", "-O3", f"-arch={arch}", "-cubin", "-o", "kernels.cubin", "kernels.cu"], folder, "nvcc")
+        flags = ["-std=c++17", "-O3", "-fmad=false", f"-arch={arch}", "-cubin"]
+        run(["nvcc", *flags, "-o", "kernels.cubin", "kernels.cu"], folder, "nvcc")
         return (folder / "kernels.cubin").read_bytes()
 
 
@@ -60,7 +64,8 @@ def _nvrtc_library() -> ctypes.CDLL | None:
     return None
 
 
-def _nvrtc(library: ctypes.CDLL, source: str, arch: str) -> bytes:
+def _nvrtc(library: ctypes.CDLL, source: str, arch: str, what: str = "CUBIN") -> bytes:
+    """What NVRTC makes of the source: a CUBIN or PTX."""
     library.nvrtcGetErrorString.restype = ctypes.c_char_p
 
     def check(status: int, what: str) -> None:
@@ -71,17 +76,17 @@ def _nvrtc(library: ctypes.CDLL, source: str, arch: str) -> bytes:
     text = source.encode()
     check(library.nvrtcCreateProgram(ctypes.byref(program), text, b"kernels.cu", 0, None, None), "creating the program")
     try:
-        options = (ctypes.c_char_p * 2)(f"--gpu-architecture={arch}".encode(), b"--std=c++17")
-        if library.nvrtcCompileProgram(program, 2, options):
+        options = (ctypes.c_char_p * 3)(f"--gpu-architecture={arch}".encode(), b"--std=c++17", b"--fmad=false")
+        if library.nvrtcCompileProgram(program, len(options), options):
             size = ctypes.c_size_t()
             check(library.nvrtcGetProgramLogSize(program, ctypes.byref(size)), "reading the log")
             said = ctypes.create_string_buffer(size.value)
             check(library.nvrtcGetProgramLog(program, said), "reading the log")
             raise CodegenError(f"the kernels do not compile:\n{said.value.decode(errors='replace')}", where="NVRTC")
         size = ctypes.c_size_t()
-        check(library.nvrtcGetCUBINSize(program, ctypes.byref(size)), "reading the code")
+        check(getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), "reading the code")
         code = ctypes.create_string_buffer(size.value)
-        check(library.nvrtcGetCUBIN(program, code), "reading the code")
+        check(getattr(library, f"nvrtcGet{what}")(program, code), "reading the code")
         return code.raw[:size.value]
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))

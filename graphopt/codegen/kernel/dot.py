@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
+from graphopt.ir.ops.numeric import fma, odd_sum
 from graphopt.ir.types import DType
 
 # accumulators [lanes], a and b [lanes, depth] -> accumulators; of tiles: [rows, columns], [rows, k * depth], [k, columns * depth]
@@ -67,40 +67,6 @@ def once_rounded(acc: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return fma(a[..., 0], b[..., 0], acc)
 
 
-def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a * b + c of f32 or f64, rounded once, to nearest even."""
-    if a.dtype == np.float32:
-        return _odd_sum(a, b, c).astype(np.float32)
-    return np.asarray(_fma64(a, b, c), np.float64)
-
-
-def _odd_sum(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a * b + c of f32 in f64, rounded to odd where it is inexact: rounding that again, to nearest, is right (Boldo and
-    Melquiond, IEEE Transactions on Computers 57(4), 2008)."""
-    x, y = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)  # the product is exact
-    s = x + y
-    back = s - x
-    rest = (x - (s - back)) + (y - back)  # what rounding lost (Knuth's TwoSum)
-    odd = (s.view(np.int64) & 1) == 1
-    toward = np.nextafter(s, np.where(rest > 0, np.inf, -np.inf))
-    return np.where(np.isfinite(s) & (rest != 0) & ~odd, toward, s)
-
-
-def _exact_fma(a: float, b: float, c: float) -> float:
-    plain = a * b + c
-    if not (np.isfinite(a) and np.isfinite(b) and np.isfinite(c)):
-        return plain
-    total = Fraction(a) * Fraction(b) + Fraction(c)
-    if total == 0:
-        return plain  # of the right sign
-    try:
-        return float(total)
-    except OverflowError:
-        return float(np.copysign(np.inf, float(total > 0) - 0.5))
-
-
-_fma64 = np.vectorize(_exact_fma, otypes=[np.float64])
-
 LEAST = 2.0**-126  # the least normal f32
 
 
@@ -108,7 +74,7 @@ def flushed_fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """`fma` of f32 that takes denormal operands for 0, and gives 0 where the result would be one (DAZ and FTZ of Intel SDM
     volume 1, 10.2.3; a result is tiny that is so after rounding to 24 bits, 4.9.1.5)."""
     a, b, c = (_no_denormals(x) for x in (a, b, c))
-    s = _odd_sum(a, b, c)
+    s = odd_sum(a, b, c)
     tiny = np.abs(s) < LEAST * (1 - 2.0**-25)
     return np.where(tiny, np.copysign(0.0, s), s).astype(np.float32)
 

@@ -6,6 +6,8 @@ simplified as it is built, using the ranges of the loop variables.
 
 Conventions that rules must keep:
 - arithmetic happens in f32, f64, bool, INDEX or integer dtypes; f16 and bf16 are only loaded, stored and cast;
+- `a * b + c` is rounded twice, `fma(a, b, c)` once, on every target: no compiler below may turn one into the other. Sums of
+  products (contractions, reductions, polynomials) say `fma`; what a user's graph multiplies and then adds does not;
 - both sides of a `select` are evaluated, so loads must be in bounds whatever the condition says (clamp the index).
 """
 
@@ -290,9 +292,19 @@ def call(kind: str, *args: Expr) -> Expr:
         return unary(kind, args[0])
     if len(args) == 2:
         return binary(kind, args[0], args[1])
-    if kind == "select":
-        return select(*args)
-    return _apply(kind, args, args[0].dtype)
+    return select(*args) if kind == "select" else fma(*args)
+
+
+def fma(a: ExprLike, b: ExprLike, c: ExprLike) -> Expr:
+    """a * b + c of floats with one rounding; of integers and indices, where nothing is rounded, a product and a sum.
+
+    x86 CPUs that have no such instruction multiply and add, and round twice: a call for each lane would take fifty times as long.
+    """
+    like = next((x.dtype for x in (a, b, c) if isinstance(x, Expr)), INDEX)
+    args = tuple(as_expr(x, like) for x in (a, b, c))
+    if any(x.dtype is not like for x in args):
+        raise CodegenError(f"fma of {', '.join(str(x.dtype) for x in args)}", hint="Cast them to one dtype")
+    return _apply("fma", args, like) if like.is_float else args[0] * args[1] + args[2]
 
 
 def select(condition: Expr, a: ExprLike, b: ExprLike) -> Expr:
@@ -363,7 +375,11 @@ def identity_of(kind: str, d: DType) -> Const:
 
 
 def combine(kind: str, a: Expr, b: Expr) -> Expr:
-    """One step of a reduction: `a` so far, and the element `b`. max and min propagate NaN."""
+    """One step of a reduction: `a` so far, and the element `b`. max and min propagate NaN; products are added as they are, not
+    rounded before."""
+    if kind == "sum" and isinstance(b, Apply) and b.kind == "mul" and b.dtype.is_float:
+        x, y = b.args
+        return fma(x, y, a)
     if kind == "peak":
         return select(a < b, b, a)
     name = {"sum": "add", "prod": "mul", "any": "or", "all": "and"}.get(kind, kind)

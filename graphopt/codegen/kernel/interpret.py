@@ -28,6 +28,7 @@ from graphopt.codegen.kernel.loops import (
     TileZero,
 )
 from graphopt.errors import CodegenError
+from graphopt.ir.ops.numeric import fma
 from graphopt.ir.types import BOOL, dtype
 
 
@@ -67,7 +68,7 @@ def _erf(x: Any) -> Any:
 APPLY: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": _truncated, "floordiv": _floored("floordiv"),
     "floormod": _floored("floormod"), "min": np.minimum, "max": np.maximum, "neg": np.negative, "abs": np.abs,
-    "fma": lambda a, b, c: a * b + c, "sqrt": np.sqrt, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "trunc": np.trunc,
+    "fma": fma, "sqrt": np.sqrt, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "trunc": np.trunc,
     "fmod": np.fmod, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert,
     "shl": _shift(np.left_shift), "shr": _shift(np.right_shift), "eq": np.equal, "ne": np.not_equal, "lt": np.less,
     "le": np.less_equal, "exp": np.exp, "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "sin": np.sin, "cos": np.cos,

@@ -1,9 +1,10 @@
 """Transcendental functions as vectorisable arithmetic: polynomials, selects and bit patterns, no calls to libm.
 
 `expand` replaces F32 nodes; F64 ones stay, for a target's own library. Errors below are the largest seen against
-float64 over dense samples of each function's whole domain (tests/codegen/kernel/test_math.py holds them to it), both with
-every operation rounded and with multiply-adds contracted. Special values are those of C's Annex F, and results below
-the normal range are rounded, not flushed. Casts to integers never see NaN or what does not fit: LLVM leaves them undefined.
+float64 over dense samples of each function's whole domain (tests/codegen/kernel/test_math.py holds them to it), with products and
+sums rounded together (`fuses`), as machines do that can, and one after the other. Special values are those of C's Annex F, and
+results below the normal range are rounded, not flushed. Casts to integers never see NaN or what does not fit: LLVM leaves them
+undefined.
 
 Coefficients are minimax (Remez exchange at 50 digits) under the weight that makes the stated quantity's error level.
 """
@@ -14,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from graphopt.codegen.kernel.expr import Apply, Const, Expr, binary, bitcast, cast, const, postorder, rebuild, select, unary
+from graphopt.codegen.kernel.fuse import fuses
 from graphopt.ir.types import F32, F64, I32, I64
 
 LOG2_E = 1.44269504088896340736
@@ -197,6 +199,7 @@ def _log_limits(x: Expr, inside: Expr) -> Expr:
 
 
 # The functions ------------------------------------------------------------------------------
+@fuses
 def exp(x: Expr) -> Expr:
     """e^x; at most 1 ulp."""
     held = _keep_nan(x, -104.0, 89.0)
@@ -217,6 +220,7 @@ def _exp_biased(x: Expr) -> tuple[Expr, Expr]:
     return r, _float(_shift_left(_bits(shifted), 23))
 
 
+@fuses
 def _exp_of_normal(x: Expr) -> Expr:
     """e^x for x from LEAST_NORMAL on (and NaN), anything below; at most 1 ulp. Half the scale comes last, so that it overflows
     where the result does."""
@@ -227,6 +231,7 @@ def _exp_of_normal(x: Expr) -> Expr:
     return ((r + r * r * _poly(r, EXP_2)) + 1.0) * _float(_shift_left(_bits(shifted), 23)) * 2.0
 
 
+@fuses
 def exp_negative(x: Expr) -> Expr:
     """e^x for x <= 0 (and NaN); at most 1 ulp, and 0 where it is no normal number: half the work of `exp`."""
     if x.dtype is not F32:
@@ -235,6 +240,7 @@ def exp_negative(x: Expr) -> Expr:
     return select(x < -87.0, 0.0, ((r + r * r * _poly(r, EXP_2)) + 1.0) * s)
 
 
+@fuses
 def logistic(a: Expr, z: Expr) -> Expr:
     """a / (1 + e^z), half the work of an `exp` and a division; at most 2.5 ulp, and 0 times `a` for z above 88.37, where the
     quotient is less than 4.2e-39 of `a`."""
@@ -256,12 +262,14 @@ def _expm1_held(x: Expr) -> Expr:
     return (t * p + (t - 0.5)) * 2.0
 
 
+@fuses
 def expm1(x: Expr) -> Expr:
     """e^x - 1; at most 1.6 ulp."""
     plain = select(_isnan(x), x, _expm1_held(_hold(x, -18.0, 89.0)))
     return select(_abs(x) < 1e-10, x, plain)
 
 
+@fuses
 def log(x: Expr) -> Expr:
     """Natural logarithm; at most 1 ulp. -inf at zeros, NaN below."""
     scaled, shift = _normal(x)
@@ -269,6 +277,7 @@ def log(x: Expr) -> Expr:
     return _log_limits(x, _log_of(cast(e + shift, F32), m - 1.0))
 
 
+@fuses
 def log1p(x: Expr) -> Expr:
     """log(1 + x); at most 1.6 ulp. What 1 + x rounds away is added to the reduced argument, which for small x is x itself."""
     u = x + 1.0
@@ -278,6 +287,7 @@ def log1p(x: Expr) -> Expr:
     return select(_abs(x) < 1e-10, x, _log_limits(u, _log_of(cast(e, F32), f)))
 
 
+@fuses
 def tanh(x: Expr) -> Expr:
     """Hyperbolic tangent, a polynomial near zero and 1 - 2 / (e^2|x| + 1) beyond; at most 1.6 ulp."""
     y = _abs(x)
@@ -288,6 +298,7 @@ def tanh(x: Expr) -> Expr:
     return select(_isnan(x), x, _with_sign_of(x, select(y < 0.55, near, far)))
 
 
+@fuses
 def erf(x: Expr) -> Expr:
     """Error function as 1 - e^-w of the polynomial w = -log(1 - erf |x|); at most 3 ulp."""
     y = _hold(_abs(x), 0.0, 3.95)
@@ -296,6 +307,7 @@ def erf(x: Expr) -> Expr:
     return select(_isnan(x), x, _with_sign_of(x, tail))
 
 
+@fuses
 def gelu(x: Expr) -> Expr:
     """x Phi(x), Phi being the normal distribution, as relu(x) - |x| Phi(-|x|): half the work of erf's formula, which loses its
     digits where x is negative. At most 3.5 ulp where x is positive, and 1e-7 where it is not; no more than relu beyond 6."""
@@ -336,6 +348,7 @@ def _half_exp(y: Expr) -> Expr:
     return _scale(p + 1.0, n - 1)
 
 
+@fuses
 def sinh(x: Expr) -> Expr:
     """Hyperbolic sine; at most 1.8 ulp."""
     y = _abs(x)
@@ -345,12 +358,14 @@ def sinh(x: Expr) -> Expr:
     return select(_isnan(x), x, _with_sign_of(x, select(y < 1.0, near, half - 0.25 / half)))
 
 
+@fuses
 def cosh(x: Expr) -> Expr:
     """Hyperbolic cosine; at most 1.6 ulp."""
     half = _half_exp(_abs(x))
     return select(_isnan(x), x, half + 0.25 / half)
 
 
+@fuses
 def asinh(x: Expr) -> Expr:
     """Inverse hyperbolic sine, log1p(y + y^2 / (1 + sqrt(1 + y^2))) and log(2y) for large y; at most 2.2 ulp."""
     y = _abs(x)
@@ -360,6 +375,7 @@ def asinh(x: Expr) -> Expr:
     return _with_sign_of(x, plain + select(big, const(math.log(2), F32), const(0.0, F32)))
 
 
+@fuses
 def acosh(x: Expr) -> Expr:
     """Inverse hyperbolic cosine, log1p(t + sqrt(2t + t^2)) of t = x - 1; at most 2.3 ulp. NaN below one."""
     t = x - 1.0
@@ -368,6 +384,7 @@ def acosh(x: Expr) -> Expr:
     return select(x < 1.0, math.nan, plain + select(big, const(math.log(2), F32), const(0.0, F32)))
 
 
+@fuses
 def atanh(x: Expr) -> Expr:
     """Inverse hyperbolic tangent, log1p(2y + 2y^2 / (1 - y)) / 2; at most 2 ulp. NaN beyond one."""
     y = _abs(x)
@@ -411,16 +428,19 @@ def _wave(x: Expr, ahead: int, sign: Expr) -> Expr:
     return select(_abs(x) < math.inf, flipped, math.nan)
 
 
+@fuses
 def sin(x: Expr) -> Expr:
     """Sine; at most 1.6 ulp, whatever the magnitude of x. NaN at infinities."""
     return _wave(x, 0, _bits(x) & SIGN)
 
 
+@fuses
 def cos(x: Expr) -> Expr:
     """Cosine; errors as those of `sin`."""
     return _wave(x, 1, const(0, I32))
 
 
+@fuses
 def tan(x: Expr) -> Expr:
     """Tangent; at most 3.5 ulp."""
     q, r = _reduce_angle(x)
@@ -451,6 +471,7 @@ def _inner_sine(x: Expr, y: Expr) -> tuple[Expr, Expr]:
     return big, s + s * z * _poly(z, ASIN)
 
 
+@fuses
 def asin(x: Expr) -> Expr:
     """Arc sine; at most 2.5 ulp. NaN beyond one."""
     y = _abs(x)
@@ -458,6 +479,7 @@ def asin(x: Expr) -> Expr:
     return _with_sign_of(x, select(big, _from(PI_HIGH / 2, PI_LOW / 2, p + p), p))
 
 
+@fuses
 def acos(x: Expr) -> Expr:
     """Arc cosine; at most 1.2 ulp. NaN beyond one."""
     big, p = _inner_sine(x, _abs(x))
@@ -465,6 +487,7 @@ def acos(x: Expr) -> Expr:
     return select(big, outer, _from(PI_HIGH / 2, PI_LOW / 2, p))
 
 
+@fuses
 def atan(x: Expr) -> Expr:
     """Arc tangent; at most 1.8 ulp."""
     y = _abs(x)
@@ -473,6 +496,7 @@ def atan(x: Expr) -> Expr:
     return _with_sign_of(x, select(steep, _from(PI_HIGH / 2, PI_LOW / 2, p), p))
 
 
+@fuses
 def atan2(y: Expr, x: Expr) -> Expr:
     """Angle of the point (x, y); at most 1.8 ulp. Zeros and infinities as in C: their signs choose the quadrant."""
     v, h = _abs(y), _abs(x)
@@ -485,6 +509,7 @@ def atan2(y: Expr, x: Expr) -> Expr:
     return select(_isnan(x) | _isnan(y), math.nan, _with_sign_of(y, turned))
 
 
+@fuses
 def pow(x: Expr, y: Expr) -> Expr:
     """x^y as 2^(y log2 |x|) in f64; at most 0.6 ulp. Special cases as C's: x^0 and 1^y are 1 even for NaN, a negative x
     needs an integer y (else NaN), and an odd one keeps x's sign, that of zero included."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from graphopt.codegen.kernel.expr import Const, Expr, binary, bitcast, call, cast, const, maximum, minimum, select
+from graphopt.codegen.kernel.expr import Const, Expr, binary, bitcast, call, cast, const, fma, maximum, minimum, select
 from graphopt.codegen.lower.common import is_nan
 from graphopt.codegen.lower.registry import OpView, compute
 from graphopt.ir.types import BF16, BOOL, F16, F32, I32, I64, DType
@@ -68,7 +68,7 @@ UNARY: dict[str, Callable[[Expr], Expr]] = {
 
 def _gelu(x: Expr, o: OpView) -> Expr:
     if o.approximate == "tanh":
-        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
+        inner = math.sqrt(2 / math.pi) * fma(x * x * x, 0.044715, x)
         return x / (1 + call("exp", -2 * inner))  # (1 + tanh u) / 2 is the logistic function of 2 u
     return 0.5 * x * (1 + call("erf", x * math.sqrt(0.5)))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, call, cast, clamp, const, select
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, call, cast, clamp, const, fma, select
 from graphopt.codegen.kernel.loops import If, Seq, Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.lower.common import read, write
 from graphopt.codegen.lower.registry import OpView, computed, loops
@@ -50,7 +50,7 @@ def eliminate(a: Buffer, n: int, k: Expr, largest: Buffer, row: Buffer, swapped:
     def subtract(t: Expr) -> Stmt:
         p = k + 1 + t
         return let("factor", a[p, k] / a[k, k],
-                   lambda f: loop(columns, lambda q: write(a, [p, q], a[p, q] - f * a[k, q]), name="q"))
+                   lambda f: loop(columns, lambda q: write(a, [p, q], fma(-f, a[k, q], a[p, q])), name="q"))
 
     rest = n - 1 - k
     return seq(write(largest, [0], call("abs", a[k, k])), write(row, [0], cast(k, I32)), loop(rest, look, name="t"),
@@ -112,8 +112,8 @@ def solve(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], scratch: Seq
     def matrix(*i: Expr) -> Stmt:
         def back(t: Expr) -> Stmt:
             p = n - 1 - t
-            known = lambda c: loop(t, lambda j: write(work, [p, n + c], work[p, n + c]
-                                                      - work[p, p + 1 + j] * work[p + 1 + j, n + c]), name="j")
+            known = lambda c: loop(t, lambda j: write(work, [p, n + c], fma(
+                -work[p, p + 1 + j], work[p + 1 + j, n + c], work[p, n + c])), name="j")
             return loop(k, lambda c: seq(known(c), write(work, [p, n + c], work[p, n + c] / work[p, p])), name="c")
 
         def run(bad: Buffer) -> Stmt:
@@ -139,7 +139,7 @@ def cholesky(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], scratch: 
     def matrix(*i: Expr) -> Stmt:
         def reduced(p: Expr, k: Expr) -> Stmt:
             """a[p, k] less the products of what is known of rows p and k."""
-            return loop(k, lambda j: write(a, [p, k], a[p, k] - a[p, j] * a[k, j]), name="j")
+            return loop(k, lambda j: write(a, [p, k], fma(-a[p, j], a[k, j], a[p, k])), name="j")
 
         def column(k: Expr, bad: Buffer) -> Stmt:
             holds = a[k, k] > 0
@@ -174,7 +174,8 @@ def triangular_solve(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer], s
             at = lambda j: p + 1 + j if o.upper else j
 
             def unknown(c: Expr) -> Stmt:
-                known = loop(t, lambda j: write(x, [p, c], x[p, c] - cast(read(a, *i, p, at(j)), F64) * x[at(j), c]), name="j")
+                known = loop(t, lambda j: write(x, [p, c], fma(
+                    -cast(read(a, *i, p, at(j)), F64), x[at(j), c], x[p, c])), name="j")
                 return seq(known, NOTHING if o.unit else write(x, [p, c], x[p, c] / cast(read(a, *i, p, p), F64)))
 
             return loop(k, unknown, name="c")

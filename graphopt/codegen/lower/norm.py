@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphopt.codegen.kernel.expr import Expr
+from graphopt.codegen.kernel.fuse import fused
 from graphopt.codegen.lower.reduce import over_axes
 from graphopt.codegen.lower.registry import Accessor, Inliner, OpView, compute, computed
 from graphopt.ir.graph import Builder, Graph, Op, Value
@@ -64,14 +65,23 @@ def _decomposed(name: str, types: tuple[Type | None, ...], frozen: _Frozen) -> G
 @compute(*INLINED)
 def inlined(o: OpView, *i: Expr) -> Expr:
     graph = decomposed(o.op)
+    given: list[Expr] = []
+
+    def kept(access: Accessor) -> Accessor:
+        def element(*i: Expr) -> Expr:
+            given.append(access(*i))
+            return given[-1]
+
+        return element
+
     accessors = (o.accessor(p.name) for p in o.op.definition.operands)
-    sources: dict[Value, Accessor] = dict(zip(graph.inputs, (a for a in accessors if a is not None)))
+    sources: dict[Value, Accessor] = dict(zip(graph.inputs, (kept(a) for a in accessors if a is not None)))
     inliner = Inliner(sources)
     for op in graph.ops:
         if o.op.name in SHIFTED and op.name == "reduce_max":
             view = OpView(op, [lambda *j, x=op.operands[0]: inliner.at(x, j)])
             sources[op.result] = lambda *j, view=view: over_axes(view, "peak", j)
-    return inliner.at(graph.outputs[o.result], i)
+    return fused(inliner.at(graph.outputs[o.result], i), tuple(given))
 
 
 def _without_subnormals(graph: Graph) -> None:

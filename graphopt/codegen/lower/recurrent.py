@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, call, cast, const, maximum, minimum, select
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, call, cast, const, fma, maximum, minimum, select
 from graphopt.codegen.kernel.loops import If, Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.common import PARALLEL_FROM, read, write
@@ -102,8 +102,8 @@ class _Layer:
 
         def row(k: Expr) -> Stmt:
             def add(v: Expr) -> Stmt:
-                return loop(count, lambda j: write(into, [line, first + j],
-                                                   into[line, first + j] + v * weights[self.direction, k, first + j]), name="j")
+                return loop(count, lambda j: write(into, [line, first + j], fma(
+                    v, weights[self.direction, k, first + j], into[line, first + j])), name="j")
 
             return let("v", vector(k), add)
 
@@ -191,17 +191,17 @@ def unit_of(o: OpView, functions: Sequence[Callable[[Expr], Expr]]) -> Callable[
 
     def lstm(u: Unit) -> list[Expr]:
         f, g, h = functions
-        peep = lambda k, cell: u.sums[k] + u.peephole(k) * cell if u.peephole is not None else u.sums[k]
+        peep = lambda k, cell: fma(u.peephole(k), cell, u.sums[k]) if u.peephole is not None else u.sums[k]
         i = f(peep(0, u.c))
         forget = 1 - i if o.input_forget else f(peep(2, u.c))
-        cell = forget * u.c + i * g(u.sums[3])
+        cell = fma(forget, u.c, i * g(u.sums[3]))
         return [f(peep(1, cell)) * h(cell), cell]
 
     def gru(u: Unit) -> list[Expr]:
         f, g = functions
         z = f(u.sums[0])
-        recurrent = f(u.sums[1]) * u.sums[3] if o.linear_before_reset else u.sums[3]
-        return [(1 - z) * g(u.sums[2] + recurrent) + z * u.h]
+        new = fma(f(u.sums[1]), u.sums[3], u.sums[2]) if o.linear_before_reset else u.sums[2] + u.sums[3]
+        return [fma(1 - z, g(new), z * u.h)]
 
     def rnn(u: Unit) -> list[Expr]:
         return [functions[0](u.sums[0])]

@@ -7,7 +7,22 @@ from fractions import Fraction
 
 import numpy as np
 
-from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, call, cast, clamp, const, maximum, minimum, reduce, select
+from graphopt.codegen.kernel.expr import (
+    INDEX,
+    Buffer,
+    Const,
+    Expr,
+    call,
+    cast,
+    clamp,
+    combine,
+    const,
+    maximum,
+    minimum,
+    reduce,
+    select,
+)
+from graphopt.codegen.kernel.fuse import fuses
 from graphopt.codegen.kernel.loops import Stmt, alloc, let, loop, nest, seq
 from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.common import all_of, inside, read, wrapped, write
@@ -114,10 +129,12 @@ def _lcm(*fractions: Fraction) -> int:
     return max(f.denominator for f in fractions)  # powers of two
 
 
+@fuses
 def _cubic_near(d: Expr, a: float) -> Expr:
     return ((a + 2) * d - (a + 3)) * (d * d) + 1
 
 
+@fuses
 def _cubic_far(d: Expr, a: float) -> Expr:
     return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
 
@@ -161,7 +178,9 @@ def _interpolated(o: OpView, axis: _Axis, i: Expr, element: Callable[[Expr], Exp
             return reduce("sum", [count], of)
         out = of(const(0, INDEX))
         for k in range(1, count):
-            out = out + of(const(k, INDEX))
+            one = of(const(k, INDEX))
+            # Integers are rounded in the end: a sum next to a half must come out as the reference's, which rounds each product.
+            out = combine("sum", out, one) if o.types[0].dtype.is_float else out + one
         return out
 
     if not (o.exclude_outside or o.antialias):
@@ -339,7 +358,7 @@ def roi_align(o: OpView, ins: Sequence[Buffer], outs: Sequence[Buffer]) -> Stmt:
                          for iy, wy in _bilinear(yy, height) for ix, wx in _bilinear(xx, width)]
                 new: Expr = acc[0]
                 for t in terms:
-                    new = new + t if o.mode == "avg" else maximum(new, t)
+                    new = combine("sum", new, t) if o.mode == "avg" else maximum(new, t)
                 return write(acc, [0], new)
 
             visit = loop(down[2], lambda ky: let("yy", place(p, ky, *down[:4]), lambda yy: loop(

@@ -101,7 +101,7 @@ def build(program: Program, target: X86, each: bool = False, in_memory: bool = F
     start = time.perf_counter()
     in_memory = in_memory or native.compiler() is None
     clocks = [marks_at(program) + MARK * (sum(map(len, calls[:k])) + k) for k in range(len(calls))] if marks else []
-    make = lambda: ir_module(program, calls, names, in_memory, clocks)
+    make = lambda: ir_module(program, calls, names, target.fuses, in_memory, clocks)
     if in_memory:
         module = compile_module(make(), target)
         functions = [module.get_function(n) for n in names]
@@ -153,7 +153,8 @@ def _objects(program: Program, calls: list[list[Step]], names: list[str], target
         found = disk.load_bytes(symbol, "objects")
         if found is not None:
             return found
-        made = _object(tvm.IRModule({ir.GlobalVar(symbol): emit_kernel(used[name]).with_attr("global_symbol", symbol)}), target)
+        function = emit_kernel(used[name], target.fuses).with_attr("global_symbol", symbol)
+        made = _object(tvm.IRModule({ir.GlobalVar(symbol): function}), target)
         disk.store(symbol, made, "objects")
         return made
 
@@ -206,11 +207,11 @@ def _lowering(machine: Any) -> Any:
         t.SplitHostDevice(), t.LowerIntrin()])
 
 
-def ir_module(program: Program, calls: list[list[Step]], names: list[str], packed: bool = False,
+def ir_module(program: Program, calls: list[list[Step]], names: list[str], fuses: bool, packed: bool = False,
               clocks: Sequence[int] = ()) -> Any:
     """The TVM module: kernels under their own names, then the public functions, `packed` for calls through TVM."""
     kernels = {k.name: ir.GlobalVar(k.name) for k in program.kernels}
-    functions = {variable: emit_kernel(k) for k, variable in zip(program.kernels, kernels.values())}
+    functions = {variable: emit_kernel(k, fuses) for k, variable in zip(program.kernels, kernels.values())}
     for k, (name, stretch) in enumerate(zip(names, calls)):
         functions[ir.GlobalVar(name)] = entry(program, stretch, name, kernels, packed, clocks[k] if clocks else None)
     return tvm.IRModule(functions)

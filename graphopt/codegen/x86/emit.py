@@ -2,17 +2,35 @@
 
 Storage: bool is a byte, bf16 a 16-bit integer converted with shifts; arithmetic never happens in either.
 Indices are 32-bit unless a buffer is too large for that.
+
+TVM lets LLVM contract any product and sum into one rounding, and has no option against it. So a product that is added to
+something goes through llvm.arithmetic.fence, which is no instruction and which nothing looks through; `fma` is llvm.fma.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from tvm import ir, tirx
 
 from graphopt.codegen.kernel import math as vector_math
-from graphopt.codegen.kernel.expr import INDEX, Apply, Buffer, Const, Expr, Load, Reduce, Var, bounds, const, postorder
+from graphopt.codegen.kernel.expr import (
+    INDEX,
+    TRANSCENDENTAL,
+    Apply,
+    Buffer,
+    Const,
+    Expr,
+    Load,
+    Reduce,
+    Var,
+    bounds,
+    const,
+    postorder,
+)
 from graphopt.codegen.kernel.loops import (
     Alloc,
     Dot,
@@ -30,6 +48,7 @@ from graphopt.codegen.kernel.loops import (
     Tiles,
     TileStore,
     TileZero,
+    statements,
 )
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.x86.dots import Helpers, word
@@ -53,18 +72,20 @@ def tvm_dtype(d: DType) -> str:
     return _STORED[d.name]
 
 
-def emit_kernel(kernel: Kernel) -> tirx.PrimFunc:
-    """A private function over raw pointers that returns status 0."""
-    return _Emitter(kernel).function()
+def emit_kernel(kernel: Kernel, fuses: bool = True) -> tirx.PrimFunc:
+    """A private function over raw pointers that returns status 0. `fuses`: the machine can multiply and add with one rounding;
+    one that cannot does `fma` with two."""
+    return _Emitter(kernel, fuses).function()
 
 
 class _Emitter:
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: Kernel, fuses: bool) -> None:
+        self.kernel, self.fuses = kernel, fuses
         large = any(b.size >= 1 << 31 for b in kernel.params)
         self.index_type = "int64" if large else "int32"
         self.buffers: dict[Buffer, tirx.Buffer] = {}
         self.vars: dict[Var, Any] = {}
+        self.is_one: dict[Expr, bool] = {}  # is_product's answers
         self.memo: dict[int, Any] = {}  # bound data expressions of the statement being emitted
         self.lane: tuple[Any, int] | None = None  # the vector loop that we are in: its variable and extent
         self.helpers = Helpers(kernel.name)
@@ -101,7 +122,7 @@ class _Emitter:
         if isinstance(s, Let):
             def bind(value: Expr) -> Any:
                 self.vars[s.var] = tirx.Var(s.var.name, self.type_of(s.var.dtype))
-                return tirx.SeqStmt([tirx.Bind(self.vars[s.var], self.value(value)), self.stmt(s.body)])
+                return tirx.SeqStmt([tirx.Bind(self.vars[s.var], self.rounded(value)), self.stmt(s.body)])
 
             return self.with_shared([s.value], bind)
         if isinstance(s, Prefetch):
@@ -268,7 +289,8 @@ class _Emitter:
             return node(*map(self.value, e.args))
         if e.kind in ("min", "max") and e.dtype.is_float:
             return self.extremum(e)
-        args = [self.value(a) for a in e.args]
+        added = {"add": (0, 1), "sub": (0, 1), "fma": (2,)}.get(e.kind, ())
+        args = [self.rounded(a) if k in added else self.value(a) for k, a in enumerate(e.args)]
         simple = _NODES.get(e.kind)
         if simple is not None:
             return simple(*args)
@@ -284,7 +306,11 @@ class _Emitter:
             case "abs":
                 return tirx.abs(args[0])
             case "fma":
-                return tirx.Add(tirx.Mul(args[0], args[1]), args[2])
+                # TVM's LowerIntrin makes llvm.fmuladd of this sum, and of operands that are converted from half floats vectors
+                # before the conversion: one instruction for all lanes, where there are two for the one and its broadcast.
+                if not self.fuses or any(isinstance(a, tirx.Cast) for a in args[:2]):
+                    return tirx.Add(args[2], tirx.Mul(args[0], args[1]))
+                return tirx.call_llvm_pure_intrin(_TVM[e.dtype.name], "llvm.fma", *args)
             case "isnan":
                 return _is_nan(args[0], e.args[0].dtype.bits)
             case "and":
@@ -316,6 +342,38 @@ class _Emitter:
         if function is None:
             raise CodegenError(f"no TIR for {e.kind}", where=self.kernel.name)
         return function(*args)
+
+    def rounded(self, e: Expr) -> Any:
+        """The value of something that is added or may come to be, as what it was rounded to."""
+        value = self.value(e)
+        if not self.fuses or not self.is_product(e):
+            return value
+        return tirx.call_llvm_pure_intrin(_TVM[e.dtype.name], "llvm.arithmetic.fence", value)
+
+    def is_product(self, e: Expr) -> bool:
+        """Whether a float is a product, of either sign, in any branch, or read where the kernel itself has put one: LLVM sees
+        through memory."""
+        found = self.is_one.get(e)
+        if found is None:
+            found = self.is_one[e] = _may_be_product(e, self.products, self.is_product)
+        return found
+
+    @cached_property
+    def products(self) -> frozenset[Buffer]:
+        """Buffers that take products, or may."""
+        taken: frozenset[Buffer] = frozenset()
+        while True:
+            found = {target for target, value in self.moves if _may_be_product(value, taken)}
+            if found <= taken:
+                return taken
+            taken |= found
+
+    @cached_property
+    def moves(self) -> list[tuple[Buffer, Expr]]:
+        """What is put into buffers, by which."""
+        every = list(statements(self.kernel.body))
+        stores = [(s.buffer, s.value) for s in every if isinstance(s, Store) and s.value.dtype.is_float]
+        return [*stores, *((s.target, s.source[0]) for s in every if isinstance(s, Shuffle) and s.source.dtype.is_float)]
 
     def extremum(self, e: Apply) -> Any:
         """min and max that propagate NaN; one instruction where an argument is a constant, else three: with `x` in place of the
@@ -357,6 +415,17 @@ def _copies(node: Expr) -> int:
     twice = (node.kind in ("min", "max") and node.dtype.is_float) or node.kind == "isnan" or \
         (node.kind == "cast" and node.dtype.name == "bf16")
     return 2 if twice else 1
+
+
+def _may_be_product(e: Expr, products: frozenset[Buffer], of: Callable[[Expr], bool] | None = None) -> bool:
+    """Whether a float can come out of a multiplication, or out of a buffer of `products`; functions may be polynomials."""
+    if isinstance(e, Load):
+        return e.buffer in products
+    if not isinstance(e, Apply) or not e.dtype.is_float:
+        return False
+    within = e.args[1:] if e.kind == "select" else e.args if e.kind == "neg" else ()
+    return e.kind == "mul" or e.kind in TRANSCENDENTAL or any(
+        _may_be_product(a, products) if of is None else of(a) for a in within)
 
 
 def _to_bf16(value: Any) -> Any:

@@ -13,7 +13,7 @@ from graphopt.targets.x86 import X86
 
 def kernel_texts(kernel: Kernel, target: X86) -> tuple[str, str]:
     """TVM's script of the kernel, and LLVM's assembly of it, as a program has it apart from its symbol."""
-    function = emit_kernel(kernel).with_attr("global_symbol", kernel.name)
+    function = emit_kernel(kernel, target.fuses).with_attr("global_symbol", kernel.name)
     mod = tvm.IRModule({ir.GlobalVar(kernel.name): function})
     return mod.script(), compile_module(mod, target).inspect_source("asm")
 

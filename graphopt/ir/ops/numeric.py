@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -66,6 +67,43 @@ def highest(d: np.dtype) -> Any:
 def _integer_limits(d: np.dtype) -> tuple[int, int]:
     of = dtype(d)
     return (-(1 << of.bits - 1), (1 << of.bits - 1) - 1) if of.kind == "int" else (0, (1 << of.bits) - 1)
+
+
+def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c of f32 or f64 with one rounding, to nearest even (IEEE 754-2019, 5.4.1)."""
+    a, b, c = map(np.asarray, (a, b, c))
+    with np.errstate(all="ignore"):
+        return odd_sum(a, b, c).astype(np.float32) if a.dtype == np.float32 else np.asarray(_exact_fma(a, b, c), np.float64)
+
+
+def odd_sum(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c of f32 in f64, rounded to odd where it is inexact: rounding that again, to nearest, is right (Boldo and
+    Melquiond, IEEE Transactions on Computers 57(4), 2008)."""
+    x, y = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)  # the product is exact
+    s = x + y
+    back = s - x
+    rest = (x - (s - back)) + (y - back)  # what rounding lost (Knuth's TwoSum)
+    odd = (s.view(np.int64) & 1) == 1
+    toward = np.nextafter(s, np.where(rest > 0, np.inf, -np.inf))
+    return np.where(np.isfinite(s) & (rest != 0) & ~odd, toward, s)
+
+
+def _one_fma(a: float, b: float, c: float) -> float:
+    if math.isfinite(a) and math.isfinite(b) and not math.isfinite(c):
+        return c
+    plain = a * b + c
+    if not (math.isfinite(a) and math.isfinite(b)):
+        return plain
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    if exact == 0:
+        return plain  # of the right sign
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
+
+
+_exact_fma = np.vectorize(_one_fma, otypes=[np.float64])
 
 
 @lru_cache(1)

@@ -29,7 +29,7 @@ FOLD = {
 
 
 def run(e: Expr, values: dict[Expr, np.ndarray], contract: bool = False) -> np.ndarray:
-    """numpy's value of an expression, each operation rounded; with `contract`, multiply-adds of f32 round once."""
+    """numpy's value of an expression, each operation rounded; with `contract`, `fma` of f32 rounds once."""
     memo: dict[int, np.ndarray] = {}
     with np.errstate(all="ignore"):
         for n in postorder(e):
@@ -49,25 +49,15 @@ def run(e: Expr, values: dict[Expr, np.ndarray], contract: bool = False) -> np.n
                     out = args[0].astype(n.dtype.numpy)
                 elif n.kind == "bitcast":
                     out = args[0].view(n.dtype.numpy)
-                elif contract and n.dtype is F32 and n.kind in ("add", "sub") and (fused := _fused(n, memo)) is not None:
-                    out = fused
+                elif n.kind == "fma":
+                    # In f64, whose second rounding to f32 is off by at most 2^-53.
+                    a, b, c = (x.astype(np.float64) for x in args) if contract and n.dtype is F32 else args
+                    out = (a * b + c).astype(n.dtype.numpy)
                 else:
                     out = FOLD[n.kind](*args)
                 assert out.dtype == n.dtype.numpy, n.kind
                 memo[id(n)] = out
     return memo[id(e)]
-
-
-def _fused(n: Apply, memo: dict[int, np.ndarray]) -> np.ndarray | None:
-    """fma in f64 (whose second rounding to f32 is off by at most 2^-53)."""
-    for product, other, sign in ((n.args[0], n.args[1], 1), (n.args[1], n.args[0], -1)):
-        if isinstance(product, Apply) and product.kind == "mul":
-            a, b = (memo[id(c)].astype(np.float64) for c in product.args)
-            c = memo[id(other)].astype(np.float64)
-            if n.kind == "add":
-                return (a * b + c).astype(np.float32)
-            return (a * b - c if sign > 0 else c - a * b).astype(np.float32)
-    return None
 
 
 def ulps(got: np.ndarray, want: np.ndarray) -> np.ndarray:

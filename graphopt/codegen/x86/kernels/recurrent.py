@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, cast, const, minimum, select
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, cast, const, fma, minimum, select
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Stmt, loop, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Match, Packing, Sources
@@ -370,8 +370,8 @@ class _Line:
 
         def add(k: Expr, s: int) -> Stmt:
             row = (panel * p.depth + k) * p.gates
-            return each(lambda r, g, v, l, at: [store(acc, at + s * size, acc[at + s * size] + element(first + r, k)
-                                                      * weights[(row + g) * p.wide + v * of.lanes + l + base])])
+            return each(lambda r, g, v, l, at: [store(acc, at + s * size, fma(
+                element(first + r, k), weights[(row + g) * p.wide + v * of.lanes + l + base], acc[at + s * size]))])
 
         begin = [each(lambda r, g, v, l, at: [store(acc, at, start(first + r, p.first + g, unit(v, l)))]),
                  *(each(lambda r, g, v, l, at, s=s: [store(acc, at + s * size, const(0, of.dtype))])  # type: ignore[misc]

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, minimum
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, fma, minimum
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Stmt, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
@@ -221,7 +221,7 @@ class Depthwise(ChannelsLast):
 
         def multiply(l: Expr, y: int, x: int, v: int, at: Sequence[ExprLike]) -> list[Stmt]:
             p = place(y, x, v, l)
-            return [store(acc, p, acc[p] + held[v * lanes + l] * weight(at, v, l))]
+            return [store(acc, p, fma(held[v * lanes + l], weight(at, v, l), acc[p]))]
 
         def row(step: int, offset: Sequence[ExprLike], outputs: Sequence[tuple[int, Sequence[ExprLike]]]) -> list[Stmt]:
             """Multiply a row of x into the rows of outputs it goes to, each with the row of its window."""

@@ -20,7 +20,7 @@ from functools import partial
 
 import numpy as np
 
-from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, minimum
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, fma, minimum
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Shuffle, Stmt, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
@@ -167,7 +167,7 @@ class Grouped(Depthwise):
                 for s in range(steps):
                     def add(i: int, s: int, l: Expr) -> list[Stmt]:
                         p = (i * steps + s) * lanes + l
-                        return [store(acc, p, acc[p] + held[i * lanes + l] * weights[(position + s) * lanes + l])]
+                        return [store(acc, p, fma(held[i * lanes + l], weights[(position + s) * lanes + l], acc[p]))]
 
                     parts += [vector(partial(add, i, s)) for i in range(pixels)]
                 return seq(*parts)

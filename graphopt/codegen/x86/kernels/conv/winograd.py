@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, minimum
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, fma, minimum
 from graphopt.codegen.kernel.loops import Alloc, For, If, Let, Prefetch, Stmt, loop, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing
@@ -307,8 +307,10 @@ def _sum(terms: Sequence[tuple[float, Expr]]) -> Expr:
     """The terms of factor 1 first, so that all others are multiply-adds."""
     total: Expr | None = None
     for factor, x in sorted((t for t in terms if t[0]), key=lambda t: t[0] != 1):
-        term = x if factor == 1 else x * const(factor, x.dtype)
-        total = term if total is None else total + term
+        if total is None:
+            total = x if factor == 1 else x * const(factor, x.dtype)
+        else:
+            total = total + x if factor == 1 else fma(x, factor, total)
     assert total is not None
     return total
 
