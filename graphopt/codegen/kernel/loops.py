@@ -261,7 +261,7 @@ def dot(target: Load, a: Callable[[Expr], Expr], b: Callable[[Expr, Expr], Expr]
     step = Var("s", INDEX, 0, how.depth - 1)
     k: Expr = step if how.depth > 1 else const(0, INDEX)
     x, y = a(k), b(k, lane)
-    if (x.dtype, y.dtype) == (how.b, how.a):
+    if x.dtype is not how.a and (y.dtype, x.dtype) == (how.a, how.b):
         x, y = y, x
     return Dot(target, lane, lanes, step, x, y, how)
 

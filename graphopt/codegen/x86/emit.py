@@ -102,8 +102,8 @@ class _Emitter:
         if self.helpers.text:
             body = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", ir.StringImm(self.helpers.text), body)
         function = tirx.PrimFunc(handles, body, ret_type=STATUS)
-        return function.with_attr({"tirx.noalias": True, "tirx.is_scheduled": True,
-                                   NEEDS: " ".join(sorted(self.helpers.features))})
+        needs = {NEEDS: " ".join(sorted(self.helpers.features))} if self.helpers.features else {}
+        return function.with_attr({"tirx.noalias": True, "tirx.is_scheduled": True, **needs})
 
     # Statements
     def stmt(self, s: Stmt) -> Any:
