@@ -9,8 +9,8 @@ import numpy as np
 
 from graphopt.codegen.c import host
 from graphopt.codegen.c.emit import Dialect, print_kernel
-from graphopt.codegen.kernel.interpret import run_kernel
 from graphopt.codegen.kernel.loops import Kernel
+from graphopt.codegen.kernel.machine import run_kernel
 from graphopt.codegen.program.plan import Call, Program, Slot
 from graphopt.codegen.x86.build import build
 from graphopt.ir import Graph, tensor

@@ -16,8 +16,8 @@ import graphopt
 from graphopt.codegen.c.emit import print_kernel
 from graphopt.codegen.kernel.dot import INSTRUCTIONS, bf16_pairs, flushed_fma, fma, rows_of
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, const
-from graphopt.codegen.kernel.interpret import run_kernel
 from graphopt.codegen.kernel.loops import For, Kernel, TileDot, TileLoad, Tiles, TileZero, dot, seq, statements, store
+from graphopt.codegen.kernel.machine import run_kernel
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.kernel.text import parse_kernel
 from graphopt.codegen.kernel.text import print_kernel as print_text

@@ -1,4 +1,4 @@
-"""The meaning of expressions and loop nests, over numpy arrays. Slow; for tests, and to settle what a node means.
+"""The meaning of expressions over numpy arrays. Slow; for tests, and to settle what a node means. Statements: machine.py.
 
 Every load is checked: an index outside its buffer raises, negative ones included, also where a select drops the element.
 """
@@ -10,26 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.codegen.kernel.expr import INDEX, Apply, Buffer, Const, Expr, Load, Reduce, Var, postorder_until
-from graphopt.codegen.kernel.loops import (
-    Alloc,
-    Dot,
-    For,
-    If,
-    Kernel,
-    Let,
-    Seq,
-    Stmt,
-    Store,
-    TileDot,
-    TileLoad,
-    Tiles,
-    TileStore,
-    TileZero,
-)
+from graphopt.codegen.kernel.expr import Apply, Buffer, Const, Expr, Load, Reduce, Var, postorder_until
 from graphopt.errors import CodegenError
 from graphopt.ir.ops.numeric import fma
-from graphopt.ir.types import BOOL, dtype
 
 
 def _truncated(a: Any, b: Any) -> Any:
@@ -156,102 +139,4 @@ class Evaluation:
         return out.astype(node.dtype.numpy)
 
 
-def run_kernel(kernel: Kernel, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Outputs of a kernel on its inputs. What it does not write comes back as a telling pattern (NaN, or 0x5A bytes)."""
-    if len(arrays) != kernel.inputs:
-        raise CodegenError(f"@{kernel.name} takes {kernel.inputs} arrays, got {len(arrays)}")
-    memory: dict[Buffer, np.ndarray] = {}
-    for buffer, array in zip(kernel.params, arrays):
-        if np.shape(array) != buffer.shape or array.dtype != buffer.dtype.numpy:
-            raise CodegenError(f"@{kernel.name}: {buffer!r} given {array.dtype}{list(np.shape(array))}")
-        memory[buffer] = np.asarray(array)
-    for buffer in kernel.params[kernel.inputs:]:
-        memory[buffer] = _unwritten(buffer)
-    with np.errstate(all="ignore"):
-        _Machine(memory).run(kernel.body, {})
-    return [memory[b] for b in kernel.params[kernel.inputs:kernel.inputs + kernel.outputs]]
-
-
-def _unwritten(buffer: Buffer) -> np.ndarray:
-    d = dtype(buffer.dtype) if buffer.dtype is not INDEX else INDEX
-    if d.is_float:
-        return np.full(buffer.shape, np.nan).astype(d.numpy)
-    if d is BOOL:
-        return np.zeros(buffer.shape, bool)
-    return np.frombuffer(b"\x5a" * (d.numpy.itemsize * max(buffer.size, 1)), d.numpy)[:buffer.size].reshape(buffer.shape).copy()
-
-
-class _Machine:
-    def __init__(self, memory: dict[Buffer, np.ndarray]) -> None:
-        self.memory = memory
-
-    def value(self, e: Expr, env: Mapping[Var, Any]) -> Any:
-        if isinstance(e, Const):
-            return e.dtype.numpy.type(e.value)
-        out = Evaluation(env, self.memory)(e)
-        return out.reshape(())[()] if isinstance(out, np.ndarray) else out
-
-    def run(self, s: Stmt, env: dict[Var, Any]) -> None:
-        if isinstance(s, Seq):
-            for x in s.body:
-                self.run(x, env)
-        elif isinstance(s, For):
-            for k in range(int(self.value(s.extent, env))):
-                self.run(s.body, {**env, s.var: np.int64(k)})
-        elif isinstance(s, Store):
-            index = tuple(int(self.value(i, env)) for i in s.index)
-            array = self.memory[s.buffer]
-            if any(not 0 <= i < n for i, n in zip(index, array.shape)):
-                raise CodegenError(f"store to {list(index)} leaves {s.buffer!r}")
-            array[index] = self.value(s.value, env)
-        elif isinstance(s, If):
-            if self.value(s.condition, env):
-                self.run(s.then, env)
-            elif s.otherwise is not None:
-                self.run(s.otherwise, env)
-        elif isinstance(s, Let):
-            self.run(s.body, {**env, s.var: self.value(s.value, env)})
-        elif isinstance(s, Alloc):
-            self.memory[s.buffer] = _unwritten(s.buffer)
-            self.run(s.body, env)
-        elif isinstance(s, Dot):
-            self.dot(s, env)
-        elif isinstance(s, Tiles):
-            self.memory |= {tile: _unwritten(tile) for tile in s.buffers}
-            self.run(s.body, env)
-            for tile in s.buffers:
-                del self.memory[tile]
-        elif isinstance(s, TileZero):
-            self.memory[s.tile][:] = 0
-        elif isinstance(s, TileDot):
-            acc, a, b = (self.memory[t] for t in (s.acc, s.a, s.b))
-            acc[:] = s.how.meaning(acc, a, b)
-        elif isinstance(s, TileLoad):
-            self.memory[s.tile][:] = self.memory[s.buffer][self.rows(s, env)]
-        elif isinstance(s, TileStore):
-            self.memory[s.buffer][self.rows(s, env)] = self.memory[s.tile]
-        else:
-            raise CodegenError(f"unknown statement {s!r}")
-
-    def rows(self, s: TileLoad | TileStore, env: Mapping[Var, Any]) -> np.ndarray:
-        """Where the elements of a tile lie in its buffer, which has one axis."""
-        rows, columns = s.tile.shape
-        at, stride = (int(self.value(e, env)) for e in (s.at, s.stride))
-        places = at + stride * np.arange(rows)[:, None] + np.arange(columns)
-        if places.min() < 0 or places.max() >= s.buffer.size:
-            raise CodegenError(f"a tile at {at} by {stride} leaves {s.buffer!r}")
-        return places
-
-    def dot(self, s: Dot, env: Mapping[Var, Any]) -> None:
-        shape = (s.lanes, s.how.depth)
-        lanes, steps = (np.arange(n).reshape(k) for n, k in zip(shape, ((-1, 1), (1, -1))))
-        each = Evaluation({**env, s.lane: lanes, s.step: steps}, self.memory, 2)
-        a, b = (np.broadcast_to(each(x), shape) for x in (s.a, s.b))
-        if (a.dtype, b.dtype) != (s.how.a.numpy, s.how.b.numpy):
-            raise CodegenError(f"{s.how.name} takes {s.how.a} and {s.how.b}, got {a.dtype} and {b.dtype}")
-        places = tuple(np.broadcast_to(each(i), (s.lanes, 1))[:, 0] for i in s.target.index)
-        before = np.broadcast_to(each(s.target), (s.lanes, 1))[:, 0]  # its index is checked
-        self.memory[s.target.buffer][places] = s.how.meaning(before, a, b)
-
-
-__all__ = ["Evaluation", "run_kernel"]
+__all__ = ["APPLY", "Evaluation"]

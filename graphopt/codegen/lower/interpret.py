@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, cast, free_vars
-from graphopt.codegen.kernel.interpret import Evaluation, run_kernel
+from graphopt.codegen.kernel.interpret import Evaluation
 from graphopt.codegen.kernel.loops import Kernel
+from graphopt.codegen.kernel.machine import run_kernel
 from graphopt.codegen.lower.registry import COMPUTE, LOOPS, SCRATCH, Inliner, OpView
 from graphopt.errors import CodegenError
 from graphopt.ir.graph import Op

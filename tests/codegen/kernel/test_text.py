@@ -27,7 +27,6 @@ from graphopt.codegen.kernel.expr import (
     free_vars,
     select,
 )
-from graphopt.codegen.kernel.interpret import run_kernel
 from graphopt.codegen.kernel.loops import (
     Alloc,
     AsyncCopy,
@@ -48,6 +47,7 @@ from graphopt.codegen.kernel.loops import (
     statements,
     store,
 )
+from graphopt.codegen.kernel.machine import run_kernel
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.kernel.text import parse_kernel, print_kernel, print_stmt
 from graphopt.codegen.kernel.verify import verify

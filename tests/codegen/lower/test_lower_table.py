@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Var, const, load, reduce, select
-from graphopt.codegen.kernel.interpret import Evaluation, run_kernel
+from graphopt.codegen.kernel.interpret import Evaluation
 from graphopt.codegen.kernel.loops import For, Kernel, loop, seq, statements, store
+from graphopt.codegen.kernel.machine import run_kernel
 from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.interpret import loop_kernel
 from graphopt.codegen.lower.registry import COMPUTE, LOOPS, why_not

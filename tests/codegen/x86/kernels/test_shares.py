@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from graphopt.codegen.kernel.expr import Buffer, Expr, const
-from graphopt.codegen.kernel.interpret import run_kernel
 from graphopt.codegen.kernel.loops import Kernel, Stmt, loop, seq, store
+from graphopt.codegen.kernel.machine import run_kernel
 from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.x86.kernels.shares import shares
 from graphopt.ir.types import I32
