@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphopt.codegen.kernel.expr import Expr, call, cast, const, maximum, minimum, select
+from graphopt.codegen.kernel.expr import Expr, binary, call, cast, const, maximum, minimum, select
 from graphopt.codegen.lower.common import ZERO, is_nan
 from graphopt.codegen.lower.elementwise import convert
 from graphopt.codegen.lower.registry import WIDENED, Accessor, OpView, compute, computed
+from graphopt.ir.ops.quant import LARGEST_SHIFT
 from graphopt.ir.types import F32, F64, I32, I64, DType
 
 
@@ -41,14 +42,46 @@ def quantize(o: OpView, *i: Expr) -> Expr:
     zero_point = _parameter(o, "zero_point", i)
     if o.to.is_float:
         return cast(quotient if zero_point is None else quotient + cast(zero_point, quotient.dtype), o.dtype)
+    return _saturated(quotient, zero_point, o.to)
+
+
+def _saturated(x: Expr, zero_point: Expr | None, to: DType) -> Expr:
+    """The nearest integer, even of two, plus the zero point, within the limits of `to`; NaN becomes the zero point."""
     # Up to 16 bits f32 is enough: where adding the zero point is inexact, the sum is far outside the range.
-    work = F64 if o.to.bits > 16 else quotient.dtype
-    steps = cast(call("round", quotient), work)
+    work = F64 if to.bits > 16 else x.dtype
+    steps = cast(call("round", x), work)
     steps = select(is_nan(steps), const(0, work), steps)
     if zero_point is not None:
         steps = steps + cast(zero_point, work)
+    info = np.iinfo(to.numpy)
+    return convert(minimum(maximum(steps, const(info.min, work)), const(info.max, work)), to)
+
+
+@compute("requantize")
+def requantize(o: OpView, *i: Expr) -> Expr:
+    scale, shift, zero_point = (_channel(o, name, i) for name in ("scale", "shift", "zero_point"))
+    assert scale is not None
+    if shift is None:
+        return _saturated(cast(o.x(*i), F32) * scale, zero_point, o.to)
+    places = cast(minimum(maximum(shift, const(0, I32)), const(LARGEST_SHIFT, I32)), I64)
+    one, none = const(1, I64), const(0, I64)
+    half = select(places > none, binary("shl", one, maximum(places - one, none)), none)
+    steps = binary("shr", cast(o.x(*i), I64) * cast(scale, I64) + half, places)
     info = np.iinfo(o.to.numpy)
-    return convert(minimum(maximum(steps, const(info.min, work)), const(info.max, work)), o.to)
+    low, high = const(info.min, I64), const(info.max, I64)
+    if zero_point is None:
+        return cast(minimum(maximum(steps, low), high), o.to)
+    point = cast(zero_point, I64)
+    return cast(minimum(maximum(steps, low - point), high - point) + point, o.to)
+
+
+def _channel(o: OpView, name: str, index: Sequence[Expr]) -> Expr | None:
+    """The scale, shift or zero point of an element's channel."""
+    access: Accessor | None = o.accessor(name)
+    if access is None:
+        return None
+    shape = o.shape(name)
+    return access(*([ZERO] * len(shape) if not shape or shape[0] == 1 else [index[o.axis]]))
 
 
 @compute("dequantize")
