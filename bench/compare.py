@@ -1,8 +1,9 @@
 """graphopt beside onnxruntime, OpenVINO and TorchInductor.
 
-For every model, batch size and number of threads, and for every peer, one process holds both sides and times them in
-turn, after their outputs have been compared with a reference in float64. Compile times (cold and from each side's
-cache) and memory are measured with each side alone in a process of its own.
+For every model, batch size and number of threads, and for every peer, both sides take turns, each in a process of its own that
+is stopped while the other's turn lasts, so that no thread of one is on a core that the other uses. Before that their
+outputs are compared with a reference in float64. Compile times (cold and from each side's cache) and memory are measured
+with each side alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench import machine, options, peaks, tables, worker
+from bench import machine, options, peaks, tables, turns, worker
 from bench.cases import Case, of_file, of_model
 from bench.sides import OURS, PEERS, missing
 
@@ -146,9 +147,7 @@ def measure(case: Case, source: Path | None, threads: int, args: argparse.Namesp
             row["costs"] = {side: cost(case, side, threads, Path(fresh)) for side in (OURS, *present)}
     for peer in args.peers:
         if peer in present:
-            job = {"kind": "pair", "case": case.to_json(), "sides": [OURS, peer], "threads": threads, "rounds": args.rounds,
-                   "seconds": args.seconds}
-            row["pairs"][peer] = worker.run(job, env)
+            row["pairs"][peer] = turns.pair(case, (OURS, peer), threads, args.rounds, args.seconds, env)
         else:
             row["pairs"][peer] = {"error": absent.get(peer, "takes PyTorch modules, not ONNX files")}
     if args.profile:

@@ -1,4 +1,4 @@
-"""Timing: calls interleaved in one process, medians and quartiles."""
+"""Timing: sides that take turns, medians and quartiles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-REST = 0.02  # seconds of sleep before a side's turn: the other side's threads, which spin for a while, leave the cores
+REST = 0.02  # seconds of sleep before a side's turn
 SETTLE = 0.005  # seconds of unmeasured calls at the beginning of a turn
 TURN = 0.02  # seconds of measured calls of a turn; one call where that takes longer
 LONG = 0.05  # seconds: a call that takes longer than this needs no unmeasured one before it
@@ -49,32 +49,43 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
-def interleave(calls: Sequence[Callable[[], Any]], rounds: int, seconds: float,
-               clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep) -> list[Times]:
-    """Times of each call. In every round each has a turn, in an order that alternates; a turn is a rest, unmeasured calls,
-    then measured ones. Ends after `rounds`, or after `seconds` and the fewest rounds that make a median. A call that has never
+class Turn:
+    """A side's turns: unmeasured calls until it has settled, then measured ones, whose seconds come back. A call that has never
     been made is best made before."""
-    def timed(call: Callable[[], Any]) -> float:
-        start = clock()
-        call()
-        return clock() - start
 
-    latest = [timed(call) for call in calls]
-    latest = [timed(call) if seconds < LONG else seconds for call, seconds in zip(calls, latest)]
-    samples: list[list[float]] = [[] for _ in calls]
+    def __init__(self, call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> None:
+        self.call, self.clock = call, clock
+        self.latest = self.timed()
+        if self.latest < LONG:
+            self.latest = self.timed()
+
+    def timed(self) -> float:
+        start = self.clock()
+        self.call()
+        return self.clock() - start
+
+    def __call__(self) -> list[float]:
+        spent = self.latest if self.latest > LONG else 0.0
+        while spent < SETTLE:
+            spent += self.timed()
+        samples: list[float] = []
+        while sum(samples) < TURN:
+            self.latest = self.timed()
+            samples.append(self.latest)
+        return samples
+
+
+def interleave(turns: Sequence[Callable[[], Sequence[float]]], rounds: int, seconds: float,
+               clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep) -> list[Times]:
+    """Times of each side. In every round each has a turn, in an order that alternates, after a rest. Ends after `rounds`, or
+    after `seconds` and the fewest rounds that make a median."""
+    samples: list[list[float]] = [[] for _ in turns]
     start = clock()
     for done in range(rounds):
         if done >= FEWEST and clock() - start > seconds:
             break
-        order = range(len(calls)) if done % 2 == 0 else reversed(range(len(calls)))
+        order = range(len(turns)) if done % 2 == 0 else reversed(range(len(turns)))
         for k in order:
             sleep(REST)
-            spent = latest[k] if latest[k] > LONG else 0.0
-            while spent < SETTLE:
-                spent += timed(calls[k])
-            turn = 0.0
-            while turn < TURN:
-                latest[k] = timed(calls[k])
-                samples[k].append(latest[k])
-                turn += latest[k]
+            samples[k] += turns[k]()
     return [Times.of(s) for s in samples]

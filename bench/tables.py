@@ -19,7 +19,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def ratios(row: Row) -> dict[str, float]:
-    """Peer's median over ours in the process that they shared: above 1, graphopt is faster. Only of peers that are right."""
+    """Peer's median over ours where they took turns: above 1, graphopt is faster. Only of peers that are right."""
     return {peer: p[peer]["median"] / p[OURS]["median"] for peer, p in row["pairs"].items()
             if "error" not in p and p[peer]["equal"]}
 

@@ -1,4 +1,5 @@
-"""One measurement in a process of its own: `python -m bench.worker JOB`, where JOB is JSON; one line of JSON comes back.
+"""One measurement in a process of its own: `python -m bench.worker JOB`, where JOB is JSON; a line of JSON comes back, or one
+for every turn that the process is told to take.
 
 The process is what makes measurements honest: threads, memory and compiled code of one cannot touch another's.
 """
@@ -25,41 +26,47 @@ from bench.machine import ROOT
 TIMEOUT = 600  # seconds for one job
 
 
+def command(job: Mapping[str, Any]) -> list[str]:
+    return [sys.executable, "-m", "bench.worker", json.dumps(job)]
+
+
+def ended(status: int | None, said: str) -> str:
+    """Why a process that gave no result did not."""
+    return f"its process ended with {status}: {(said.strip().splitlines() or ['and said nothing'])[-1][:300]}"
+
+
 def run(job: Mapping[str, Any], env: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The job's result, or {"error": the reason}: a side that fails, crashes or hangs is a row, not the end."""
-    command = [sys.executable, "-m", "bench.worker", json.dumps(job)]
     environment = {**os.environ, **(env or {})}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT, env=environment)
+        done = subprocess.run(command(job), capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT, env=environment)
     except subprocess.TimeoutExpired:
         return {"error": f"more than {TIMEOUT} s"}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
-        said = done.stderr.strip().splitlines() or ["and said nothing"]
-        return {"error": f"its process ended with {done.returncode}: {said[-1][:300]}"}
+        return {"error": ended(done.returncode, done.stderr)}
     return json.loads(lines[-1])
 
 
-def pair(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The named sides beside each other: times, and whether each is right."""
+def side(job: Mapping[str, Any]) -> dict[str, Any]:
+    """One side, in turns: says whether its outputs are right, then takes a turn for each line that it is told, and answers with
+    the seconds of its calls; until nothing more is said. See turns.py."""
     from bench.cases import Case
-    from bench.measure import interleave
+    from bench.measure import Turn
     from bench.sides import check, load_packages, open_side
 
     case = Case.from_json(job["case"])
-    sides, result = [], {}
-    for name in job["sides"]:
-        try:
-            load_packages(name, compiling=False)
-            side = open_side(name, case, job["threads"], None)
-            equal, error = check(case, side)
-        except Exception as e:
-            return {"error": _reason(e), "side": name}
-        sides.append(side)
-        result[name] = {"equal": equal, "error": error}
-    for name, times in zip(job["sides"], interleave([s.call for s in sides], job["rounds"], job["seconds"])):
-        result[name] |= asdict(times)
-    return result
+    try:
+        load_packages(job["side"], compiling=False)
+        opened = open_side(job["side"], case, job["threads"], None)
+        equal, error = check(case, opened)
+        turn = Turn(opened.call)
+    except Exception as e:
+        return {"error": _reason(e)}
+    say({"equal": equal, "error": error})
+    for _ in sys.stdin:
+        say({"seconds": turn()})
+    return {}
 
 
 def alone(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,8 +149,14 @@ def _reason(e: Exception) -> str:
     return f"{type(e).__name__}: {said} ({Path(where.filename).name}:{where.lineno})"
 
 
-JOBS = {"pair": pair, "alone": alone, "profile": profile, "prepare": prepare, "kernels": kernels,
+JOBS = {"side": side, "alone": alone, "profile": profile, "prepare": prepare, "kernels": kernels,
         "calibrate": calibrate}
+
+
+def say(result: Mapping[str, Any]) -> None:
+    """A line of JSON to who started this process; what libraries print goes elsewhere."""
+    assert sys.__stdout__ is not None
+    print(json.dumps(result), file=sys.__stdout__, flush=True)
 
 
 def main() -> None:
@@ -151,7 +164,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not the result
         result = JOBS[job["kind"]](job)
-    print(json.dumps(result), flush=True)
+    say(result)
     os._exit(0)  # without the libraries' own ends, which wait for their threads
 
 

@@ -11,7 +11,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the reference of a file
 import onnx  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 
-from bench import cases, machine, worker  # noqa: E402
+from bench import cases, machine, turns  # noqa: E402
 from bench.__main__ import main  # noqa: E402
 from bench.cases import Case  # noqa: E402
 from bench.peaks import Work  # noqa: E402
@@ -65,7 +65,7 @@ def test_a_case_survives_its_way_to_another_process(case):
 
 
 def test_a_job_that_fails_is_an_answer(case):
-    said = worker.pair({"case": case.to_json(), "sides": ["onnxruntime"], "threads": 1, "rounds": 1, "seconds": 1})
+    said = turns.pair(case, ["onnxruntime"], 1, 1, 1.0, {})
     assert said["side"] == "onnxruntime" and "model.onnx" in said["error"]
 
 

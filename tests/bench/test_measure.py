@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.measure import FEWEST, REST, Times, geometric_mean, interleave, quantile
+from bench.measure import FEWEST, REST, Times, Turn, geometric_mean, interleave, quantile
 
 
 @pytest.mark.parametrize("values", [[3.0], [1.0, 2.0], [5.0, 1.0, 4.0], list(range(10))])
@@ -36,6 +36,9 @@ class Clock:
             self.now += seconds
         return run
 
+    def turn(self, name, seconds):
+        return Turn(self.call(name, seconds), self)
+
     def sleep(self, seconds):
         self.log.append("rest")
         self.now += seconds
@@ -46,19 +49,19 @@ class Clock:
 
 def test_each_side_has_a_turn_in_every_round_in_alternating_order():
     clock = Clock()
-    a, b = interleave([clock.call("a", 0.1), clock.call("b", 0.3)], 6, 1e9, clock, clock.sleep)
+    a, b = interleave([clock.turn("a", 0.1), clock.turn("b", 0.3)], 6, 1e9, clock, clock.sleep)
     assert (a.median, b.median, a.calls, b.calls) == (pytest.approx(0.1), pytest.approx(0.3), 6, 6)
     assert clock.log[2:] == ["rest", "a", "rest", "b", "rest", "b", "rest", "a"] * 3
 
 
 def test_short_calls_settle_unmeasured_and_are_measured_many_times():
     clock = Clock()
-    (a,) = interleave([clock.call("a", 0.001)], 5, 1e9, clock, clock.sleep)
+    (a,) = interleave([clock.turn("a", 0.001)], 5, 1e9, clock, clock.sleep)
     assert a.median == pytest.approx(0.001) and a.calls >= 5 * 20
     assert clock.log.count("a") >= a.calls + 5 * 5 and clock.log.count("rest") == 5
 
 
 def test_measuring_ends_after_its_seconds_but_not_before_there_is_a_median():
     clock = Clock()
-    (a,) = interleave([clock.call("a", 10.0)], 100, 1.0, clock, clock.sleep)
+    (a,) = interleave([clock.turn("a", 10.0)], 100, 1.0, clock, clock.sleep)
     assert a.calls == FEWEST and clock.now == pytest.approx((FEWEST + 1) * 10 + FEWEST * REST)
