@@ -3,18 +3,67 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import graphopt
+from graphopt.codegen.lower.kernels import Template
+from graphopt.codegen.program.plan import plan
+from graphopt.codegen.x86.build import build
+from graphopt.codegen.x86.capabilities import X86Capabilities
+from graphopt.codegen.x86.kernels.conv import streamed
+from graphopt.codegen.x86.link import link
+from graphopt.codegen.x86.templates import style_of, templates_of
 from graphopt.ir import Builder, Graph, Value, dtype, evaluate, tensor
+from graphopt.ir.fused import held
+from graphopt.ir.graph import Op
+from graphopt.rewrite import default_passes, optimise
+from graphopt.targets import parse_target
+from graphopt.targets.base import Choice
 from tests.codegen.lower.lowering import same
 
 
 def made_by(model: Any) -> Counter[str]:
     """How many calls of a compiled model's program are of kernels that each template made."""
-    return Counter(call.kernel.template for call in model._latest().compiled.program.calls)
+    program = model.program if isinstance(model, Built) else model._latest().compiled.program
+    return Counter(call.kernel.template for call in program.calls)
+
+
+class ChannelsLast(X86Capabilities):
+    """The kernels of an x86 CPU, to whom a row-major convolution is too dear wherever there is another."""
+
+    def layout_choice(self, op: Op) -> Choice | None:
+        choice = super().layout_choice(op)
+        if choice is None or choice.last is None or not any(o.name == "conv" for o in held(op)):
+            return choice
+        return replace(choice, row=1e15)
+
+
+class Streams(X86Capabilities):
+    """The same, to whom memory is too far away for images between two convolutions."""
+
+    def streams(self, first: Op, second: Op) -> str | None:
+        return None if streamed.possible(first, second) is None else "asked to"
+
+
+class Built:
+    """A program made as `graphopt.compile` makes one, but by the passes' answers from `by`, and with templates that are asked
+    before ours."""
+
+    def __init__(self, graph: Graph, by: type[X86Capabilities], target: str = "x86", threads: int | None = None,
+                 first: Sequence[Template] = ()) -> None:
+        machine: Any = parse_target(target, threads)
+        self.graph = graph.clone()
+        optimise(self.graph, default_passes(), target=by(machine))
+        self.program = plan(self.graph, style_of(machine), [*first, *templates_of(machine)])
+        self.run = link(self.program, build(self.program, machine), machine.threads).run
+
+    def __call__(self, *arrays: Any) -> Any:
+        made = self.run([np.ascontiguousarray(a) for a in arrays])
+        return made[0] if len(made) == 1 else tuple(made)
 
 
 class Batch:
@@ -39,9 +88,10 @@ class Batch:
         self.given.append((value, want, what, tolerance))
 
     def check(self, **options: Any) -> Any:
-        """Compile with these options of `graphopt.compile`, run, compare. The compiled model, for more."""
+        """Compile with these options of `graphopt.compile`, or of `Built` where one of them is `by`; run, compare. The
+        compiled model, for more."""
         self.graph.outputs = [v for v, *_ in self.given]
-        model = graphopt.compile(self.graph, **options)
+        model: Any = Built(self.graph, **options) if "by" in options else graphopt.compile(self.graph, **options)
         before = [a.copy() for a in self.arrays]
         got = model(*self.arrays)
         got = got if isinstance(got, tuple) else (got,)

@@ -113,8 +113,8 @@ def pair(first: Op, second: Op) -> tuple[Op, Op] | None:
     return a, b
 
 
-def pays(first: Op, second: Op, machine: X86) -> str | None:
-    """Why the two are better one kernel; None where they are not, or have no such kernel."""
+def possible(first: Op, second: Op) -> tuple[Op, Op] | None:
+    """The convolutions of two ops that such a kernel can compute; None where there is none."""
     found = pair(first, second)
     if found is None:
         return None
@@ -122,11 +122,22 @@ def pays(first: Op, second: Op, machine: X86) -> str | None:
     types = [op.result.type for op in (first, second)]
     if not all(map(lies_channels_last, types)):
         return None
-    w, outs = a.operands[1], a.result.static_shape[1]
+    w = a.operands[1]
     # A window on the way in would be read once for every panel of channels: measured slower than storing the image.
     if w is None or math.prod(w.static_shape[2:]) > 1 or a.attrs["groups"] != 1 or 0 in second.result.static_shape \
             or not covers(first, a) or not depthwise.covers(second, b):
         return None
+    return a, b
+
+
+def pays(first: Op, second: Op, machine: X86) -> str | None:
+    """Why the two are better one kernel; None where they are not, or have no such kernel."""
+    found = possible(first, second)
+    if found is None:
+        return None
+    a, b = found
+    w, outs = a.operands[1], a.result.static_shape[1]
+    assert w is not None
     _, _, height, width = a.result.static_shape
     lanes = min(lanes_of(machine, a.result.dtype), 1 << outs.bit_length() - 1)
     own, _ = choose_box(1, height * width, outs, lanes, machine)

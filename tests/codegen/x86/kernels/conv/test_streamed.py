@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from graphopt.codegen.x86.kernels.conv import streamed
 from tests.codegen.lower.lowering import random
-from tests.codegen.x86.compiling import Batch
+from tests.codegen.x86.compiling import Batch, Streams, made_by
 
 RNG = np.random.default_rng(12)
 # (channels in, between, height, width, first window, first stride, depthwise window, stride, dilation, pad of both)
@@ -45,38 +44,29 @@ def chain(batch: Batch, case: Any, act: str, bias: bool, images: int = 2) -> Non
     batch.give(batch.b.transpose(x, perm=[0, 2, 3, 1]), np.moveaxis(wide.numpy(), 1, -1), f"{case} {act}", ROUNDING * largest)
 
 
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory so slow that everything which can be streamed is."""
-    monkeypatch.setattr(streamed, "INNER", 1e6)
-
-
 def streams(model: Any) -> int:
-    return sum(op.name == "fused" and op.attrs["kind"] == "stream" for op in model.graph.ops)
+    return made_by(model)["conv.streamed"]
 
 
 @pytest.mark.parametrize("target", ["x86", "x86:haswell", "x86:x86-64"])
 @pytest.mark.parametrize(("act", "threads"), [("relu", 1), ("sigmoid", 2), ("", 3)])
-@pytest.mark.usefixtures("eager")
 def test_rows_go_from_one_convolution_to_the_next(target: str, act: str, threads: int) -> None:
     batch = Batch()
     for case in CASES:
         chain(batch, case, act, bias=act != "")
-    model = batch.check(target=target, threads=threads)
+    model = batch.check(by=Streams, target=target, threads=threads)
     assert streams(model) > len(CASES) // 2
 
 
 @pytest.mark.parametrize("threads", [2, 5])
-@pytest.mark.usefixtures("eager")
 def test_large_images_are_shared(threads: int) -> None:
     batch = Batch()
     for case in [(16, 96, 57, 56, 1, 1, 3, 1, 1, 0, 1), (16, 96, 57, 56, 1, 1, 3, 2, 1, 0, 1),
                  (3, 32, 90, 91, 3, 2, 3, 1, 1, 1, 1)]:
         chain(batch, case, "relu", bias=True, images=1)
-    assert streams(batch.check(threads=threads)) == 2  # a window is not read once a panel
+    assert streams(batch.check(by=Streams, threads=threads)) == 2  # a window is not read once a panel
 
 
-@pytest.mark.usefixtures("eager")
 def test_what_others_read_is_stored() -> None:
     batch = Batch()
     array = random(RNG, "f32", 1, 20, 20, 16)
@@ -86,4 +76,4 @@ def test_what_others_read_is_stored() -> None:
     z = batch.b.conv(y, v, None, stride=[1, 1], pad=[1] * 4, dilation=[1, 1], groups=48)
     batch.give(batch.b.transpose(z, perm=[0, 2, 3, 1]), tolerance=1e-4)
     batch.give(batch.b.transpose(y, perm=[0, 2, 3, 1]), tolerance=1e-4)
-    assert streams(batch.check()) == 0
+    assert streams(batch.check(by=Streams)) == 0
