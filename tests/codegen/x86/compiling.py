@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from graphopt.ir.graph import Op
 from graphopt.rewrite import default_passes, optimise
 from graphopt.targets import parse_target
 from graphopt.targets.base import Choice
+from graphopt.targets.x86 import X86
 from tests.codegen.lower.lowering import same
 
 
@@ -50,15 +51,16 @@ class Streams(X86Capabilities):
 
 
 class Built:
-    """A program made as `graphopt.compile` makes one, but by the passes' answers from `by`, and with templates that are asked
-    before ours."""
+    """A program made as `graphopt.compile` makes one, but by the passes' answers from `by`, and with templates (`first`) that are
+    asked before ours."""
 
     def __init__(self, graph: Graph, by: type[X86Capabilities], target: str = "x86", threads: int | None = None,
-                 first: Sequence[Template] = ()) -> None:
+                 first: Callable[[X86], Sequence[Template]] = lambda _: (), winograd: bool = True) -> None:
         machine: Any = parse_target(target, threads)
+        machine = machine if winograd else machine.without_winograd()
         self.graph = graph.clone()
         optimise(self.graph, default_passes(), target=by(machine))
-        self.program = plan(self.graph, style_of(machine), [*first, *templates_of(machine)])
+        self.program = plan(self.graph, style_of(machine), [*first(machine), *templates_of(machine)])
         self.run = link(self.program, build(self.program, machine), machine.threads).run
 
     def __call__(self, *arrays: Any) -> Any:
@@ -87,11 +89,14 @@ class Batch:
     def give(self, value: Value, want: Any = None, what: str = "", tolerance: float | None = None) -> None:
         self.given.append((value, want, what, tolerance))
 
-    def check(self, **options: Any) -> Any:
+    def check(self, made: str = "", beside: Sequence[str] = (), **options: Any) -> Any:
         """Compile with these options of `graphopt.compile`, or of `Built` where one of them is `by`; run, compare. The
-        compiled model, for more."""
+        compiled model, for more. The template `made` has made the kernels, but for those that others `beside` it may."""
         self.graph.outputs = [v for v, *_ in self.given]
         model: Any = Built(self.graph, **options) if "by" in options else graphopt.compile(self.graph, **options)
+        if made:
+            templates = made_by(model)
+            assert templates[made] and set(templates) <= {made, *beside}, templates
         before = [a.copy() for a in self.arrays]
         got = model(*self.arrays)
         got = got if isinstance(got, tuple) else (got,)

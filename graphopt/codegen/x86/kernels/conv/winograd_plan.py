@@ -186,7 +186,7 @@ def direct_cost(c: Conv, lanes: int, machine: X86, threads: int) -> float:
 def plan_for(op: Op, conv: Op, machine: X86) -> tuple[float, Plan] | None:
     """How to compute a channels-last convolution by Winograd's algorithm, and in how many cycles on one thread; None where
     that is not allowed, not possible, or not faster."""
-    problem = _problem(op, conv, machine)
+    problem = problem_of(op, conv, machine)
     found = problem and choose(*problem, machine, machine.threads)
     if not problem or not found or found[0] >= direct_cost(*problem, machine, machine.threads):
         return None
@@ -195,7 +195,7 @@ def plan_for(op: Op, conv: Op, machine: X86) -> tuple[float, Plan] | None:
 
 def algorithms(op: Op, conv: Op, machine: X86) -> list[tuple[float, Plan | str]]:
     """Every way to compute it, the direct one included, with its cycles."""
-    problem = _problem(op, conv, machine)
+    problem = problem_of(op, conv, machine)
     if problem is None:
         return [(0.0, DIRECT)]
     direct: tuple[float, Plan | str] = direct_cost(*problem, machine, machine.threads), DIRECT
@@ -203,7 +203,7 @@ def algorithms(op: Op, conv: Op, machine: X86) -> list[tuple[float, Plan | str]]
     return [direct] if best is None else [direct, best, *plans(*problem, machine, machine.threads)]
 
 
-def _problem(op: Op, conv: Op, machine: X86) -> tuple[Conv, int] | None:
+def problem_of(op: Op, conv: Op, machine: X86) -> tuple[Conv, int] | None:
     """What the model asks of a convolution, and lanes; None where Winograd's algorithm is not allowed or not possible."""
     x, w = conv.operands[:2]
     assert x is not None and w is not None

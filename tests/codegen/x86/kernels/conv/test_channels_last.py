@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import graphopt
-from graphopt.codegen.x86 import costs
+from graphopt.capture import capture
 from graphopt.codegen.x86.kernels.conv.channels_last import choose_box
 from graphopt.targets import parse_target
-from tests.codegen.x86.compiling import Batch
+from tests.codegen.x86.compiling import Batch, Built, ChannelsLast, made_by
 from tests.codegen.x86.kernels.test_contraction import TARGETS, conv, of
 
-
-@pytest.fixture(autouse=True)
-def always_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row-major convolutions cost so much here that the layout pass takes channels last wherever there is a kernel."""
-    monkeypatch.setattr(costs, "FAMILIES", {name: replace(c, planar=1e-9) for name, c in costs.FAMILIES.items()})
+DIRECT = {"by": ChannelsLast, "winograd": False}  # channels last wherever there is a kernel for it, and no algorithm but that
 
 
 def layouts_of(model: object) -> list[str]:
@@ -37,7 +30,9 @@ def test_convolutions_of_any_size(target: str, cases: list[tuple[int, ...]]) -> 
     batch = Batch()
     for n, ci, co, kernel, stride, dilation, pad, h, w in cases:
         conv(batch, of(n, ci, h, w), of(co, ci, kernel, kernel), of(co), stride=stride, dilation=dilation, pad=pad)
-    batch.check(target=target, threads=2)
+    # Sums of fewer than 16 products are left row-major, and one pixel is a product of matrices.
+    wide = sum(ci * kernel ** 2 * co >= 16 and h * w > 1 for _, ci, co, kernel, _, _, _, h, w in cases)
+    assert made_by(batch.check(target=target, threads=2, **DIRECT))["conv.channels_last"] <= wide
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -48,7 +43,7 @@ def test_rows_and_columns_of_the_window_outside_of_the_image_are_left_out(target
                                                 (3, 1, 24, 24, 28, 28), (3, 2, 9, 9, 11, 40), (5, 1, 7, 14, 12, 33),
                                                 (3, 1, 20, 20, 6, 50), (3, 1, 30, 30, 9, 31)):
         conv(batch, of(2, 20, h, w), of(24, 20, kernel, kernel), of(24), stride=stride, dilation=dilation, pad=pad)
-    batch.check(target=target, threads=2)
+    assert made_by(batch.check(target=target, threads=2, **DIRECT))["conv.channels_last"] == 12
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -60,7 +55,8 @@ def test_groups_one_dimension_and_three(target: str) -> None:
     conv(batch, of(1, 8, 5, 6, 7), of(20, 8, 3, 3, 3), of(20), pad=1)
     conv(batch, of(1, 8, 6, 6), of(16, 8, 3, 3), pad=[0, 1, 2, 0])
     conv(batch, of(1, 3, 1, 1), of(16, 3, 1, 1))
-    batch.check(target=target, threads=2)
+    made = made_by(batch.check(target=target, threads=2, **DIRECT))
+    assert made["conv.channels_last"] == 5 and made["matmul"] == 1
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
@@ -68,7 +64,7 @@ def test_any_number_of_threads_shares_the_tiles(threads: int) -> None:
     batch = Batch()
     conv(batch, of(1, 64, 23, 19), of(80, 64, 3, 3), of(80), pad=1)
     conv(batch, of(3, 96, 14, 14), of(40, 96, 1, 1), of(40))
-    batch.check(threads=threads)
+    assert made_by(batch.check(threads=threads, **DIRECT))["conv.channels_last"] == 2
 
 
 class Residual(torch.nn.Module):
@@ -90,11 +86,12 @@ def test_a_residual_network_keeps_its_images_channels_last(target: str) -> None:
     torch.manual_seed(0)
     net = Residual().eval()
     x = torch.randn(2, 3, 37, 41)
-    model = graphopt.compile(net, (x,), target=target, threads=2)
+    model = Built(capture(net, (x,)), target=target, threads=2, **DIRECT)
     with torch.inference_mode():
         want = net.double()(x.double()).numpy()
     np.testing.assert_allclose(np.asarray(model(x)), want, rtol=0, atol=2e-5 * np.abs(want).max())
     assert "NHWC+1" in layouts_of(model) and not any(op.name == "relayout" for op in model.graph.ops)
+    assert made_by(model)["conv.channels_last"] == 4
 
 
 def test_a_pixel_that_is_not_a_number_stays_within_its_window() -> None:
@@ -103,7 +100,8 @@ def test_a_pixel_that_is_not_a_number_stays_within_its_window() -> None:
     x = torch.randn(1, 20, 9, 9)
     x[0, 3, 4, 5] = torch.nan
     x[0, 7, 0, 0] = torch.inf
-    model = graphopt.compile(net, (x,), winograd=False)
+    model = Built(capture(net, (x,)), **DIRECT)
+    assert made_by(model)["conv.channels_last"] == 1
     with torch.inference_mode():
         want = net(x).numpy()
     got = np.asarray(model(x))
@@ -113,7 +111,7 @@ def test_a_pixel_that_is_not_a_number_stays_within_its_window() -> None:
 def test_pixels_do_not_share_cache_sets() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(8, 256, 1), torch.nn.Conv2d(256, 16, 1)).eval()
-    model = graphopt.compile(net, (torch.randn(1, 8, 12, 12),))
+    model = Built(capture(net, (torch.randn(1, 8, 12, 12),)), **DIRECT)
     assert "NHWC/272" in layouts_of(model)
 
 

@@ -14,7 +14,7 @@ from graphopt.codegen.x86.kernels.conv.depthwise import Window, choose_strip
 from graphopt.ir import Value
 from graphopt.targets.x86 import X86
 from tests.codegen.lower.lowering import random
-from tests.codegen.x86.compiling import Batch
+from tests.codegen.x86.compiling import Batch, made_by
 
 TARGETS = ["x86", "x86:haswell", "x86:x86-64"]
 RNG = np.random.default_rng(11)
@@ -76,9 +76,9 @@ def test_windows_strides_dilations_and_channels(target: str, bias: bool) -> None
         x, wide = channels_last(batch, random(RNG, "f32", 2, channels, *spatial))
         y, want = depthwise(batch, x, wide, *how, bias)
         batch.give(to_last(batch, y), np.moveaxis(want.numpy(), 1, -1), f"{channels} {spatial} {how}", 1e-4)
-    model = batch.check(target=target, threads=2)
-    # One image of one pixel or channel lies alike either way; all others are what this tests.
-    assert sum(op.result.type.layout is None for op in model.graph.ops if op.name == "conv") <= 2
+    # One image of one pixel and one of one channel lie alike either way, and are the row-major kernel's.
+    made = made_by(batch.check(target=target, threads=2))
+    assert made["conv.depthwise"] == len(CASES) - 2 and made["conv.row_major"] == 2
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -92,7 +92,7 @@ def test_epilogues_and_halos(threads: int) -> None:
             y, want = depthwise(batch, x, wide, window, stride, 1, window // 2, True)
             z, want = depthwise(batch, act(y), torch_act(want), window, 1, 1, window // 2, False)
             batch.give(to_last(batch, z), np.moveaxis(want.numpy(), 1, -1), f"{channels} {size} {window} {stride}", 1e-4)
-    batch.check(threads=threads)
+    assert made_by(batch.check(threads=threads))["conv.depthwise"] == 16
 
 
 def test_other_dtypes() -> None:
@@ -104,7 +104,7 @@ def test_other_dtypes() -> None:
         y = batch.b.conv(x, batch.b.const(w), None, stride=[1, 1], pad=[1] * 4, dilation=[1, 1], groups=20)
         want = torch.conv2d(*(torch.from_numpy(a.astype(np.float64)) for a in (array, w)), padding=1, groups=20)
         batch.give(to_last(batch, y), np.moveaxis(want.numpy(), 1, -1), d, tolerance)
-        batch.check()
+        batch.check("conv.depthwise")
 
 
 def test_special_values_stay_in_their_channel() -> None:
@@ -114,4 +114,4 @@ def test_special_values_stay_in_their_channel() -> None:
     x, wide = channels_last(batch, array)
     y, want = depthwise(batch, x, wide, 3, 1, 1, 1, False)
     batch.give(to_last(batch, y), np.moveaxis(want.numpy(), 1, -1), "special", 1e-4)
-    batch.check()
+    batch.check("conv.depthwise")

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import graphopt
-from graphopt.codegen.x86 import costs
-from tests.codegen.x86.compiling import Batch
+from graphopt.capture import capture
+from graphopt.targets import parse_target
+from tests.codegen.x86.compiling import Batch, Built, ChannelsLast, made_by
 from tests.codegen.x86.kernels.test_contraction import TARGETS, conv, of
 
 
-@pytest.fixture(autouse=True)
-def always_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row-major convolutions cost so much here that the layout pass takes channels last wherever there is a kernel."""
-    none = {"planar": 1e-9, "planar_depthwise": 1e-9}
-    monkeypatch.setattr(costs, "FAMILIES", {name: replace(c, **none) for name, c in costs.FAMILIES.items()})
+def taken(target: str, outputs: int) -> bool:
+    """Groups whose outputs are a power of two, and at most half a vector, are this kernel's."""
+    return outputs & (outputs - 1) == 0 and 2 * outputs <= parse_target(target).lanes  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -33,7 +29,8 @@ def test_groups_of_any_size(target: str, cases: list[tuple[int, ...]]) -> None:
     for n, groups, (ci, co), kernel, stride, dilation, pad, h, w in cases:  # type: ignore[misc]
         conv(batch, of(n, groups * ci, h, w), of(groups * co, ci, kernel, kernel), of(groups * co), groups=groups, stride=stride,
              dilation=dilation, pad=pad)
-    batch.check(target=target, threads=2)
+    made = made_by(batch.check(by=ChannelsLast, target=target, threads=2))
+    assert made["conv.grouped"] <= sum(taken(target, co) for _, _, (_, co), *_ in cases)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -44,7 +41,8 @@ def test_groups_of_other_widths(target: str, inputs: int, outputs: int) -> None:
     groups = 9
     conv(batch, of(2, groups * inputs, 9, 8), of(groups * outputs, inputs, 3, 3), of(groups * outputs), groups=groups, pad=1)
     conv(batch, of(1, groups * inputs, 7, 7), of(groups * outputs, inputs, 1, 1), groups=groups)
-    batch.check(target=target, threads=2)
+    made = made_by(batch.check(by=ChannelsLast, target=target, threads=2))
+    assert made["conv.grouped"] == 2 * taken(target, outputs)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -55,7 +53,9 @@ def test_one_dimension_three_and_wide_windows(target: str) -> None:
     conv(batch, of(1, 40, 11, 12), of(40, 4, 5, 5), of(40), pad=2, groups=10)
     conv(batch, of(1, 40, 11, 12, dtype="f64"), of(40, 4, 3, 3, dtype="f64"), pad=1, groups=10)
     conv(batch, of(1, 2000, 6, 6), of(2000, 4, 3, 3), pad=1, groups=500)
-    batch.check(target=target, threads=3)
+    made = made_by(batch.check(by=ChannelsLast, target=target, threads=3))
+    lanes = parse_target(target).lanes  # type: ignore[attr-defined]
+    assert made["conv.grouped"] == {16: 5, 8: 4, 4: 0}[lanes]  # in f64 a vector holds half as many
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -65,11 +65,11 @@ def test_what_is_not_a_number_stays_in_its_group(target: str) -> None:
     x = torch.randn(1, 48, 9, 9)
     x[0, 5, 4, 5] = torch.nan
     x[0, 17, 0, 0] = torch.inf
-    model = graphopt.compile(net, (x,), target=target)
+    model = Built(capture(net, (x,)), ChannelsLast, target)
     with torch.inference_mode():
         want = net.double()(x.double()).numpy()
     np.testing.assert_allclose(np.asarray(model(x)), want, rtol=0, atol=2e-5)
-    assert any(r.type.layout for op in model.graph.ops if op.name in ("conv", "fused") for r in op.results)  # type: ignore[union-attr]
+    assert made_by(model)["conv.grouped"] == taken(target, 4)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -88,5 +88,6 @@ def test_long_epilogues(target: str, width: int) -> None:
     net, x, y = Net().eval(), torch.randn(2, 40, 11, 13), torch.randn(2, 40, 6, 7)
     with torch.inference_mode():
         want = net.double()(x.double(), y.double()).numpy()
-    model = graphopt.compile(net.float(), (x, y), target=target, threads=2)
+    model = Built(capture(net.float(), (x, y)), ChannelsLast, target, 2)
+    assert made_by(model)["conv.grouped"] == taken(target, width)
     np.testing.assert_allclose(np.asarray(model(x, y)), want, rtol=0, atol=2e-5)

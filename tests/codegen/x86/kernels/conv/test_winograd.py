@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphopt
-from graphopt.codegen.x86 import costs
-from graphopt.codegen.x86.kernels.conv import winograd_plan
-from graphopt.codegen.x86.kernels.conv.winograd_plan import POINTS, Conv, Plan, Transform, choose, tiles_of
+from graphopt.codegen.lower.kernels import Lowered, Template
+from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.kernels.conv.winograd_plan import POINTS, Conv, Plan, Transform, choose, problem_of, tiles_of
 from graphopt.codegen.x86.kernels.tile import Tile
+from graphopt.codegen.x86.templates import templates_of
 from graphopt.ir import Builder, Graph, tensor
+from graphopt.ir.fused import only as only_one
+from graphopt.ir.fused import outside
+from graphopt.ir.graph import Op
 from graphopt.targets import parse_target
+from graphopt.targets.base import Choice
+from graphopt.targets.x86 import X86
+from tests.codegen.x86.compiling import Built, ChannelsLast, made_by
 
 TARGETS = ["x86", "x86:haswell", "x86:x86-64"]
 RNG = np.random.default_rng(3)
@@ -28,18 +36,37 @@ def of(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def force(monkeypatch: pytest.MonkeyPatch, plan: Callable[[Conv, int], Plan | None] | None = None) -> None:
-    """Winograd wherever it is possible, by `plan(convolution, lanes)` or the cheapest one. No code from the cache."""
-    monkeypatch.setenv("GRAPHOPT_CACHE", "0")
-    monkeypatch.setattr(winograd_plan, "direct_cost", lambda *_: float("inf"))
-    # channels last whatever the size
-    monkeypatch.setattr(costs, "FAMILIES", {name: replace(c, planar=1e-9) for name, c in costs.FAMILIES.items()})
-    if plan is not None:
-        def chosen(c: Conv, lanes: int, *_: object) -> tuple[float, Plan] | None:
-            found = plan(c, lanes)
-            return None if found is None else (1.0, found)
+class Anywhere(ChannelsLast):
+    """Channels last, and Winograd's algorithm wherever it is possible."""
 
-        monkeypatch.setattr(winograd_plan, "choose", chosen)
+    def layout_choice(self, op: Op) -> Choice | None:
+        choice, conv = super().layout_choice(op), only_one(op, "conv")
+        if choice is None or choice.last is None or conv is None or problem_of(op, conv, self.target) is None:
+            return choice
+        image = outside(op, conv.operands[0])  # type: ignore[arg-type]
+        return replace(choice, reads=tuple("same" if v is image else how for v, how in zip(op.operands, choice.reads)))
+
+
+def by(plan: Callable[[Conv, int], Plan | None] | None = None) -> dict[str, Any]:
+    """Winograd wherever it is possible, by `plan(convolution, lanes)` or the cheapest one: our template, whose choice is made."""
+
+    def first(machine: X86) -> list[Template]:
+        ours = next(t for t in templates_of(machine) if t.name == "conv.winograd")
+
+        def match(op: Op, name: str, style: Style) -> Lowered | None:
+            conv = only_one(op, "conv")
+            problem = None if conv is None else problem_of(op, conv, machine)
+            if problem is None:
+                return None
+            found = plan(*problem) if plan is not None else (choose(*problem, machine, machine.threads) or (0, None))[1]
+            if found is None:
+                return None
+            chosen: Any = found
+            return ours.match(op, name, replace(style, pick=lambda kind, candidates: chosen))
+
+        return [Template("conv.winograd", match)]
+
+    return {"by": Anywhere, "first": first}
 
 
 def only(m: int) -> Callable[[Conv, int], Plan | None]:
@@ -85,13 +112,12 @@ def reference(x: np.ndarray, w: np.ndarray, pad: list[int], bias: np.ndarray | N
 
 
 def uses_winograd(model: object) -> bool:
-    return any(w.packing is not None and w.packing.key.startswith("winograd")
-               for w in model._latest().compiled.program.weights)  # type: ignore[attr-defined]
+    return made_by(model)["conv.winograd"] > 0
 
 
-def check(x: np.ndarray, w: np.ndarray, pad: list[int], bias: np.ndarray | None = None, tolerance: float = 4e-6, **options: object
-          ) -> None:
-    model = graphopt.compile(network(x, w, pad, bias), **options)
+def check(how: dict[str, Any], x: np.ndarray, w: np.ndarray, pad: list[int], bias: np.ndarray | None = None,
+          tolerance: float = 4e-6, **options: Any) -> None:
+    model = Built(network(x, w, pad, bias), **how, **options)
     assert uses_winograd(model)
     want = np.maximum(reference(x, w, pad, bias), 0)
     assert np.abs(model(x) - want).max() <= tolerance * np.abs(want).max()
@@ -134,12 +160,12 @@ def test_the_transforms_filter_exactly(m: int) -> None:
 # Shapes
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("m", sorted(POINTS))
-def test_sizes_that_divide_by_nothing(monkeypatch: pytest.MonkeyPatch, target: str, m: int) -> None:
-    force(monkeypatch, only(m))
+def test_sizes_that_divide_by_nothing(target: str, m: int) -> None:
+    how = by(only(m))
     for batch, channels, height, width, outs, pad in [
             (1, 16, 8, 8, 16, [1, 1, 1, 1]), (2, 20, 7, 13, 37, [1, 1, 1, 1]), (1, 5, 9, 6, 70, [0, 0, 0, 0]),
             (3, 33, 11, 14, 4, [0, 1, 1, 0]), (1, 17, 5, 5, 19, [1, 0, 1, 1])]:
-        check(of(batch, channels, height, width), of(outs, channels, 3, 3), pad, of(outs), target=target, threads=1)
+        check(how, of(batch, channels, height, width), of(outs, channels, 3, 3), pad, of(outs), target=target, threads=1)
 
 
 @settings(max_examples=12)
@@ -147,48 +173,46 @@ def test_sizes_that_divide_by_nothing(monkeypatch: pytest.MonkeyPatch, target: s
        st.lists(st.integers(0, 1), min_size=4, max_size=4), st.sampled_from(TARGETS), st.integers(1, 3))
 def test_any_sizes(batch: int, channels: int, height: int, width: int, outs: int, pad: list[int], target: str,
                    threads: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        force(patch)
-        check(of(batch, channels, height, width), of(outs, channels, 3, 3), pad, target=target, threads=threads)
+    check(by(), of(batch, channels, height, width), of(outs, channels, 3, 3), pad, target=target, threads=threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("grid", [(3, 1), (1, 2), (2, 2)])
-def test_threads_share_tiles_and_channels(monkeypatch: pytest.MonkeyPatch, threads: int, grid: tuple[int, int]) -> None:
+def test_threads_share_tiles_and_channels(threads: int, grid: tuple[int, int]) -> None:
     def plan(c: Conv, lanes: int) -> Plan:
         return Plan(4, Tile(3, 1, lanes), grid, 2, -(-tiles_of(c, 4) // (2 * grid[0])))
 
-    force(monkeypatch, plan)
+    how = by(plan)
     x, w = of(2, 24, 18, 15), of(50, 24, 3, 3)
-    check(x, w, [1, 1, 1, 1], threads=threads)
+    check(how, x, w, [1, 1, 1, 1], threads=threads)
 
 
-def test_every_call_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_call_gives_the_same_bits() -> None:
     """Also where tiles of different threads overlap."""
-    force(monkeypatch, lambda c, lanes: Plan(4, Tile(2, 1, lanes), (2, 1), 1, -(-tiles_of(c, 4) // 2)))
+    how = by(lambda c, lanes: Plan(4, Tile(2, 1, lanes), (2, 1), 1, -(-tiles_of(c, 4) // 2)))
     x, w = of(1, 40, 14, 14), of(48, 40, 3, 3)
-    model = graphopt.compile(network(x, w, [1] * 4), threads=2)
+    model = Built(network(x, w, [1] * 4), **how, threads=2)
     first = model(x)
     for _ in range(20):
         np.testing.assert_array_equal(model(x), first)
 
 
 @pytest.mark.parametrize("m", sorted(POINTS))
-def test_what_follows_is_fused(monkeypatch: pytest.MonkeyPatch, m: int) -> None:
-    force(monkeypatch, only(m))
+def test_what_follows_is_fused(m: int) -> None:
+    how = by(only(m))
     for size in (12, 11):
         x, w, bias, residual = of(1, 18, size, size), of(21, 18, 3, 3), of(21), of(1, 21, size, size)
         want = reference(x, w, [1] * 4, bias)
         for after, wanted in [
                 (lambda b, y, r=residual: b.relu(b.add(y, b.const(r))), np.maximum(want + residual, 0)),
                 (lambda b, y: b.silu(y), want / (1 + np.exp(-want)))]:
-            model = graphopt.compile(network(x, w, [1] * 4, bias, after))
+            model = Built(network(x, w, [1] * 4, bias, after), **how)
             assert uses_winograd(model)
             assert np.abs(model(x) - wanted).max() <= 4e-6 * np.abs(want).max()
 
 
-def test_a_window_reads_the_halo_of_another_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    force(monkeypatch, only(4))
+def test_a_window_reads_the_halo_of_another_kernel() -> None:
+    how = by(only(4))
     x, ws = of(1, 16, 14, 14), [of(32, 16, 3, 3) / 12, of(16, 32, 3, 3) / 17, of(24, 16, 3, 3) / 12]
     graph = Graph()
     b = Builder(graph)
@@ -198,25 +222,25 @@ def test_a_window_reads_the_halo_of_another_kernel(monkeypatch: pytest.MonkeyPat
         y = b.relu(b.conv(y, b.const(w), stride=[1, 1], pad=[1] * 4, dilation=[1, 1], groups=1))
         want = torch.relu(torch.conv2d(want, torch.from_numpy(w).double(), padding=1))
     graph.outputs = [y]
-    assert np.abs(graphopt.compile(graph)(x) - want.numpy()).max() <= 1e-5 * want.max()
+    assert np.abs(Built(graph, **how)(x) - want.numpy()).max() <= 1e-5 * want.max()
 
 
 # Error
 @pytest.mark.parametrize(("m", "bound"), [(2, 1.5e-6), (4, 4e-6)])
-def test_error_is_as_stated(monkeypatch: pytest.MonkeyPatch, m: int, bound: float) -> None:
-    force(monkeypatch, lambda c, lanes: only(m)(c, lanes))
+def test_error_is_as_stated(m: int, bound: float) -> None:
+    how = by(only(m))
     for seed, channels in ((0, 64), (1, 64), (2, 512), (3, 512)):  # draws of their own: the largest of many errors varies
         rng = np.random.default_rng(seed)
         x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, channels, 14, 14), (32, channels, 3, 3)))
-        check(x, w, [1] * 4, tolerance=bound)
+        check(how, x, w, [1] * 4, tolerance=bound)
 
 
-def test_a_nan_spreads_over_its_tiles_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    force(monkeypatch, only(4))
+def test_a_nan_spreads_over_its_tiles_and_no_further() -> None:
+    how = by(only(4))
     x, w = of(1, 16, 16, 16), of(16, 16, 3, 3)
     x[0, 3, 6, 6] = np.nan
     graph = network(x, w, [1] * 4, after=lambda b, y: b.neg(y))
-    bad = np.isnan(graphopt.compile(graph)(x)[0])
+    bad = np.isnan(Built(graph, **how)(x)[0])
     assert bad[:, 5:8, 5:8].all() and not bad[:, 8:].any() and not bad[:, :, 8:].any() and not bad[:, :4].any()
 
 
@@ -227,26 +251,26 @@ def test_a_nan_spreads_over_its_tiles_and_no_further(monkeypatch: pytest.MonkeyP
     (24, 24, 1, (16, 16), [2, 2], [2, 2]), (20, 33, 1, (17, 14), [2, 2], [2, 2]), (16, 16, 1, (19, 22), [3, 2], [3, 2]),
     (16, 16, 1, (14, 13), [0, 1], [2, 1]), (8, 16, 1, (21, 23), [4, 0], [4, 3]), (48, 48, 2, (9, 14), [1, 1], [1, 1]),
     (72, 51, 3, (8, 7), [1, 1], [1, 1]), (40, 60, 2, (15, 12), [2, 2], [2, 2])])
-def test_groups_and_dilations(monkeypatch: pytest.MonkeyPatch, target: str, m: int, channels: int, outs: int, groups: int,
+def test_groups_and_dilations(target: str, m: int, channels: int, outs: int, groups: int,
                               size: tuple[int, int], pad: list[int], dilation: list[int]) -> None:
     """Also phases of unlike size: the last tiles of the smaller ones are their neighbours' altogether."""
-    force(monkeypatch, only(m))
+    how = by(only(m))
     x, w, bias = of(2, channels, *size), of(outs, channels // groups, 3, 3), of(outs)
     graph, want = of_groups(x, w, pad, dilation, groups, bias)
-    model = graphopt.compile(graph, target=target)
+    model = Built(graph, **how, target=target)
     assert uses_winograd(model)
     assert np.abs(model(x) - want).max() <= 4e-6 * want.max()
 
 
 @pytest.mark.parametrize("grid", [(1, 3), (3, 1)])
-def test_threads_share_groups_and_phases(monkeypatch: pytest.MonkeyPatch, grid: tuple[int, int]) -> None:
+def test_threads_share_groups_and_phases(grid: tuple[int, int]) -> None:
     def plan(c: Conv, lanes: int) -> Plan:
         return Plan(2, Tile(3, 1, lanes), grid, 2, -(-tiles_of(c, 2) // (2 * grid[0])))
 
-    force(monkeypatch, plan)
+    how = by(plan)
     x, w = of(1, 96, 15, 14), of(96, 48, 3, 3)
     graph, want = of_groups(x, w, [2, 2], [2, 2], 2)
-    model = graphopt.compile(graph, threads=3)
+    model = Built(graph, **how, threads=3)
     assert uses_winograd(model)
     first = model(x)
     assert np.abs(first - want).max() <= 4e-6 * want.max()
@@ -265,8 +289,8 @@ def test_it_can_be_forbidden() -> None:
 @pytest.mark.parametrize("conv", [
     {"stride": [2, 2]}, {"groups": 16}, {"pad": [2, 2, 2, 2]}, {"pad": [3] * 4, "dilation": [2, 2]}, {"dilation": [7, 7]},
     {"kernel": 5}, {"dtype": "f64"}])
-def test_others_are_computed_directly(monkeypatch: pytest.MonkeyPatch, conv: dict) -> None:
-    force(monkeypatch)
+def test_others_are_computed_directly(conv: dict) -> None:
+    how = by()
     kernel, d = conv.pop("kernel", 3), conv.pop("dtype", "f32")
     attrs = {"stride": [1, 1], "pad": [1] * 4, "dilation": [1, 1], "groups": 1, **conv}
     kind = np.float64 if d == "f64" else np.float32
@@ -274,7 +298,7 @@ def test_others_are_computed_directly(monkeypatch: pytest.MonkeyPatch, conv: dic
     graph = Graph()
     b = Builder(graph)
     graph.outputs = [b.relu(b.conv(b.relu(graph.add_input(tensor(d, *x.shape))), b.const(w), **attrs))]
-    model = graphopt.compile(graph)
+    model = Built(graph, **how)
     assert not uses_winograd(model)
     want = torch.relu(torch.conv2d(torch.relu(torch.from_numpy(x)).double(), torch.from_numpy(w).double(), stride=attrs["stride"],
                                    padding=attrs["pad"][0], dilation=attrs["dilation"], groups=attrs["groups"])).numpy()
