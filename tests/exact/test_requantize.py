@@ -11,7 +11,7 @@ import pytest
 
 import graphopt
 import graphopt.codegen.lower
-from graphopt.codegen.kernel.interpret import run_kernel
+from graphopt.codegen.kernel.machine import run_kernel
 from graphopt.codegen.lower.kernels import lower
 from graphopt.codegen.lower.schedule import Style
 from graphopt.errors import IRError
