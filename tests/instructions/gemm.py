@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.codegen.kernel.expr import Buffer, Expr, ExprLike, as_expr, cast, const, minimum
-from graphopt.codegen.kernel.loops import Kernel, Stmt, loop, seq, store
+from graphopt.codegen.kernel.loops import Kernel, Prefetch, Stmt, loop, nest, seq, store
 from graphopt.codegen.kernel.verify import verify
 from graphopt.codegen.x86.isa import Row
-from graphopt.codegen.x86.kernels.tile import Tile, column_of, columns_of, register_block
+from graphopt.codegen.x86.kernels.tile import Pending, Tile, column_of, columns_of, register_block
 
 
 def tile_for(row: Row, m: int, n: int) -> Tile:
@@ -22,8 +22,9 @@ def padded(row: Row, k: int) -> int:
     return -(-k // step) * step
 
 
-def gemm(row: Row, m: int, n: int, k: int, start: bool = False) -> Kernel:
-    """out[m, n] = (c[m, n] where `start`) + a[m, k] @ b; b as `pack` leaves it."""
+def gemm(row: Row, m: int, n: int, k: int, start: bool = False, blocks: int = 1, drained: bool = False, turns=(1, 1)) -> Kernel:
+    """out[m, n] = (c[m, n] where `start`) + a[m, k] @ b; b as `pack` leaves it. `blocks`: parts of k between which sums wait in
+    memory; `drained`: sums go through memory to the result; `turns`: see `register_block`."""
     tile, deep = tile_for(row, m, n), padded(row, k)
     panels = -(-n // tile.columns)
     a = Buffer("a", row.a, (m * k,))
@@ -31,26 +32,38 @@ def gemm(row: Row, m: int, n: int, k: int, start: bool = False) -> Kernel:
     c = Buffer("c", row.acc, (m * n,))
     out = Buffer("out", row.acc, (m * n,))
     left = Buffer("left", row.a, (m * deep,))
+    tiles, part = -(-m // tile.rows), deep // blocks
+    assert part * blocks == deep and part % row.depth == 0
+    sums = Buffer("sums", row.acc, (tiles * panels * tile.rows * tile.columns,))
     copy = loop(m, lambda i: seq(loop(k, lambda j: store(left, i * deep + j, a[i * k + j]), name="j"),
                                  loop(deep - k, lambda j: store(left, i * deep + k + j, cast(const(0, "f32"), row.a)), name="j")))
 
-    def block(mt: Expr, pt: Expr) -> Stmt:
+    def block(d: Expr, mt: Expr, pt: Expr) -> Stmt:
         m0 = minimum(mt * tile.rows, m - tile.rows)
         place = lambda i, v, l: (m0 + i) * n + column_of(pt, v, n, tile) + l
 
         def right(v: int, at: tuple[Expr, ...], l: Expr) -> Expr:
-            word, within = at[0] // row.depth, at[0] % row.depth
+            of = d * part + at[0]
+            word, within = of // row.depth, of % row.depth
             return b[(pt * deep + word * row.depth) * tile.columns + (v * tile.lanes + l) * row.depth + within]
 
         def write(i: ExprLike, v: ExprLike, l: Expr, value: Expr) -> list[Stmt]:
             return [store(out, place(as_expr(i), v, l), value)]
 
         given = (lambda i, v, l: c[minimum(place(i, v, l), m * n - 1)]) if start else None
-        rows = lambda i, at: left[(m0 + i) * deep + at[0]]
-        return register_block(row, tile, (deep,), rows, right, given, write, min(n, tile.lanes))
+        def drain(memory: Buffer) -> Stmt:
+            return nest((tile.rows, tile.vectors, min(n, tile.lanes)), lambda i, v, l: seq(
+                *write(i, v, l, memory[(i * tile.vectors + v) * tile.lanes + l])))
 
-    body = seq(copy, loop(-(-m // tile.rows), lambda mt: loop(panels, lambda pt: block(mt, pt), name="p"), name="m"))
-    kernel = Kernel("gemm", (a, b, c, out, left), body, 3, 1)
+        rows = lambda i, at: left[(m0 + i) * deep + d * part + at[0]]
+        base = (mt * panels + pt) * (tile.rows * tile.columns)
+        pending = Pending(sums, base, d.eq(0), d.eq(blocks - 1)) if blocks > 1 else None
+        hint = lambda at: Prefetch(b, (pt * deep + d * part + at[0] + 8) * tile.columns, 1)
+        return register_block(row, tile, (part,), rows, right, given, None if drained else write, min(n, tile.lanes),
+                              drain if drained else None, hint if drained else None, pending, turns)
+
+    body = seq(copy, nest((blocks, tiles, panels), block, ("d", "m", "p")))
+    kernel = Kernel("gemm", (a, b, c, out, left, *([sums] if blocks > 1 else [])), body, 3, 1)
     verify(kernel)
     return kernel
 

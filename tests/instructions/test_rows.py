@@ -131,6 +131,33 @@ def test_machine_code_does_what_the_row_means_to_the_bit(row: Row) -> None:
         np.testing.assert_array_equal(got.reshape(want.shape).view(np.uint8), want.view(np.uint8))
 
 
+WAYS = {"in blocks of k": {"blocks": 2}, "drained": {"drained": True}, "both": {"blocks": 2, "drained": True, "start": True},
+        "in turns": {"turns": (3, 2)}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["vfmaddps.256", "vpmaddwd.256", "vpdpbusd.512", "vdpbf16ps.512", "tdpbssd", "tdpbf16ps"])
+def test_every_way_of_the_register_block_takes_every_kind_of_row(name: str, way: str) -> None:
+    row, rng = BY_NAME[name], np.random.default_rng(8)
+    if row.tile and "turns" in WAYS[way]:
+        pytest.skip("tiles take no turns")
+    m, n, k = (5, row.lanes + 3, 128 if row.tile else 8 * row.depth)
+    a, b, c = operands(row, m, n, k, rng)
+    kernel = gemm(row, m, n, k, **WAYS[way])
+    want = meant(row, a, b, c if WAYS[way].get("start") else np.zeros_like(c))
+    given = [a.ravel(), pack(row, b), c.ravel()]
+    here = cpu_for(row)
+    found = [run_kernel(kernel, given)[0]]
+    if here is not None and not (row.tile and not permit_tiles()):
+        found.append(run([(kernel, given)], here)[0])
+    for got in found:
+        if "turns" in WAYS[way] and not row.exact:  # in another order
+            wide, off = independent(a, b, np.zeros_like(c))
+            assert (np.abs(got.reshape(m, n) - wide) <= off).all()
+        else:
+            np.testing.assert_array_equal(got.reshape(m, n), want)
+
+
 def _to_f32(x: Fraction, flush: bool) -> float:
     """The exact value rounded to f32, to nearest even; without denormals where `flush`. Written from IEEE 754, with integers."""
     if x == 0:
