@@ -62,6 +62,7 @@ class Costs:
     # Matrix products
     tile_start: float = _of("cycles", "of a tile around its loop over k: zeroes, stores, addresses", 24, CALIBRATE)
     tile_load: float = _of("cycles a load", "of a tile, beside the multiply-adds that hide it", 0.02)
+    stored_row: float = _of("cycles a row", "of a tile that is stored to where L2 does not hold it", 0)
     deep: int = _of("elements", "of a block of k, at least", 256)
     reread: int = _of("row tiles", "from which a panel of a right operand in memory is copied: its vectors are aligned then", 3)
     fetching: int = _of("rows of a tile", "from which weights are fetched ahead", 4)
@@ -130,10 +131,13 @@ def coefficients() -> dict[str, Mapping[str, str]]:
 
 
 _AMD = "AMD EPYC, Zen 4 or Zen 5 (which of them was not written down), 2026-11-21"
+_EMERALD = "Emerald Rapids (family 6 model 167 in a virtual machine, two cores), 2026-11-28"
 GENERIC = Costs("generic", {"": _AMD})
 ZEN4 = replace(GENERIC, family="zen4")
 ZEN5 = replace(GENERIC, family="zen5")
-AMX = replace(GENERIC, family="amx")
+# The lines' costs and `stored_row` are those that rank 24 tiles of a product of 1500x384x1536 as their times do.
+AMX = replace(GENERIC, family="amx", tile_start=48, panel_line=0.4, rows_line=1.0, stored_row=60, measured={
+    "": _AMD, **dict.fromkeys(("latency", "sums", "tile_start", "panel_line", "rows_line", "stored_row"), _EMERALD)})
 FAMILIES = {c.family: c for c in (GENERIC, ZEN4, ZEN5, AMX)}
 
 

@@ -26,7 +26,7 @@ def test_every_coefficient_says_its_unit_what_it_is_and_how_it_is_measured_again
     for name, family in FAMILIES.items():
         assert family.family == name and "" in family.measured and set(family.measured) <= {"", *found}
         assert all(re.search(r"20\d\d-\d\d-\d\d", text) for text in family.measured.values())
-        assert all(getattr(family, c) > 0 for c in found)
+        assert all(getattr(family, c) >= 0 for c in found)
 
 
 @pytest.mark.parametrize("cpu, family", [("znver4", "zen4"), ("znver5", "zen5"), ("sapphirerapids", "amx"),

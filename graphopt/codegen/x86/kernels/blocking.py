@@ -72,8 +72,14 @@ def blockings(p: Product, lanes: int, machine: X86, threads: int) -> Iterator[tu
             used = tuple(min(a, b) for a, b in zip(grid, whole))
             share = tuple(-(-b // a) for a, b in zip(used, whole))
             cut = _cut(p, tile, used, share, machine)  # type: ignore[arg-type]
-            compute = math.prod(share) * (pace + costs.tile_start * cut.depths)
+            start = costs.tile_start * cut.depths + (costs.stored_row * tile.rows if _spills(p, tile, share, machine) else 0)
+            compute = math.prod(share) * (pace + start)
             yield compute + _moved(p, cut, compute, machine), cut
+
+
+def _spills(p: Product, tile: Tile, share: tuple[int, ...], machine: X86) -> bool:
+    """Is a thread's part of the result more than its L2 holds?"""
+    return math.prod(share) * tile.rows * tile.columns * p.itemsize > machine.l2 // 2
 
 
 def _moved(p: Product, cut: Blocking, compute: float, machine: X86) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.codegen.lower.tuning import best_of
+from graphopt.codegen.x86 import costs
 from graphopt.codegen.x86.costs import costs_of
 from graphopt.codegen.x86.kernels.blocking import Product, aliases, blockings
 from graphopt.targets.x86 import X86
@@ -54,6 +57,13 @@ def test_weights_that_few_rows_multiply_are_read_by_one_thread_each(m: int) -> N
 def test_long_rows_that_would_be_copied_by_both_threads_are_shared_out() -> None:
     found = best_of(blockings(Product(1, 197, 768, 3072, 4), BIG.lanes, BIG, 2))[1]
     assert found.grid == (1, 2, 1)
+
+
+def test_where_storing_rows_costs_tiles_of_large_results_are_low_and_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = lambda m, n: best_of(blockings(Product(1, m, n, 384, 4), BIG.lanes, BIG, 1))[1].tile
+    usual, small = chosen(1500, 1536), chosen(96, 96)
+    monkeypatch.setitem(costs.FAMILIES, "generic", replace(costs.GENERIC, stored_row=200.0))
+    assert chosen(1500, 1536).rows < usual.rows and chosen(96, 96) == small
 
 
 def test_rows_a_page_apart_alias() -> None:
