@@ -19,7 +19,7 @@ from graphopt.ir.types import DTYPES, Layout, MapType, OptionalType, SequenceTyp
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<loc>\#\s*loc\()|(?P<comment>\#[^\n]*)|(?P<string>"(?:\\.|[^"\\])*")
-    |(?P<value>%[A-Za-z0-9_.$/-]+)|(?P<ref>@[A-Za-z0-9_.$/-]+(?:\+\d+(?:/\d+)?)?)|(?P<arrow>->)
+    |(?P<value>%[A-Za-z0-9_.$/-]+)|(?P<ref>@[A-Za-z0-9_.$/-]+(?:\+\d+(?:=-?\d+)?(?:/\d+)?)?)|(?P<arrow>->)
     |(?P<number>[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|inf\b|nan\b))|(?P<word>[A-Za-z_]\w*)|(?P<mark>//|[()\[\]{}<>,:=*+%-])""",
     re.X,
 )
@@ -131,8 +131,9 @@ class _Parser:
         layout = None
         if self.kind == "ref":
             order, _, pitch = self.next()[1:].partition("/")
-            order, _, halo = order.partition("+")
-            layout = Layout(order, int(halo or 0), int(pitch or 0))
+            order, _, border = order.partition("+")
+            halo, _, fill = border.partition("=")
+            layout = Layout(order, int(halo or 0), int(pitch or 0), int(fill or 0))
         return TensorType(dtype(word), shape, layout)
 
     def read_dims(self, text: str, at: int) -> tuple[DimLike, ...]:

@@ -45,6 +45,14 @@ class DType:
         """Bytes of one element in memory."""
         return self.numpy.itemsize
 
+    def holds(self, value: int) -> bool:
+        """Is that whole number, exactly, one of this dtype?"""
+        if self.is_integer:
+            low = -(1 << self.bits - 1) if self.kind == "int" else 0
+            return low <= value < low + (1 << self.bits)
+        return value in (0, 1) if self.kind == "bool" else value == 0 or (self.is_float and float(np.asarray(
+            value, np.float64).astype(self.numpy)) == value)
+
     @property
     def is_float(self) -> bool:
         return self.kind == "float"
@@ -119,16 +127,27 @@ class Layout:
     """How a value lies in memory; its logical shape is untouched.
 
     `order` names the logical axes (N, C, D, H, W by position) from outermost to innermost, as in `NHWC`.
-    `halo` is the zero border kept in the buffer around the spatial axes, in elements. `pitch` is how many elements the
-    innermost axis takes in memory where the value is part of a larger one (0: as many as it has).
+    `halo` is the border kept in the buffer around the spatial axes, in elements, and `fill` the value of each of them, such as a
+    zero point. `pitch` is how many elements the innermost axis takes in memory where the value is part of a larger one (0: as
+    many as it has). In text `NHWC+1=128/64`, each part only where it is not 0.
     """
 
     order: str
     halo: int = 0
     pitch: int = 0
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        if self.fill and not self.halo:
+            raise IRError(f"a border of {self.fill} has no width", hint="Give the layout a halo, or no fill")
 
     def __str__(self) -> str:
-        return self.order + (f"+{self.halo}" if self.halo else "") + (f"/{self.pitch}" if self.pitch else "")
+        border = f"+{self.halo}" + (f"={self.fill}" if self.fill else "") if self.halo else ""
+        return self.order + border + (f"/{self.pitch}" if self.pitch else "")
+
+    def serves(self, border: int, value: int = 0) -> bool:
+        """Can windows that reach so far beyond the image, and see `value` there, read it as it lies?"""
+        return border <= 0 or (border <= self.halo and self.fill == value)
 
     def axes(self, rank: int) -> tuple[int, ...]:
         """Logical axes from outermost to innermost. Raises IRError where the order does not fit the rank."""

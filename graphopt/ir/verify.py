@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphopt.errors import IRError
 from graphopt.ir.graph import Graph, Op, Value, refine
+from graphopt.ir.types import TensorType
 
 
 def verify(graph: Graph) -> None:
@@ -72,6 +73,10 @@ def _verify_types(op: Op, where: str) -> None:
             refine(r.type, t)
         except IRError:
             raise IRError(f"result {i} is {r.type}, but inference says {t}", where=where) from None
+        layout = r.type.layout if isinstance(r.type, TensorType) else None
+        if layout is not None and not r.dtype.holds(layout.fill):
+            raise IRError(f"the border of result {i}, {r.type}: {layout.fill} is no {r.dtype}", where=where,
+                          hint="Fill it with a number that the dtype has")
 
 
 def _describe(v: Value) -> str:

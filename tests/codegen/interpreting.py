@@ -66,8 +66,8 @@ def interpreted(op: Op, low: Lowered, given: list[np.ndarray | None]) -> list[np
 
 
 def stored(x: np.ndarray, t: Any) -> np.ndarray:
-    """An array as it lies in memory: flat, in the order of its layout, with a halo of zeros."""
-    flat = np.zeros(t.storage, x.dtype).reshape(-1)
+    """An array as it lies in memory: flat, in the order of its layout, with its halo."""
+    flat = np.full(t.storage, 0 if t.layout is None else t.layout.fill).astype(x.dtype).reshape(-1)
     flat[logical(np.arange(flat.size), t)] = x
     return flat
 

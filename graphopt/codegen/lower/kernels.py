@@ -183,22 +183,25 @@ class Sources:
         return lambda *index: load(buffer, (position(index, t),))
 
     def borders(self, style: Style) -> list[Stmt]:
-        """Statements that zero the halos of the results."""
-        return [s for b, r in zip(self.outputs, self.op.results) for s in _zero_halo(b, r, style)]
+        """Statements that fill the halos of the results."""
+        return [s for b, r in zip(self.outputs, self.op.results) for s in _fill_halo(b, r, style)]
 
 
-def _zero_halo(buffer: Buffer, v: Value, style: Style) -> Iterator[Stmt]:
+def _fill_halo(buffer: Buffer, v: Value, style: Style) -> Iterator[Stmt]:
     t = v.type
     assert isinstance(t, TensorType)
     if t.layout is None or not t.layout.halo or 0 in t.static_shape:
         return
     halo = t.layout.halo
     inside = [(halo, t.static_shape[a], halo) if a >= 2 else (0, t.static_shape[a], 0) for a in t.storage_axes]
-    yield from zero_around(buffer, t.storage, inside, style)
+    yield from fill_around(buffer, t.storage, inside, style, t.layout.fill)
 
 
-def zero_around(buffer: Buffer, storage: Sequence[int], inside: Sequence[tuple[int, int, int]], style: Style) -> Iterator[Stmt]:
-    """Statements that zero what surrounds a box: `inside` says (before, extent, behind) for each axis of `storage`."""
+def fill_around(buffer: Buffer, storage: Sequence[int], inside: Sequence[tuple[int, int, int]], style: Style,
+                fill: int = 0) -> Iterator[Stmt]:
+    """Statements that fill what surrounds a box: `inside` says (before, extent, behind) for each axis of `storage`."""
+    # There are no literals of bf16.
+    value = const(fill, F32).cast(buffer.dtype) if buffer.dtype is BF16 else const(fill, buffer.dtype)
     for border, (before, extent, behind) in enumerate(inside):
         for start, count in ((0, before), (before + extent, behind)):
             if count == 0:
@@ -208,8 +211,7 @@ def zero_around(buffer: Buffer, storage: Sequence[int], inside: Sequence[tuple[i
             extents = [n if k < border else count if k == border else b + n + e for k, (b, n, e) in enumerate(inside)]
             vars = iteration(extents)
             place = flat_index([i + s for i, s in zip(vars, starts)], storage)
-            zero = const(0, F32).cast(buffer.dtype) if buffer.dtype is BF16 else const(0, buffer.dtype)  # no literals of bf16
-            yield schedule(vars, extents, [Output(buffer, zero)], style, place)
+            yield schedule(vars, extents, [Output(buffer, value)], style, place)
 
 
 def _pieces(op: Op, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

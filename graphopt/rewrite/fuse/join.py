@@ -47,6 +47,8 @@ def _joinable(op: Op, context: Context) -> bool:
             return False
     elif axis != 1 or any(_layout(v) is None for v in parts) or not _anywhere(result, context):
         return False
+    if len({x.fill for v in (*parts, result) if (x := _layout(v)) is not None}) > 1:
+        return False  # there is one border
     if any(0 in v.static_shape for v in parts):
         return False
     return all(_movable(v, context) for v in parts)

@@ -18,7 +18,7 @@ import numpy as np
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_expr, const, maximum, minimum, select
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Let, Prefetch, Stmt, seq, store
-from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, position, zero_around
+from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, fill_around, position
 from graphopt.codegen.lower.schedule import Output, Style, iteration, schedule
 from graphopt.codegen.lower.tuning import best_of
 from graphopt.codegen.x86.costs import costs_of
@@ -164,13 +164,13 @@ class ChannelsLast(Blocked):
         t = self.outside(x).type
         assert isinstance(t, TensorType)
         self.x, self.x_type = x, t
-        halo = t.layout.halo if t.layout is not None else 0
         image = x.static_shape[2:]
         behind = [(o - 1) * s + (k - 1) * d + 1 - n - p for o, s, k, d, n, p in zip(
             self.pixels_shape, self.stride, self.window, self.dilation, image, self.before)]
         self.copied: list[Stmt] = []
         self.planar = False
-        if max(*self.before, *behind, 0) <= halo and self.outside(x) in self.sources.buffers:
+        border = max(*self.before, *behind, 0)
+        if (t.layout.serves(border) if t.layout is not None else not border) and self.outside(x) in self.sources.buffers:
             self.pixel = lambda b, c, at: self.element(x, position([b, c, *at], t))
             self.direct = True
             return
@@ -186,7 +186,7 @@ class ChannelsLast(Blocked):
         there = position([*index[:2], *(i + p for i, p in zip(index[2:], self.before))], place)
         moved = [Output(copy, self.element(x, position(index, t)))]
         around = [(0, n, 0) for n in shape[:2]] + [(p, n, max(q, 0)) for p, n, q in zip(self.before, image, behind)]
-        self.copied = [*zero_around(copy, place.storage, [around[a] for a in order], self.style),
+        self.copied = [*fill_around(copy, place.storage, [around[a] for a in order], self.style),
                        schedule([vars[a] for a in order], [shape[a] for a in order], moved, self.style, there)]
         self.direct = False
         self.pixel = lambda b, c, at: copy[position([b, c, *(i + p for i, p in zip(at, self.before))], place)]
