@@ -233,6 +233,13 @@ def test_rows_come_best_first() -> None:
     assert family(machine("znver5")) == "zen5" and family(machine("broadwell")) == "haswell"
 
 
+@pytest.mark.parametrize("cpu", ["haswell", "skylake-avx512", "cascadelake", "icelake-client", "alderlake", "sapphirerapids",
+                                 "znver3", "znver4", "znver5"])
+def test_the_table_starts_as_many_multiply_adds_a_cycle_as_the_target_says(cpu: str) -> None:
+    row = multiply_add(machine(cpu), dtype("f32"), machine(cpu).lanes)
+    assert 1 / row.on(machine(cpu))[0] == machine(cpu).fma and row.registers == machine(cpu).registers
+
+
 @pytest.mark.parametrize("cpu,f32,f64", [
     ("x86-64", "mulps+addps", "mulpd+addpd"), ("haswell", "vfmaddps.256", "vfmaddpd.256"),
     ("bdver1", "vfmaddps.fma4", "vfmaddpd.fma4"), ("znver5", "vfmaddps.512", "vfmaddpd.512")])
