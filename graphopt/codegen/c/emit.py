@@ -32,7 +32,29 @@ from graphopt.codegen.kernel.expr import (
     const,
     postorder,
 )
-from graphopt.codegen.kernel.loops import Alloc, Dot, For, If, Kernel, Let, Seq, Stmt, Store
+from graphopt.codegen.kernel.fission import serial
+from graphopt.codegen.kernel.loops import (
+    Alloc,
+    AsyncCopy,
+    Barrier,
+    Commit,
+    Dot,
+    For,
+    If,
+    Kernel,
+    Let,
+    Prefetch,
+    Seq,
+    Shuffle,
+    Stmt,
+    Store,
+    TileDot,
+    TileLoad,
+    Tiles,
+    TileStore,
+    TileZero,
+    Wait,
+)
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.errors import CodegenError
 from graphopt.ir.types import DType
@@ -102,6 +124,7 @@ class Dialect:
     helper: str = "static inline"
     function: str = "static void"
     restrict: str = "__restrict__"
+    prefetch: str = "__builtin_prefetch"  # the function of (address, 0, locality); none: hints are left out
 
     def prelude(self) -> str:
         return f"{self.headers}#define GO_FN {self.helper}\n{PRELUDE}"
@@ -145,7 +168,11 @@ class Printer:
     def function(self) -> str:
         k = self.kernel
         params = [("const " if position < k.inputs else "") + self.parameter(b) for position, b in enumerate(k.params)]
-        self.body(k.body)
+        for v in k.scalars:
+            given = Var(f"{v.name}_given")
+            params.append(f"int64_t {self.name(given)}")
+            self.line(f"const {self.index_type} {self.name(v)} = ({self.index_type}){self.name(given)};")
+        self.body(serial(k.body))
         return f"{self.dialect.function} {k.name}({', '.join(params)}) {{\n" + "\n".join(self.lines) + "\n}\n"
 
     def parameter(self, b: Buffer) -> str:
@@ -208,10 +235,58 @@ class Printer:
             self.close(temporaries)
         elif isinstance(s, Alloc):
             self.scope(s.buffer, f"{self.stored_type(s.buffer)} {self.name(s.buffer)}[{max(s.buffer.size, 1)}];", s.body)
+        elif isinstance(s, Prefetch):
+            if self.dialect.prefetch:
+                self.line(f"{self.dialect.prefetch}({self.name(s.buffer)} + ({self.value(s.index)}), 0, {4 - s.level});")
+        elif isinstance(s, Shuffle):
+            self.shuffle(s)
         elif isinstance(s, Dot):
             self.stmt(s.plain())
+        elif isinstance(s, Tiles):
+            for tile in s.buffers:
+                self.line(f"{self.stored_type(tile)} {self.name(tile)}[{tile.size}];")
+            self.stmt(s.body)
+        elif isinstance(s, TileZero):
+            self.line(f"for (int go_i = 0; go_i < {s.tile.size}; ++go_i) {self.name(s.tile)}[go_i] = 0;")
+        elif isinstance(s, (TileLoad, TileStore)):
+            rows, columns = s.tile.shape
+            element = f"{self.name(s.tile)}[go_r * {columns} + go_c]"
+            place = f"{self.name(s.buffer)}[{self.operand(s.at)} + go_r * {self.operand(s.stride)} + go_c]"
+            moved = f"{element} = {place}" if isinstance(s, TileLoad) else f"{place} = {element}"
+            self.line(f"for (int go_r = 0; go_r < {rows}; ++go_r) for (int go_c = 0; go_c < {columns}; ++go_c) {moved};")
+        elif isinstance(s, TileDot):
+            self.tile_dot(s)
+        elif isinstance(s, AsyncCopy):  # at once, which is before any wait for it
+            to, at = (f"{self.name(b)}[{self.operand(e)} + go_i]" for b, e in ((s.target, s.to), (s.source, s.at)))
+            self.line(f"for (int go_i = 0; go_i < {s.count}; ++go_i) {to} = {at};")
+        elif isinstance(s, (Barrier, Commit, Wait)):
+            pass  # one thread runs all of it
         else:
             raise CodegenError(f"no C++ for {type(s).__name__}", where=self.kernel.name)
+
+    def shuffle(self, s: Shuffle) -> None:
+        """All lanes are read before one is written."""
+        w, source, target = len(s.order), self.name(s.source), self.name(s.target)
+        at = [s.a + k if k < w else s.b + k - w for k in s.order]
+        self.line("{")
+        self.depth += 1
+        self.line(f"const {self.stored_type(s.source)} go_lanes[{w}] = {{{', '.join(f'{source}[{k}]' for k in at)}}};")
+        self.line(f"for (int go_i = 0; go_i < {w}; ++go_i) {target}[{s.at} + go_i] = go_lanes[go_i];")
+        self.depth -= 1
+        self.line("}")
+
+    def tile_dot(self, s: TileDot) -> None:
+        """A product of tiles of integers, whose sums may come in any order."""
+        if not s.how.exact:
+            raise CodegenError(f"no C++ rounds as {s.how.name} does", where=self.kernel.name)
+        (rows, columns), (_, depth), step = s.acc.shape, s.a.shape, s.how.depth
+        acc, a, b = (self.name(t) for t in (s.acc, s.a, s.b))
+        each = (("go_m", rows), ("go_n", columns), ("go_k", depth))
+        self.line(" ".join(f"for (int {v} = 0; {v} < {n}; ++{v})" for v, n in each))
+        right = f"{b}[go_k / {step} * {columns * step} + go_n * {step} + go_k % {step}]"
+        held = self.stored_type(s.acc)
+        wide = f"(uint32_t)({held}){a}[go_m * {depth} + go_k] * (uint32_t)({held}){right}"
+        self.line(f"  {acc}[go_m * {columns} + go_n] = ({held})((uint32_t){acc}[go_m * {columns} + go_n] + {wide});")
 
     def scope(self, named: Var | Buffer, declaration: str, body: Stmt) -> None:
         """Braces in which something is declared for a statement."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from graphopt.codegen.c.emit import Dialect, Printer
 from graphopt.codegen.kernel.expr import Buffer, Const, Expr, Load, Var, postorder
-from graphopt.codegen.kernel.loops import For, If, Kernel, Let, Seq, Stmt, Store, statements
+from graphopt.codegen.kernel.fission import serial
+from graphopt.codegen.kernel.loops import AsyncCopy, Dot, For, If, Kernel, Let, Seq, Stmt, Store, TileLoad, TileStore, statements
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.program.launches import interface, places, pointer
 from graphopt.codegen.program.plan import Program
@@ -37,6 +38,7 @@ typedef unsigned char uint8_t; typedef unsigned short uint16_t; typedef unsigned
 @dataclass(frozen=True)
 class CudaDialect(Dialect):
     name: str = "cuda"
+    prefetch: str = ""
     headers: str = HEADERS
     helper: str = "static __device__ __forceinline__"
     function: str = 'extern "C" __global__ void'
@@ -88,6 +90,15 @@ def _memory(s: Stmt) -> tuple[set[Buffer], set[Buffer]]:
             exprs = [x.condition]
         elif isinstance(x, Let):
             exprs = [x.value]
+        elif isinstance(x, Dot):
+            written.add(x.target.buffer)
+            exprs = [x.target, x.a, x.b]
+        elif isinstance(x, AsyncCopy):
+            read.add(x.source)
+            exprs = [x.to, x.at]
+        elif isinstance(x, (TileLoad, TileStore)):
+            (read if isinstance(x, TileLoad) else written).add(x.buffer)
+            exprs = [x.at, x.stride]
         read.update(n.buffer for n in postorder(*exprs) if isinstance(n, Load))
     return {b for b in read if b.space is Space.GLOBAL}, {b for b in written if b.space is Space.GLOBAL}
 
@@ -97,8 +108,9 @@ class CudaPrinter(Printer):
 
     def __init__(self, kernel: Kernel, dialect: Dialect, block: int) -> None:
         super().__init__(kernel, dialect)
-        pieces = parts(kernel.body)
-        self.pieces = pieces if independent(pieces) else [kernel.body]
+        body = serial(kernel.body)  # loops over blocks and their threads run on one thread, so far
+        pieces = parts(body)
+        self.pieces = pieces if independent(pieces) else [body]
         work = max((math.prod(n for _, n in chain(p)[0]) for p in self.pieces), default=1)
         single = not any(chain(p)[0] for p in self.pieces)
         self.launch = Launch(1, 1) if single else Launch(min(-(-work // block), MOST_BLOCKS), block)

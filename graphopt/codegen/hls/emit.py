@@ -34,6 +34,7 @@ class HlsDialect(Dialect):
     """Array parameters instead of pointers, and a pragma in every innermost loop."""
 
     name: str = "hls"
+    prefetch: str = ""
     headers: str = ""
     restrict: str = ""
 

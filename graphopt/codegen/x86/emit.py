@@ -98,6 +98,11 @@ class _Emitter:
             self.buffers[b] = buffer
             handles.append(handle)
             declared.append(tirx.DeclBuffer(buffer, data=handle))
+        for v in self.kernel.scalars:
+            given = tirx.Var(f"{v.name}_given", "int64")
+            handles.append(given)
+            self.vars[v] = tirx.Var(v.name, self.index_type)
+            declared.append(tirx.Bind(self.vars[v], tirx.Cast(self.index_type, given)))
         body = tirx.SeqStmt([*declared, self.stmt(self.kernel.body), tirx.Return(tirx.const(0, "int32"))])
         if self.helpers.text:
             body = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", ir.StringImm(self.helpers.text), body)
