@@ -33,7 +33,7 @@ def test_columns_of_every_remainder(target: str, threads: int) -> None:
         centred = wide - wide.mean(1, keepdims=True)
         batch.give(b.sub(a, b.reduce_mean(a, axes=[1], keepdims=True)), centred, f"centred, {n} columns")
         batch.give(b.sub(a, b.reduce_max(a, axes=[0, 1], keepdims=True)), wide - wide.max((0, 1)), f"below the largest, {n}")
-    batch.check(target=target, threads=threads)
+    batch.check("columns", beside=["generic"], target=target, threads=threads)
 
 
 def test_columns_of_other_dtypes_and_values() -> None:
@@ -47,7 +47,7 @@ def test_columns_of_other_dtypes_and_values() -> None:
     odd[2, 3], odd[3, 4], odd[:, 5] = np.nan, -np.inf, -np.inf
     batch.give(b.softmax(batch.input(odd), axis=0), what="NaN and infinities")
     batch.give(b.softmax(batch.input(np.zeros((0, 40), np.float32)), axis=0), what="nothing")
-    batch.check()
+    batch.check("columns", beside=["generic"])
 
 
 @pytest.mark.parametrize("shape", [(40, 64), (40, 49), (4, 40, 3, 5)])
@@ -55,6 +55,7 @@ def test_each_exponential_of_a_column_is_taken_once(shape: tuple[int, ...]) -> N
     """No reduction is within a loop over elements of its own column, and none computes again what another one did."""
     axis = shape.index(40)
     kernel = lower(make("softmax", [np.zeros(shape, np.float32)], axis=axis), "softmax", Style(lanes=16)).kernel
+    assert kernel.template == "columns"
 
     def deepest(s: object, depth: int = 0) -> int:
         if isinstance(s, For):

@@ -43,6 +43,14 @@ class ChannelsLast(X86Capabilities):
         return replace(choice, row=1e15)
 
 
+class AllChannelsLast(X86Capabilities):
+    """The same, to whom anything row-major is too dear."""
+
+    def layout_choice(self, op: Op) -> Choice | None:
+        choice = super().layout_choice(op)
+        return choice if choice is None or choice.last is None else replace(choice, row=1e15)
+
+
 class Streams(X86Capabilities):
     """The same, to whom memory is too far away for images between two convolutions."""
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import graphopt
+from graphopt.capture import capture
 from graphopt.ir import Value
 from tests.codegen.lower.lowering import random
-from tests.codegen.x86.compiling import Batch
+from tests.codegen.x86.compiling import AllChannelsLast, Batch, Built, made_by
 
 RNG = np.random.default_rng(29)
 TARGETS = ["x86", "x86:haswell"]
@@ -35,7 +35,7 @@ def test_all_kinds_over_every_outer_axis(target: str, threads: int) -> None:
     for axes in ([1], [1, 2], [0, 1, 2]):
         batch.give(batch.b.reduce_prod(batch.input(x), axes=axes, keepdims=False),
                    x.astype(np.float64).prod(axis=tuple(axes)), f"product over {axes}", 1e-5)
-    batch.check(target=target, threads=threads)
+    batch.check("global_pool", beside=["generic"], target=target, threads=threads)
 
 
 @pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i32"])
@@ -44,7 +44,7 @@ def test_other_dtypes(dtype: str) -> None:
     a = batch.input(random(RNG, dtype, 2, 13, 9, 37))
     for reduce in (batch.b.reduce_mean, batch.b.reduce_max):
         batch.give(reduce(a, axes=[1, 2], keepdims=False))
-    batch.check(threads=2)
+    batch.check("generic" if dtype == "i32" else "global_pool", threads=2)
 
 
 def test_nothing_and_what_is_not_a_number() -> None:
@@ -59,7 +59,7 @@ def test_nothing_and_what_is_not_a_number() -> None:
     all_of(batch.input(x))
     empty = batch.input(np.zeros((2, 0, 3, 16), np.float32))
     batch.give(batch.b.reduce_sum(empty, axes=[1, 2], keepdims=True))
-    batch.check(threads=2)
+    assert made_by(batch.check(threads=2))["global_pool"] == 3
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -81,6 +81,7 @@ def test_global_pooling_between_convolutions(target: str, threads: int) -> None:
     net, x = Net().eval(), torch.randn(2, 24, 29, 31)
     with torch.inference_mode():
         want = net.double()(x.double())
-    model = graphopt.compile(net.float(), (x,), target=target, threads=threads)
+    model = Built(capture(net.float(), (x,)), AllChannelsLast, target, threads)
+    assert made_by(model)["global_pool"] == 3
     for got, wanted in zip(model(x), want):
         np.testing.assert_allclose(np.asarray(got), wanted.numpy(), rtol=0, atol=2e-5)
