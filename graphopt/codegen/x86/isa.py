@@ -107,7 +107,7 @@ def family(machine: X86) -> str:
     """The kind of cores that a machine has. A server with tiles that LLVM does not know (a virtual machine hides its number) is
     one of Golden Cove's."""
     features = machine.features
-    if "amx-tile" in features:
+    if "amx-tile" in features or machine.family == "amx":
         return "golden-cove-server"
     found = _FAMILY.get(machine.cpu)
     return found or ("skylake-server" if "avx512f" in features else "haswell" if "avx2" in features else "")
