@@ -22,7 +22,7 @@ from graphopt.ir import Graph, Value, tensor
 from graphopt.targets import parse_target
 from graphopt.targets.x86 import X86
 from tests.codegen.lower.lowering import random
-from tests.codegen.x86.compiling import Batch
+from tests.codegen.x86.compiling import Batch, made_by
 
 TARGETS = ["x86", "x86:haswell", "x86:x86-64"]
 RNG = np.random.default_rng(11)
@@ -73,7 +73,7 @@ def test_sizes_that_divide_by_nothing(target: str) -> None:
     batch = Batch()
     for b, h, shared, s, length, d, dv in SIZES:
         attend(batch, of(b, h, s, d), of(b, shared, length, d), of(b, shared, length, dv))
-    batch.check(target=target, threads=2)
+    batch.check("attention", target=target, threads=2)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -89,7 +89,7 @@ def test_several_blocks_of_keys(target: str) -> None:
     attend(batch, q, k, v, seen)
     attend(batch, q, k, v, np.where(seen, of(30, length), -np.inf).astype(np.float32), softcap=2.0)
     attend(batch, of(1, 2, length, 24), k, v, causal=True)
-    batch.check(target=target, threads=2)
+    batch.check("attention", target=target, threads=2)
 
 
 @settings(max_examples=6)
@@ -99,7 +99,7 @@ def test_any_sizes(sizes: list[tuple[int, int, int, int, int, int, int, bool]], 
     batch = Batch()
     for b, group, shared, s, length, d, dv, causal in sizes:
         attend(batch, of(b, group * shared, s, d), of(b, shared, length, d), of(b, shared, length, dv), causal=causal)
-    batch.check(target=target, threads=threads)
+    batch.check("attention", target=target, threads=threads)
 
 
 @pytest.mark.parametrize("shape", [(9, 21), (1, 21), (9, 1), (2, 1, 1, 21), (3, 9, 21), (2, 3, 9, 21), (21,), ()])
@@ -109,7 +109,7 @@ def test_masks_broadcast(shape: tuple[int, ...]) -> None:
     for dtype in ("bool", "f32", "f16"):
         attend(batch, q, k, v, of(*shape, dtype=dtype) if shape else np.array(True))
     attend(batch, q, k, v, of(*shape, dtype="bool"), causal=True, softcap=1.5)
-    batch.check()
+    batch.check("attention")
 
 
 @pytest.mark.parametrize("empty", ["zero", "nan"])
@@ -122,7 +122,7 @@ def test_a_query_that_sees_no_key(empty: str, length: int) -> None:
     attend(batch, q, k, v, seen, empty=empty)
     attend(batch, q, k, v, np.where(seen, 0, -np.inf).astype(np.float32), empty=empty)
     attend(batch, q, k, v, np.where(seen, 0, np.finfo(np.float32).min).astype(np.float32), empty=empty)  # uniform, not empty
-    batch.check()
+    batch.check("attention")
 
 
 @pytest.mark.parametrize("length", [21, MAX_KEYS + 30])
@@ -132,11 +132,11 @@ def test_nan_and_infinity_reach_the_queries_that_see_them(length: int) -> None:
     q[0, 0, 1, 3] = np.nan
     k[0, 0, 2] = np.inf
     attend(batch, q, k, v)
-    model = batch.check()
+    model = batch.check("attention")
     assert np.isnan(np.asarray(model(q, k, v))).all()
     large = Batch()
     attend(large, of(1, 1, 4, 16) * 1e4, of(1, 1, length, 16) * 1e4, v)  # exp of anything but the maximum vanishes
-    large.check()
+    large.check("attention")
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f64"])
@@ -146,7 +146,7 @@ def test_other_dtypes(dtype: str) -> None:
         q, k, v = of(1, 4, s, d, dtype=dtype), of(1, 2, length, d, dtype=dtype), of(1, 2, length, dv, dtype=dtype)
         attend(batch, q, k, v)
         attend(batch, q, k, v, of(s, length, dtype=dtype), softcap=2.0)
-    batch.check()
+    batch.check("attention")
 
 
 def test_no_keys_and_no_queries() -> None:
@@ -183,14 +183,14 @@ def test_heads_of_a_projection_are_read_and_written_in_place(keys: str, target: 
         tk, tv = (t[:, :2].repeat_interleave(2, dim=1) for t in (tk, tv))
     want = torch.nn.functional.scaled_dot_product_attention(tq, tk, tv, scale=0.3).transpose(1, 2).reshape(b, s, h * d)
     batch.give(merged, want.numpy())
-    model = batch.check(target=target)
+    model = batch.check("attention", target=target)
     assert model.stats["calls"] == 1 and not model.host_ops
 
 
 def test_no_memory_for_the_scores() -> None:
     batch = Batch()
     attend(batch, of(1, 2, 1500, 16), of(1, 2, 1500, 16), of(1, 2, 1500, 16))
-    model = batch.check(threads=1)
+    model = batch.check("attention", threads=1)
     assert model.stats["arena_bytes"] < 1500 * 1500 * 4 // 8
 
 
@@ -201,7 +201,7 @@ def test_torchs_own_op() -> None:
 
     q, k, v = (torch.randn(2, 3, 50, 40) for _ in range(3))
     model = graphopt.compile(Attend(), (q, k, v))
-    assert model.stats["calls"] == 1
+    assert made_by(model) == {"attention": 1}
     torch.testing.assert_close(model(q, k, v), Attend()(q.double(), k.double(), v.double()).float(), rtol=1e-5, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from graphopt.codegen.x86.kernels.tile import Tile, columns_of, result_tiles
 from graphopt.ir import Value
 from graphopt.targets.x86 import X86
 from tests.codegen.lower.lowering import random
-from tests.codegen.x86.compiling import Batch
+from tests.codegen.x86.compiling import Batch, made_by
 
 TARGETS = ["x86", "x86:haswell", "x86:x86-64"]
 RNG = np.random.default_rng(6)
@@ -90,7 +90,7 @@ def test_matmul_at_the_borders_of_tiles(target: str) -> None:
                     (3, 3, 50), (33, 2, 40), (2, 129, 7)]:
         for constant in (True, False):
             matmul(batch, of(m, k), of(k, n), constant)
-    batch.check(target=target)
+    batch.check("matmul", beside=["generic"], target=target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -107,7 +107,7 @@ def test_matmul_of_one_row_by_every_number_of_vectors(target: str) -> None:
         b[0, : n // 2] = 0
         with np.errstate(invalid="ignore"):
             matmul(batch, wide[:, ::-1].copy(), b, True)
-    batch.check(target=target, threads=1)
+    batch.check("matmul", beside=["generic"], target=target, threads=1)
 
 
 def test_matmul_broadcasts_batches() -> None:
@@ -116,7 +116,7 @@ def test_matmul_broadcasts_batches() -> None:
                  ((2, 3, 1, 9), (9, 18)), ((2, 3, 5, 9), (2, 1, 9, 16)), ((4, 5, 9), (4, 9, 1))]:
         for constant in (True, False):
             matmul(batch, of(*a), of(*b), constant)
-    batch.check(threads=2)
+    batch.check("matmul", beside=["generic"], threads=2)
 
 
 @pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i8", "i32", "i64", "u8"])
@@ -125,7 +125,7 @@ def test_matmul_in_other_dtypes(dtype: str) -> None:
     for m, n, k in [(5, 33, 19), (1, 17, 40), (20, 3, 8)]:
         for constant in (True, False):
             matmul(batch, of(m, k, dtype=dtype), of(k, n, dtype=dtype), constant)
-    batch.check()
+    batch.check("generic" if dtype in ("i8", "u8") else "matmul", beside=["generic"])  # few columns are no vectors
 
 
 def test_large_matmul_is_shared_between_threads() -> None:
@@ -134,7 +134,7 @@ def test_large_matmul_is_shared_between_threads() -> None:
         for m, n, k in [(100, 200, 300), (1, 1000, 300), (500, 33, 70)]:
             matmul(batch, of(m, k), of(k, n), True)
             matmul(batch, of(m, k), of(k, n), False)
-        batch.check(threads=threads)
+        batch.check("matmul", threads=threads)
 
 
 def test_matmul_of_transposed_operands() -> None:
@@ -144,7 +144,7 @@ def test_matmul_of_transposed_operands() -> None:
     batch.give(y, wide(a).T @ wide(b).T)
     y = batch.b.matmul(batch.b.transpose(batch.input(a), perm=[1, 0]), batch.b.transpose(batch.b.const(b), perm=[1, 0]))
     batch.give(y, wide(a).T @ wide(b).T)
-    batch.check()
+    batch.check("matmul", beside=["transpose"])
 
 
 def test_infinities_and_nan_stay_where_they_are() -> None:
@@ -154,7 +154,7 @@ def test_infinities_and_nan_stay_where_they_are() -> None:
     b[1, 7] = np.nan
     for constant in (True, False):
         matmul(batch, a, b, constant)
-    batch.check()
+    batch.check("matmul", beside=["generic"])
 
 
 # Epilogues
@@ -183,7 +183,7 @@ def test_epilogues_of_matmul() -> None:
         product = b.matmul(x, y)  # used twice, inside and outside
         batch.give(product, want)
         batch.give(b.tanh(product), np.tanh(want))
-    batch.check()
+    batch.check("matmul", beside=["generic"])
 
 
 def test_epilogues_of_convolution() -> None:
@@ -206,7 +206,7 @@ def test_narrow_floats_round_between_ops_of_an_epilogue(dtype: str) -> None:
     batch = Batch()
     a, w, c = of(5, 20, dtype=dtype), of(20, 33, dtype=dtype), of(33, dtype=dtype)
     batch.give(batch.b.relu(batch.b.add(batch.b.matmul(batch.input(a), batch.b.const(w)), batch.b.const(c))))
-    batch.check()
+    batch.check("matmul", beside=["generic"])
 
 
 # Convolution
@@ -240,7 +240,7 @@ def test_convolutions(target: str) -> None:
     conv(batch, of(1, 4, 4, 4, 4), of(8, 2, 2, 2, 2), groups=2)
     conv(batch, of(1, 5, 8, 8), of(9, 5, 3, 3), of(9), pad=1, constant=False)
     conv(batch, of(1, 6, 8, 8), of(4, 3, 3, 3), groups=2, constant=False)
-    batch.check(target=target)
+    assert made_by(batch.check(target=target))["conv.row_major"] > 0
 
 
 def test_deep_convolutions_are_blocked() -> None:
@@ -258,7 +258,7 @@ def test_convolution_in_other_dtypes(dtype: str) -> None:
     conv(batch, of(1, 5, 9, 9, dtype=dtype), of(11, 5, 3, 3, dtype=dtype), pad=1)
     conv(batch, of(1, 6, 9, 9, dtype=dtype), of(6, 1, 3, 3, dtype=dtype), groups=6)
     conv(batch, of(1, 16, 6, 6, dtype=dtype), of(20, 16, 1, 1, dtype=dtype))
-    batch.check()
+    assert (made_by(batch.check())["conv.row_major"] > 0) == (dtype != "i8")
 
 
 def test_negative_pads_crop() -> None:

@@ -36,7 +36,7 @@ def test_elementwise_producers_are_computed_once_while_rows_are_packed(target: s
         y = b.relu(b.add(b.mul(batch.input(x), b.const(scale)), b.const(shift)))
         want = np.maximum(wide(x) * scale + shift, 0) @ wide(w)
         batch.give(b.matmul(y, b.const(w)), want, f"{m} {k} {n}", 1e-4 * k)
-    model = batch.check(target=target, threads=threads)
+    model = batch.check("matmul", target=target, threads=threads)
     assert all(kernel == ["mul", "add", "relu", "matmul"] for kernel in kernels(model))
 
 
@@ -45,14 +45,14 @@ def test_a_producer_that_others_read_stays_a_kernel() -> None:
     y = batch.b.exp(batch.input(of(5, 20)))
     batch.give(y)
     batch.give(batch.b.matmul(y, batch.b.const(of(20, 30))), tolerance=1e-3)
-    assert ["exp"] in kernels(batch.check())
+    assert ["exp"] in kernels(batch.check("matmul", beside=["generic"]))
 
 
 def test_both_operands_from_one_producer() -> None:
     batch = Batch()
     y = batch.b.tanh(batch.input(of(20, 20)))
     batch.give(batch.b.matmul(y, y), tolerance=1e-4)
-    batch.check()
+    batch.check("matmul", beside=["generic"])
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -67,7 +67,7 @@ def test_heads_are_merged_and_split_on_the_way(target: str) -> None:
         split = b.transpose(b.reshape(y, shape=[2, length, heads, per]), perm=[0, 2, 1, 3])
         want = wide(x).transpose(0, 2, 1, 3).reshape(2, length, -1) @ wide(w) + bias
         batch.give(split, want.reshape(2, length, heads, per).transpose(0, 2, 1, 3), f"{heads} {length}", 1e-3)
-    model = batch.check(target=target)
+    model = batch.check("matmul", target=target)
     assert all(k == ["transpose", "reshape", "matmul", "add", "reshape", "transpose"] for k in kernels(model)[:3])
 
 
@@ -82,7 +82,7 @@ def test_results_are_stored_through_a_transpose_with_a_residual_behind_it(thread
                    (wide(x) @ wide(weight) + bias).transpose(0, 3, 1, 2) * scale + residual, f"{h} {w} {k} {c}", 1e-3)
         back = b.transpose(b.tanh(y), perm=[0, 2, 3, 1])
         batch.give(back, np.tanh(wide(x) @ wide(weight) + bias), "", 1e-3)
-    batch.check(threads=threads)
+    batch.check("matmul", beside=["generic", "transpose"], threads=threads)
 
 
 def test_transposed_operands() -> None:
@@ -94,7 +94,7 @@ def test_transposed_operands() -> None:
         batch.give(b.matmul(batch.input(x), turned), wide(x) @ wide(y).transpose(0, 2, 1), "", 1e-3)
         x, y = of(k, m), of(k, n)
         batch.give(b.matmul(b.transpose(batch.input(x), perm=[1, 0]), b.const(y)), wide(x).T @ wide(y), "", 1e-3)
-    model = batch.check()
+    model = batch.check("matmul", beside=["generic"])
     assert all(k == ["transpose", "matmul"] for k in kernels(model))
 
 
@@ -106,7 +106,7 @@ def test_a_square_result_and_its_transpose_are_no_one_walk() -> None:
     product = b.matmul(batch.input(of(20, 20)), b.const(of(20, 20)))
     turned = b.transpose(product, perm=[1, 0])
     batch.give(b.mul(b.add(turned, batch.input(of(20, 20))), turned), tolerance=1e-3)
-    batch.check()
+    batch.check("matmul", beside=["generic", "tiled"])
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f64", "i32"])
@@ -116,14 +116,14 @@ def test_other_dtypes(dtype: str) -> None:
     x, w = of(2, 3, 19, 8, dtype=dtype), of(24, 40, dtype=dtype)
     rows = b.reshape(b.transpose(b.relu(batch.input(x)), perm=[0, 2, 1, 3]), shape=[2, 19, 24])
     batch.give(b.transpose(b.matmul(rows, b.const(w)), perm=[0, 2, 1]), tolerance={"f16": 2e-2, "bf16": 0.2}.get(dtype))
-    batch.check()
+    batch.check("matmul", beside=["generic"])
 
 
 def test_nan_and_infinities_pass_through_packed_rows() -> None:
     batch = Batch()
     x = of(18, 40, special=True)
     batch.give(batch.b.matmul(batch.b.relu(batch.input(x)), batch.b.const(np.abs(of(40, 33)) + 1)), tolerance=1e-3)
-    batch.check()
+    batch.check("matmul", beside=["generic"])
 
 
 def test_nothing_to_multiply() -> None:
@@ -141,7 +141,7 @@ def test_rows_at_aliasing_strides(k: int) -> None:
     for m, n in [(14, 70), (27, 33), (60, 200)]:
         x, w = of(m, k), of(k, n)
         batch.give(batch.b.matmul(batch.input(x), batch.b.const(w)), wide(x) @ wide(w), f"{m} {k} {n}", 1e-5 * k)
-    batch.check(threads=2)
+    batch.check("matmul", threads=2)
 
 
 
@@ -157,4 +157,4 @@ def test_long_sums_wait_in_memory_between_blocks(target: str, threads: int) -> N
         want = wide(x) @ wide(w) + bias
         batch.give(y, want, f"{m} {k} {n}", 1e-5 * k)
         batch.give(b.gelu(b.mul(b.matmul(batch.input(x), b.const(w)), 1e-3)), None, "", 1e-5 * k)
-    batch.check(target=target, threads=threads)
+    batch.check("matmul", target=target, threads=threads)

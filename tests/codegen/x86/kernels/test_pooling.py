@@ -45,7 +45,7 @@ def test_windows(target: str, threads: int) -> None:
     pools(batch, RNG.standard_normal((1, 2, 6, 7, 21)).astype(np.float32), [3, 2, 3], [2, 1, 2], [1, 1, 1], [1, 1, 1], False)
     pools(batch, RNG.standard_normal((2, 3, 50)).astype(np.float32), [3], [2], [1], [1], True)
     pools(batch, np.zeros((0, 3, 8, 8), np.float32), [2, 2], [2, 2], [0, 0], [1, 1], False)
-    batch.check(target=target, threads=threads)
+    batch.check("pool", beside=["generic", "loops"], target=target, threads=threads)
 
 
 def test_nan_and_infinities() -> None:
@@ -56,4 +56,4 @@ def test_nan_and_infinities() -> None:
     for kernel, stride, pad in [(3, 2, 1), (3, 1, 1), (2, 2, 0)]:
         pools(batch, x, [kernel] * 2, [stride] * 2, [pad] * 2, [1, 1], False)
     pools(batch, np.full((1, 1, 4, 20), -np.inf, np.float32), [3, 3], [1, 1], [1, 1], [1, 1], False)
-    batch.check()
+    batch.check("pool")

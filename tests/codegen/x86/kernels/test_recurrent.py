@@ -50,7 +50,7 @@ def test_sizes_directions_and_lengths(name: str, target: str) -> None:
     for direction in ("reverse", "bidirectional"):
         layer(batch, name, 4, 2, 6, 18, direction=direction, lengths=[2, 4], **more)
         layer(batch, name, 4, 2, 6, 18, direction=direction, lengths=[0, 1], constant=False, **more)
-    batch.check(target=target, threads=1)
+    batch.check("recurrent", target=target, threads=1)
 
 
 @pytest.mark.parametrize("of", ["f16", "bf16", "f64"])
@@ -59,7 +59,7 @@ def test_narrow_and_wide(of: str) -> None:
     layer(batch, "lstm", 2, 2, 5, 20, of=of)
     layer(batch, "gru", 2, 2, 5, 20, of=of, linear_before_reset=True)
     layer(batch, "gru", 2, 2, 5, 20, of=of)
-    batch.check()
+    batch.check("recurrent")
 
 
 def test_options() -> None:
@@ -73,9 +73,11 @@ def test_options() -> None:
     layer(batch, "gru", 3, 2, 5, 20, clip=0.2, direction="reverse", lengths=[3, 1])
     layer(batch, "gru", 2, 1, 5, 9, direction="bidirectional", activations=["HardSigmoid", "Relu", "Sigmoid", "LeakyRelu"],
           alphas=[0.3, 0.1], betas=[0.6])
-    layer(batch, "rnn", 0, 2, 5, 20)
-    layer(batch, "rnn", 2, 0, 5, 20)
-    batch.check()
+    batch.check("recurrent")
+    empty = Batch()
+    layer(empty, "rnn", 0, 2, 5, 20)
+    layer(empty, "rnn", 2, 0, 5, 20)
+    empty.check()
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -86,7 +88,7 @@ def test_threads_share_sequences_or_units(threads: int) -> None:
     layer(batch, "gru", 2, 1, 300, 330, scale=0.1, direction="bidirectional", linear_before_reset=True)
     layer(batch, "gru", 3, 1, 301, 330, scale=0.1, direction="bidirectional")
     layer(batch, "gru", 3, 5, 150, 101)
-    batch.check(threads=threads)
+    batch.check("recurrent", threads=threads)
 
 
 def test_against_torch() -> None:
@@ -109,7 +111,7 @@ def test_batches_and_chunks_of_steps(threads: int, target: str) -> None:
     layer(batch, "gru", 53, 17, 5, 70, scale=0.1, direction="reverse", linear_before_reset=True, constant=False)
     layer(batch, "rnn", 3, 29, 300, 130, scale=0.1, direction="bidirectional")
     layer(batch, "lstm", 2, 3, 200, 260, of="f64", direction="bidirectional")
-    batch.check(target=target, threads=threads)
+    batch.check("recurrent", target=target, threads=threads)
 
 
 @pytest.mark.parametrize("name", GATES)
