@@ -8,7 +8,7 @@ from graphopt.codegen.lower.registry import COMPUTE, why_not
 from graphopt.codegen.x86.costs import Costs, costs_of, lanes_of
 from graphopt.codegen.x86.kernels import pooling
 from graphopt.codegen.x86.kernels.conv import depthwise
-from graphopt.codegen.x86.kernels.conv.channels_last import choose_box, covers
+from graphopt.codegen.x86.kernels.conv.boxes import choose_box, covers
 from graphopt.codegen.x86.kernels.conv.depthwise import choose_strip, is_depthwise, window_of
 from graphopt.codegen.x86.kernels.conv.grouped import cycles as grouped_cycles
 from graphopt.codegen.x86.kernels.conv.grouped import is_grouped

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from graphopt.codegen.lower.kernels import Lowered, Match, Sources
 from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.x86.costs import costs_of, lanes_of
-from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast
-from graphopt.codegen.x86.kernels.conv.depthwise import Depthwise, is_depthwise
-from graphopt.codegen.x86.kernels.conv.grouped import Grouped, is_grouped
-from graphopt.codegen.x86.kernels.conv.prologue import Prologue, is_pointwise
+from graphopt.codegen.x86.kernels.conv.channels_last import channels_last
+from graphopt.codegen.x86.kernels.conv.depthwise import depthwise, is_depthwise
+from graphopt.codegen.x86.kernels.conv.grouped import grouped, is_grouped
+from graphopt.codegen.x86.kernels.conv.prologue import is_pointwise, prologue
 from graphopt.codegen.x86.kernels.conv.row_major import row_major
-from graphopt.codegen.x86.kernels.conv.streamed import Streamed
-from graphopt.codegen.x86.kernels.conv.winograd import Winograd
+from graphopt.codegen.x86.kernels.conv.streamed import streamed
+from graphopt.codegen.x86.kernels.conv.winograd import winograd
 from graphopt.codegen.x86.kernels.matmul import Matmul, covers
 from graphopt.ir.fused import ends, held, kind, makes
 from graphopt.ir.graph import Op, Value
@@ -65,7 +65,7 @@ def _maker(takes: Callable[[Contraction], bool], build: Callable[..., Lowered | 
 
 def _streamed(machine: X86) -> Match:
     def match(op: Op, name: str, style: Style) -> Lowered | None:
-        return Streamed(op, Sources(op), name, style, machine).build() if kind(op) == "stream" else None
+        return streamed(op, Sources(op), name, style, machine) if kind(op) == "stream" else None
 
     return match
 
@@ -73,11 +73,11 @@ def _streamed(machine: X86) -> Match:
 MAKERS: list[tuple[str, Callable[[X86], Match]]] = [  # in the order in which they are asked
     ("conv.streamed", _streamed),
     ("matmul", _maker(lambda c: c.inner.name == "matmul", lambda *a: Matmul(*a).build())),
-    ("conv.prologue", _maker(lambda c: c.computes_image, lambda *a: Prologue(*a).build())),
-    ("conv.depthwise", _maker(lambda c: c.channels_last and is_depthwise(c.inner), lambda *a: Depthwise(*a).build())),
-    ("conv.grouped", _maker(lambda c: c.channels_last and is_grouped(c.inner, c.machine), lambda *a: Grouped(*a).build())),
-    ("conv.winograd", _maker(lambda c: c.channels_last, lambda *a: Winograd(*a).build())),
-    ("conv.channels_last", _maker(lambda c: c.channels_last, lambda *a: ChannelsLast(*a).build())),
+    ("conv.prologue", _maker(lambda c: c.computes_image, prologue)),
+    ("conv.depthwise", _maker(lambda c: c.channels_last and is_depthwise(c.inner), depthwise)),
+    ("conv.grouped", _maker(lambda c: c.channels_last and is_grouped(c.inner, c.machine), grouped)),
+    ("conv.winograd", _maker(lambda c: c.channels_last, winograd)),
+    ("conv.channels_last", _maker(lambda c: c.channels_last, channels_last)),
     ("conv.row_major", _maker(lambda c: c.row_major, row_major))]
 
 

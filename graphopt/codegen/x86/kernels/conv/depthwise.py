@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Stmt, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
-from graphopt.codegen.lower.kernels import Lowered, Packing
+from graphopt.codegen.lower.kernels import Lowered, Packing, Sources
+from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.lower.tuning import best_of
 from graphopt.codegen.x86.costs import costs_of
-from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast
+from graphopt.codegen.x86.kernels.conv.operands import Convolution
+from graphopt.codegen.x86.kernels.conv.pixels import pixels_of
 from graphopt.ir.fused import outside
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
@@ -122,146 +125,184 @@ def window_of(conv: Op) -> Window:
     return Window(*(last(tuple(s)) for s in (w.static_shape[2:], conv.attrs["stride"], conv.attrs["dilation"])))
 
 
-class Depthwise(ChannelsLast):
-    """One channel to one channel."""
+@dataclass(frozen=True)
+class Lanes:
+    """How x comes to the lanes of the outputs that it is multiplied for: as it lies, one channel to one."""
 
-    steps = 1  # channels of x that an output reads
-    vectors_held = 1  # registers that a vector of x takes on its way to the lanes of the outputs
+    lanes: int
 
-    def build(self) -> Lowered | None:
-        x, w = self.inner.operands[:2]
-        assert x is not None and w is not None
-        if not self.examine():
-            return None
-        self.read(x)
-        return self.finish(seq(*self.sources.borders(self.style), *self.copied, self.strips(w)))
+    @property
+    def steps(self) -> int:
+        """Channels of x that an output reads."""
+        return 1
 
-    def examine(self) -> bool:
-        _, w, self.bias = (*self.inner.operands, None)[:3]
-        assert w is not None
-        attrs, out = self.inner.attrs, self.inner.result.static_shape
-        spatial = len(out) - 2
-        self.groups, self.batch, self.channels, self.pixels_shape = 1, out[0], out[1], out[2:]
-        self.stride, self.dilation, self.before = attrs["stride"], attrs["dilation"], attrs["pad"][:spatial]
-        self.window = w.static_shape[2:]
-        while self.channels < self.lanes:
-            self.lanes //= 2
-        return min(attrs["pad"]) >= 0 and self.packable(w)
-
-    def strips(self, w: Value) -> Stmt:
-        taps, lanes, channels = window_of(self.inner), self.lanes, self.channels
-        *deep, height, width = (1, 1, *self.pixels_shape)[-max(2, len(self.pixels_shape)):]
-        strip = self.style.pick("strip", strips(height, width, channels, taps, lanes, self.machine, self.steps))
-        high, wide, vectors = strip.high, strip.wide, strip.vectors
-        columns = vectors * lanes
-        down, across, panels = -(-height // high), -(-width // wide), -(-channels // columns)
-        weights = self.pack(w, self.packing(w), self.dtype)
-
-        def unit(worker: Expr, u: Expr) -> Stmt:
-            c0 = minimum(u % panels * columns, channels - columns)
-            x0 = minimum(u // panels % across * wide, width - wide)
-            y0 = minimum(u // (panels * across) % down * high, height - high)
-            *outer, b = reversed(split_index(u // (panels * across * down), (self.batch, *deep)))
-            first = [*reversed(outer), y0, x0][-len(self.pixels_shape):]
-
-            def pixel(*at: ExprLike) -> list[Expr]:
-                return [o + a for o, a in zip(first, (*(0,) * (len(first) - 2), *at)[-len(first):])]
-
-            def element(out: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
-                """x at an offset from where the first output's window begins."""
-                start = [p * s - q for p, s, q in zip(first, self.stride, self.before)]
-                shift = [as_expr(o) for o in out][-len(first):]
-                return self.pixel(b, self.source(c0 + v * lanes) + lane, [p + o for p, o in zip(start, shift)])
-
-            def write(at: Sequence[ExprLike], v: ExprLike, lane: Expr, value: Expr) -> list[Stmt]:
-                place = [b, c0 + as_expr(v) * lanes + lane, *pixel(*at)]
-                return [store(o, offset, y) for o, offset, y in self.epilogue(place, value)]
-
-            def start(v: int, lane: Expr) -> Expr:
-                return const(0, self.dtype) if self.bias is None else self.element(self.bias, c0 + v * lanes + lane)
-
-            def weight(at: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
-                step, *inside = (as_expr(a) for a in at)
-                place = flat_index([step, *inside[-len(self.window):]], (self.steps, *self.window))
-                return weights[place * channels + c0 + v * lanes + lane]
-
-            return self.strip(strip, taps, element, weight, start, write)
-
-        depth = math.prod(self.window) * self.steps
-        units = self.batch * math.prod(deep) * down * across * panels
-        return self.spread(units, self.effort(self.batch * math.prod(self.pixels_shape) * channels * depth), unit)
-
-    def packing(self, w: Value) -> Packing:
-        return by_channel(self.dtype, w)
+    @property
+    def registers(self) -> int:
+        """Registers that a vector of x takes on its way."""
+        return 1
 
     def source(self, channel: Expr) -> Expr:
         """The first channel of x that outputs from `channel` on read."""
         return channel
 
     def hold(self, held: Buffer, v: int, vectors: int, element: Callable[[Expr], Expr], step: int) -> Stmt:
-        """Load what vector v of the outputs is multiplied by."""
+        """Load what vector `v` of the outputs is multiplied by in a step."""
         lane = Var("l", INDEX, 0, self.lanes - 1)
         return For(lane, const(self.lanes, INDEX), store(held, v * self.lanes + lane, element(lane)), Scope.VECTOR)
 
-    def strip(self, strip: Strip, taps: Window, element: Callable[[Sequence[ExprLike], int, Expr], Expr],
-              weight: Callable[[Sequence[ExprLike], int, Expr], Expr], start: Callable[[int, Expr], Expr],
-              write: Callable[[Sequence[ExprLike], ExprLike, Expr, Expr], list[Stmt]]) -> Stmt:
-        """One tile. `element(offsets, vector, lane)` is x at offsets from the first window's begin, `weight((step,
-        window position), vector, lane)`; `write(pixel of the strip, vector, lane, value)` stores."""
-        lanes, vectors, wide = self.lanes, strip.vectors, strip.wide
-        count = strip.high * wide * vectors
-        acc = Buffer("acc", self.dtype, (count * lanes,), Space.LOCAL)
-        held = Buffer("held", self.dtype, (self.vectors_held * vectors * lanes,), Space.LOCAL)
-        place = lambda y, x, v, l: ((y * wide + x) * vectors + v) * lanes + l
-        each = [(y, x, v) for y in range(strip.high) for x in range(wide) for v in range(vectors)]
 
-        def vector(make: Callable[..., Sequence[Stmt]], *given: object) -> Stmt:
-            lane = Var("l", INDEX, 0, lanes - 1)
-            return seq(*(For(lane, const(lanes, INDEX), s, Scope.VECTOR) for s in make(lane, *given)))
+def depthwise(op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> Lowered | None:
+    """The kernel of a convolution of one channel to one; None where weights cannot be packed."""
+    conv = Convolution(op, inner, sources, name, style, machine)
+    if not conv.packs():
+        return None
+    return Strips(conv, Lanes(conv.lanes_for(conv.problem.groups)), by_channel(conv.dtype, conv.w)).build()
 
-        def multiply(l: Expr, y: int, x: int, v: int, at: Sequence[ExprLike]) -> list[Stmt]:
-            p = place(y, x, v, l)
-            return [store(acc, p, fma(held[v * lanes + l], weight(at, v, l), acc[p]))]
 
-        def row(step: int, offset: Sequence[ExprLike], outputs: Sequence[tuple[int, Sequence[ExprLike]]]) -> list[Stmt]:
-            """Multiply a row of x into the rows of outputs it goes to, each with the row of its window."""
-            parts = []
-            for c in range(taps.reach(1, wide)):
-                into = taps.covers(1, wide, c)
-                if not into:
-                    continue
-                for v in range(vectors):
-                    parts.append(self.hold(held, v, vectors, partial(element, [*offset, c], v), step))
-                    parts += [vector(multiply, y, x, v, (step, *k, j)) for y, k in outputs for x, j in into]
-            return parts
+class Strips:
+    """The kernel: every strip of every panel of channels, a unit of work each."""
 
-        dilation = self.dilation
-        *outside, tall = (1, *self.window[:-1])
+    def __init__(self, conv: Convolution, lanes: Lanes, packing: Packing) -> None:
+        self.conv, self.problem, self.lanes, self.taps = conv, conv.problem, lanes, window_of(conv.inner)
+        p = self.problem
+        self.pixels = pixels_of(conv, lanes.lanes)
+        self.channels = p.groups * p.outs
+        *self.deep, self.height, self.width = (1, 1, *p.pixels_shape)[-max(2, len(p.pixels_shape)):]
+        self.strip: Strip = conv.style.pick("strip", strips(
+            self.height, self.width, self.channels, self.taps, lanes.lanes, conv.machine, lanes.steps))
+        self.columns = self.strip.vectors * lanes.lanes
+        self.down, self.across = -(-self.height // self.strip.high), -(-self.width // self.strip.wide)
+        self.panels = -(-self.channels // self.columns)
+        self.weights = conv.pack(conv.w, packing, conv.dtype)
 
-        def rows(*k: Expr) -> Stmt:
-            """The window, at one position of the axes further out."""
-            shift = [a * d for a, d in zip(k, (0, *dilation))]
-            if math.prod(taps.size) <= WRITTEN_OUT:
-                parts: list[Stmt] = []
-                for step in range(self.steps):
-                    for r in range(taps.reach(0, strip.high)):
-                        if into := taps.covers(0, strip.high, r):
-                            parts += row(step, [*shift, r], [(y, (*k, i)) for y, i in into])
-                return seq(*parts)
-            return nest((tall,), lambda i: seq(*(
-                s for step in range(self.steps) for s in row(step, [*shift, i * taps.dilation[0]], [(0, (*k, i))]))), ("kh",))
+    def build(self) -> Lowered:
+        p, conv = self.problem, self.conv
+        units = p.batch * math.prod(self.deep) * self.down * self.across * self.panels
+        effort = conv.effort(p.batch * p.pixels * self.channels * math.prod(p.window) * self.lanes.steps)
+        body = conv.spread(units, effort, lambda worker, u: strip_code(
+            conv, self.strip, self.taps, self.lanes, _StripAt(self, u)))
+        return conv.finish(seq(*conv.sources.borders(conv.style), *self.pixels.copied, body))
 
-        init = [vector(lambda l, y, x, v: [store(acc, place(y, x, v, l), start(v, l))], y, x, v) for y, x, v in each]
-        sums = Alloc(held, nest(outside, rows, ("k0", "kd")))
-        if not self.is_long(lanes, lambda lane, value: write((0, 0), 0, lane, value)):
-            out = [vector(lambda l, y, x, v: write((y, x), v, l, acc[place(y, x, v, l)]), y, x, v) for y, x, v in each]
-            return Alloc(acc, seq(*init, sums, *out))
+
+class Access(Protocol):
+    """What a strip reads, and where it stores."""
+
+    def element(self, offset: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
+        """x, at an offset from where the window of the strip's first pixel begins."""
+        ...
+
+    def weight(self, at: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
+        """At (step, *position in the window)."""
+        ...
+
+    def start(self, v: int, lane: Expr) -> Expr:
+        """What a sum starts with."""
+        ...
+
+    def write(self, at: Sequence[ExprLike], v: ExprLike, lane: Expr, value: Expr) -> list[Stmt]:
+        """Store the pixel of the strip that is `at` (row, column)."""
+        ...
+
+
+class _StripAt:
+    """Unit `u`."""
+
+    def __init__(self, of: Strips, u: Expr) -> None:
+        self.of = of
+        strip, spatial = of.strip, len(of.problem.pixels_shape)
+        self.channel = minimum(u % of.panels * of.columns, of.channels - of.columns)
+        x0 = minimum(u // of.panels % of.across * strip.wide, of.width - strip.wide)
+        y0 = minimum(u // (of.panels * of.across) % of.down * strip.high, of.height - strip.high)
+        *outer, self.image = reversed(split_index(u // (of.panels * of.across * of.down), (of.problem.batch, *of.deep)))
+        self.first = [*reversed(outer), y0, x0][-spatial:]  # pixel
+
+    def element(self, offset: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
+        p, lanes = self.of.problem, self.of.lanes
+        start = [i * s - q for i, s, q in zip(self.first, p.stride, p.before)]
+        shift = [as_expr(o) for o in offset][-len(self.first):]
+        channel = lanes.source(self.channel + v * lanes.lanes) + lane
+        return self.of.pixels.at(self.image, channel, [i + o for i, o in zip(start, shift)])
+
+    def weight(self, at: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
+        of, window = self.of, self.of.problem.window
+        step, *inside = (as_expr(a) for a in at)
+        place = flat_index([step, *inside[-len(window):]], (of.lanes.steps, *window))
+        return of.weights[place * of.channels + self.channel + v * of.lanes.lanes + lane]
+
+    def start(self, v: int, lane: Expr) -> Expr:
+        return self.of.conv.added(self.channel + v * self.of.lanes.lanes + lane)
+
+    def write(self, at: Sequence[ExprLike], v: ExprLike, lane: Expr, value: Expr) -> list[Stmt]:
+        spatial = len(self.first)
+        pixel = [o + a for o, a in zip(self.first, (*(0,) * (spatial - 2), *at)[-spatial:])]
+        return self.of.conv.put([self.image, self.channel + as_expr(v) * self.of.lanes.lanes + lane, *pixel], value)
+
+
+def strip_code(conv: Convolution, strip: Strip, taps: Window, lanes: Lanes, access: Access) -> Stmt:
+    """The register tile of a strip."""
+    return _StripCode(conv, strip, taps, lanes, access).code()
+
+
+class _StripCode:
+    def __init__(self, conv: Convolution, strip: Strip, taps: Window, lanes: Lanes, access: Access) -> None:
+        self.conv, self.strip, self.taps, self.lanes, self.access = conv, strip, taps, lanes, access
+        self.count = strip.high * strip.wide * strip.vectors
+        self.acc = Buffer("acc", conv.dtype, (self.count * lanes.lanes,), Space.LOCAL)
+        self.held = Buffer("held", conv.dtype, (lanes.registers * strip.vectors * lanes.lanes,), Space.LOCAL)
+
+    def code(self) -> Stmt:
+        lanes, strip, access, acc = self.lanes.lanes, self.strip, self.access, self.acc
+        each = [(y, x, v) for y in range(strip.high) for x in range(strip.wide) for v in range(strip.vectors)]
+        put = lambda l, y, x, v: [store(acc, self._place(y, x, v, l), access.start(v, l))]
+        init = [self._vector(put, y, x, v) for y, x, v in each]
+        *outside, _ = (1, *self.conv.problem.window[:-1])
+        sums = Alloc(self.held, nest(outside, self._window, ("k0", "kd")))
+        if not self.conv.is_long(lanes, lambda lane, value: access.write((0, 0), 0, lane, value)):
+            end = lambda l, y, x, v: access.write((y, x), v, l, acc[self._place(y, x, v, l)])
+            return Alloc(acc, seq(*init, sums, *(self._vector(end, y, x, v) for y, x, v in each)))
         # A long epilogue is written once, as a loop; the strip goes through memory, since registers have no index.
-        block = Buffer("block", self.dtype, (count * lanes,), Space.LOCAL)
-        spill = [vector(lambda l, k: [store(block, k * lanes + l, acc[k * lanes + l])], k) for k in range(count)]
-        drain = nest((strip.high, wide, vectors), lambda y, x, v: vector(
-            lambda l: write((y, x), v, l, block[((y * wide + x) * vectors + v) * lanes + l])), ("y", "x", "v"), Scope.FEW)
-        return Alloc(acc, seq(*init, sums, Alloc(block, seq(*spill, drain))))
+        block = Buffer("block", self.conv.dtype, (self.count * lanes,), Space.LOCAL)
+        move = lambda l, k: [store(block, k * lanes + l, acc[k * lanes + l])]
+        drain = nest((strip.high, strip.wide, strip.vectors), lambda y, x, v: self._vector(
+            lambda l: access.write((y, x), v, l, block[self._place(y, x, v, l)])), ("y", "x", "v"), Scope.FEW)
+        return Alloc(acc, seq(*init, sums, Alloc(block, seq(*(self._vector(move, k) for k in range(self.count)), drain))))
+
+    def _place(self, y: ExprLike, x: ExprLike, v: ExprLike, lane: Expr) -> Expr:
+        """Where a lane of an accumulator lies."""
+        return ((as_expr(y) * self.strip.wide + x) * self.strip.vectors + v) * self.lanes.lanes + lane
+
+    def _vector(self, make: Callable[..., Sequence[Stmt]], *given: object) -> Stmt:
+        lanes = self.lanes.lanes
+        lane = Var("l", INDEX, 0, lanes - 1)
+        return seq(*(For(lane, const(lanes, INDEX), s, Scope.VECTOR) for s in make(lane, *given)))
+
+    def _window(self, *k: Expr) -> Stmt:
+        """All products at one position of the window's axes but the last two."""
+        problem, taps, steps = self.conv.problem, self.taps, range(self.lanes.steps)
+        *_, tall = (1, *problem.window[:-1])
+        shift = [a * d for a, d in zip(k, (0, *problem.dilation))]
+        if math.prod(taps.size) <= WRITTEN_OUT:
+            rows = [(r, taps.covers(0, self.strip.high, r)) for r in range(taps.reach(0, self.strip.high))]
+            return seq(*(s for step in steps for r, into in rows for s in self._row(
+                step, [*shift, r], [(y, (*k, i)) for y, i in into])))
+        return nest((tall,), lambda i: seq(*(
+            s for step in steps for s in self._row(step, [*shift, i * taps.dilation[0]], [(0, (*k, i))]))), ("kh",))
+
+    def _row(self, step: int, offset: Sequence[ExprLike], outputs: Sequence[tuple[int, Sequence[ExprLike]]]) -> list[Stmt]:
+        """Multiply a row of x into the rows of outputs it goes to, each with the row of its window."""
+        parts: list[Stmt] = []
+        wide, vectors = self.strip.wide, self.strip.vectors
+        for c in range(self.taps.reach(1, wide)) if outputs else ():
+            into = self.taps.covers(1, wide, c)
+            for v in range(vectors) if into else ():
+                element = partial(self.access.element, [*offset, c], v)
+                parts.append(self.lanes.hold(self.held, v, vectors, element, step))
+                parts += [self._vector(self._multiply, y, x, v, (step, *k, j)) for y, k in outputs for x, j in into]
+        return parts
+
+    def _multiply(self, l: Expr, y: int, x: int, v: int, at: Sequence[ExprLike]) -> list[Stmt]:
+        p = self._place(y, x, v, l)
+        return [store(self.acc, p, fma(self.held[v * self.lanes.lanes + l], self.access.weight(at, v, l), self.acc[p]))]
 
 
 def by_channel(d: DType, w: Value) -> Packing:
@@ -271,3 +312,7 @@ def by_channel(d: DType, w: Value) -> Packing:
         yield np.ascontiguousarray(np.moveaxis(array[:, 0], 0, -1)).astype(d.numpy, copy=False)
 
     return Packing(f"depthwise{d}", math.prod(w.static_shape) * d.itemsize, parts)
+
+
+__all__ = ["Access", "Lanes", "Strip", "Strips", "Window", "by_channel", "can_last", "choose_strip", "covers", "depthwise",
+           "is_depthwise", "strip_code", "strips", "window_of"]

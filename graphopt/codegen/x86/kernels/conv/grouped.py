@@ -24,11 +24,14 @@ from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, ExprLike, Var, as_
 from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, Shuffle, Stmt, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
-from graphopt.codegen.lower.kernels import Packing
+from graphopt.codegen.lower.kernels import Lowered, Packing, Sources
+from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.lower.tuning import best_of
 from graphopt.codegen.x86.costs import costs_of, lanes_of
-from graphopt.codegen.x86.kernels.conv.channels_last import Cut
-from graphopt.codegen.x86.kernels.conv.depthwise import Depthwise, is_depthwise, strips, window_of
+from graphopt.codegen.x86.kernels.conv.boxes import Cut
+from graphopt.codegen.x86.kernels.conv.depthwise import Lanes, Strips, is_depthwise, strips, window_of
+from graphopt.codegen.x86.kernels.conv.operands import Convolution
+from graphopt.codegen.x86.kernels.conv.pixels import pixels_of
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.types import DType
 from graphopt.targets.x86 import X86
@@ -104,121 +107,154 @@ def patches(height: int, width: int, channels: int, taps: int, steps: int, lanes
             yield tiles * (taps * step + costs.gathered * pixels * (steps - 1) + costs.strip_start), Patch(high, wide)
 
 
-class Grouped(Depthwise):
-    """Several channels to several channels."""
+def grouped(op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> Lowered | None:
+    """The kernel of a convolution of several channels to several; None where weights cannot be packed."""
+    conv = Convolution(op, inner, sources, name, style, machine)
+    p = conv.problem
+    if not conv.packs():
+        return None
+    lanes = conv.lanes_for(p.groups * p.outs)
+    if p.outs == p.channels:
+        return Patches(conv, lanes).build()
+    return Strips(conv, GroupLanes(lanes, p.outs, p.channels), by_step(conv.dtype, conv.w)).build()
 
-    def examine(self) -> bool:
-        if not super().examine():
-            return False
-        self.outs, self.steps = sizes(self.inner)
-        self.span = self.lanes // self.outs * self.steps  # channels of x that a vector of outputs reads
-        self.vectors_held = 2 if self.span <= self.lanes else 3
-        return True
 
-    def strips(self, w: Value) -> Stmt:
-        return self.patches(w) if self.outs == self.steps else super().strips(w)
+@dataclass(frozen=True)
+class GroupLanes(Lanes):
+    """`outs` outputs of a group read `channels` channels of x: each step brings one of those to all of its group's lanes."""
 
-    def patches(self, w: Value) -> Stmt:
-        """The kernel with parts of outputs in lanes of x."""
-        steps, lanes, channels = self.steps, self.lanes, self.channels
-        *deep, height, width = (1, 1, *self.pixels_shape)[-max(2, len(self.pixels_shape)):]
-        taps = math.prod(self.window)
-        patch = self.style.pick("patch", patches(height, width, channels, taps, steps, lanes, self.machine))
-        pixels = patch.pixels
-        down, across, panels = -(-height // patch.high), -(-width // patch.wide), -(-channels // lanes)
-        starts = [min(p * lanes, channels - lanes) for p in range(panels)]
-        weights = self.pack(w, by_part(self.dtype, w, starts, lanes), self.dtype)
-        count = math.prod(deep) * down * across
-        cut = Cut(count, -(-count // self.costs.few_tiles), panels)
-        size = pixels * steps
+    outs: int
+    channels: int
 
-        def unit(_: Expr, u: Expr) -> Stmt:
-            return cut.at(u % (panels * count), lambda tile, panel, passed: at(u // (panels * count), tile, panel))
+    @property
+    def steps(self) -> int:
+        return self.channels
 
-        def at(b: Expr, tile: Expr, panel: Expr) -> Stmt:
-            c0 = minimum(panel * lanes, channels - lanes)
-            y0 = minimum(tile // across % down * patch.high, height - patch.high)
-            x0 = minimum(tile % across * patch.wide, width - patch.wide)
-            outer = split_index(tile // (down * across), deep)
+    @property
+    def span(self) -> int:
+        """Channels of x that a vector of outputs reads."""
+        return self.lanes // self.outs * self.channels
 
-            def pixel(i: ExprLike) -> list[Expr]:
-                place = [*outer, y0 + as_expr(i) // patch.wide, x0 + as_expr(i) % patch.wide]
-                return place[len(place) - len(self.pixels_shape):]
-
-            acc = Buffer("acc", self.dtype, (size * lanes,), Space.LOCAL)
-            held = Buffer("held", self.dtype, ((pixels + 1) * lanes,), Space.LOCAL)
-
-            def vector(make: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
-                lane = Var("l", INDEX, 0, lanes - 1)
-                return seq(*(For(lane, const(lanes, INDEX), s, Scope.VECTOR) for s in make(lane)))
-
-            def start(i: int, s: int, l: Expr) -> Expr:
-                return const(0, self.dtype) if s or self.bias is None else self.element(self.bias, c0 + l)
-
-            def tap(*k: Expr) -> Stmt:
-                """Multiply what one position of the window covers."""
-                def load(i: int, l: Expr) -> list[Stmt]:
-                    place = [p * s - q + o * d for p, s, q, o, d in
-                             zip(pixel(i), self.stride, self.before, k, self.dilation)]
-                    return [store(held, i * lanes + l, self.pixel(b, c0 + l, place))]
-
-                position = (panel * taps + flat_index(k, self.window)) * steps
-                parts = [vector(partial(load, i)) for i in range(pixels)]
-                for s in range(steps):
-                    def add(i: int, s: int, l: Expr) -> list[Stmt]:
-                        p = (i * steps + s) * lanes + l
-                        return [store(acc, p, fma(held[i * lanes + l], weights[(position + s) * lanes + l], acc[p]))]
-
-                    parts += [vector(partial(add, i, s)) for i in range(pixels)]
-                return seq(*parts)
-
-            def gather(i: int) -> Iterator[Stmt]:
-                """The parts of a pixel's outputs brought to their lanes and added up, in half as many steps each time."""
-                half = steps // 2
-                while half:
-                    order = tuple(l ^ half for l in range(lanes))
-                    for s in range(half):
-                        here, there = (i * steps + s) * lanes, (i * steps + s + half) * lanes
-                        yield Shuffle(held, pixels * lanes, acc, there, there, order)
-                        yield vector(lambda l, h=here: [store(acc, h + l, acc[h + l] + held[pixels * lanes + l])])  # type: ignore[misc]
-                    half //= 2
-
-            def write(i: ExprLike, l: Expr, value: Expr) -> list[Stmt]:
-                return [store(o, offset, y) for o, offset, y in self.epilogue([b, c0 + l, *pixel(i)], value)]
-
-            init = [vector(lambda l, i=i, s=s: [store(acc, (i * steps + s) * lanes + l, start(i, s, l))])  # type: ignore[misc]
-                    for i in range(pixels) for s in range(steps)]
-            sums = seq(*init, nest(self.window, tap, ("kd", "kh", "kw")[-len(self.window):]),
-                       *(s for i in range(pixels) for s in gather(i)))
-            if not self.is_long(lanes, lambda lane, value: write(0, lane, value)):
-                out = [vector(lambda l, i=i: write(i, l, acc[i * steps * lanes + l])) for i in range(pixels)]  # type: ignore[misc]
-                return Alloc(acc, Alloc(held, seq(sums, *out)))
-            block = Buffer("block", self.dtype, (pixels * lanes,), Space.LOCAL)
-            spill = [vector(lambda l, i=i: [store(block, i * lanes + l, acc[i * steps * lanes + l])])  # type: ignore[misc]
-                     for i in range(pixels)]
-            drain = nest((pixels,), lambda i: vector(lambda l: write(i, l, block[i * lanes + l])), ("i",), Scope.FEW)
-            return Alloc(acc, Alloc(held, seq(sums, Alloc(block, seq(*spill, drain)))))
-
-        return self.spread(self.batch * panels * count,
-                           self.effort(self.batch * math.prod(self.pixels_shape) * channels * taps * steps), unit)
-
-    def packing(self, w: Value) -> Packing:
-        return by_step(self.dtype, w)
+    @property
+    def registers(self) -> int:
+        return 2 if self.span <= self.lanes else 3
 
     def source(self, channel: Expr) -> Expr:
-        return channel if self.outs == self.steps else channel // self.outs * self.steps
+        return channel // self.outs * self.channels
 
     def hold(self, held: Buffer, v: int, vectors: int, element: Callable[[Expr], Expr], step: int) -> Stmt:
         lanes = self.lanes
-        loaded = vectors * lanes + v * (self.vectors_held - 1) * lanes
+        loaded = vectors * lanes + v * (self.registers - 1) * lanes
         parts: list[Stmt] = []
         for at in range(0, self.span, lanes):
             count = min(lanes, self.span - at)
             lane = Var("l", INDEX, 0, count - 1)
             one = store(held, loaded + at + lane, element(at + lane))
             parts.append(For(lane, const(count, INDEX), one, Scope.VECTOR))
-        order = tuple(l // self.outs * self.steps + step for l in range(lanes))
-        return seq(*parts, Shuffle(held, v * lanes, held, loaded, loaded + (self.vectors_held - 2) * lanes, order))
+        order = tuple(l // self.outs * self.channels + step for l in range(lanes))
+        return seq(*parts, Shuffle(held, v * lanes, held, loaded, loaded + (self.registers - 2) * lanes, order))
+
+
+class Patches:
+    """The kernel with parts of outputs in lanes of x."""
+
+    def __init__(self, conv: Convolution, lanes: int) -> None:
+        self.conv, self.problem, self.lanes = conv, conv.problem, lanes
+        p = self.problem
+        self.pixels = pixels_of(conv, lanes)
+        self.channels, self.steps, self.taps = p.groups * p.outs, p.channels, math.prod(p.window)
+        *self.deep, self.height, self.width = (1, 1, *p.pixels_shape)[-max(2, len(p.pixels_shape)):]
+        self.patch: Patch = conv.style.pick("patch", patches(
+            self.height, self.width, self.channels, self.taps, self.steps, lanes, conv.machine))
+        self.down, self.across = -(-self.height // self.patch.high), -(-self.width // self.patch.wide)
+        panels, count = -(-self.channels // lanes), math.prod(self.deep) * self.down * self.across
+        self.cut = Cut(count, -(-count // conv.costs.few_tiles), panels)
+        starts = [min(panel * lanes, self.channels - lanes) for panel in range(panels)]
+        self.weights = conv.pack(conv.w, by_part(conv.dtype, conv.w, starts, lanes), conv.dtype)
+
+    def build(self) -> Lowered:
+        p, conv = self.problem, self.conv
+        each = self.cut.panels * self.cut.count  # units of an image
+        effort = conv.effort(p.batch * p.pixels * self.channels * self.taps * self.steps)
+        body = conv.spread(p.batch * each, effort, lambda _, u: self.cut.at(
+            u % each, lambda tile, panel, passed: _PatchAt(self, u // each, tile, panel).code()))
+        return conv.finish(seq(*conv.sources.borders(conv.style), *self.pixels.copied, body))
+
+
+class _PatchAt:
+    """One patch of an image, by one panel."""
+
+    def __init__(self, of: Patches, image: Expr, tile: Expr, panel: Expr) -> None:
+        self.of, self.image, self.panel = of, image, panel
+        self.pixels, self.steps, self.lanes = of.patch.pixels, of.steps, of.lanes
+        self.channel = minimum(panel * of.lanes, of.channels - of.lanes)
+        self.y0 = minimum(tile // of.across % of.down * of.patch.high, of.height - of.patch.high)
+        self.x0 = minimum(tile % of.across * of.patch.wide, of.width - of.patch.wide)
+        self.outer = split_index(tile // (of.down * of.across), of.deep)
+        self.acc = Buffer("acc", of.conv.dtype, (self.pixels * self.steps * self.lanes,), Space.LOCAL)
+        self.held = Buffer("held", of.conv.dtype, ((self.pixels + 1) * self.lanes,), Space.LOCAL)
+
+    def code(self) -> Stmt:
+        conv, window, lanes, acc = self.of.conv, self.of.problem.window, self.lanes, self.acc
+        init = [self._vector(lambda l, i=i, s=s: [store(acc, self._part(i, s) + l, self._start(s, l))])  # type: ignore[misc]
+                for i in range(self.pixels) for s in range(self.steps)]
+        sums = seq(*init, nest(window, self._tap, ("kd", "kh", "kw")[-len(window):]),
+                   *(s for i in range(self.pixels) for s in self._gather(i)))
+        if not conv.is_long(lanes, lambda lane, value: self._write(0, lane, value)):
+            out = [self._vector(lambda l, i=i: self._write(i, l, acc[self._part(i, 0) + l]))  # type: ignore[misc]
+                   for i in range(self.pixels)]
+            return Alloc(acc, Alloc(self.held, seq(sums, *out)))
+        block = Buffer("block", conv.dtype, (self.pixels * lanes,), Space.LOCAL)
+        spill = [self._vector(lambda l, i=i: [store(block, i * lanes + l, acc[self._part(i, 0) + l])])  # type: ignore[misc]
+                 for i in range(self.pixels)]
+        drain = nest((self.pixels,), lambda i: self._vector(lambda l: self._write(i, l, block[i * lanes + l])), ("i",), Scope.FEW)
+        return Alloc(acc, Alloc(self.held, seq(sums, Alloc(block, seq(*spill, drain)))))
+
+    def _part(self, i: int, step: int) -> int:
+        """Where the part of pixel `i` that a step adds to lies in `acc`."""
+        return (i * self.steps + step) * self.lanes
+
+    def _pixel(self, i: ExprLike) -> list[Expr]:
+        place = [*self.outer, self.y0 + as_expr(i) // self.of.patch.wide, self.x0 + as_expr(i) % self.of.patch.wide]
+        return place[len(place) - len(self.of.problem.pixels_shape):]
+
+    def _vector(self, make: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
+        lane = Var("l", INDEX, 0, self.lanes - 1)
+        return seq(*(For(lane, const(self.lanes, INDEX), s, Scope.VECTOR) for s in make(lane)))
+
+    def _start(self, step: int, l: Expr) -> Expr:
+        return const(0, self.of.conv.dtype) if step else self.of.conv.added(self.channel + l)
+
+    def _tap(self, *k: Expr) -> Stmt:
+        """Multiply what one position of the window covers."""
+        of, lanes = self.of, self.lanes
+        position = (self.panel * of.taps + flat_index(k, of.problem.window)) * self.steps
+
+        def load(i: int, l: Expr) -> list[Stmt]:
+            element = of.pixels.at(self.image, self.channel + l, of.problem.places(self._pixel(i), k))
+            return [store(self.held, i * lanes + l, element)]
+
+        def add(i: int, s: int, l: Expr) -> list[Stmt]:
+            p = self._part(i, s) + l
+            return [store(self.acc, p, fma(self.held[i * lanes + l], of.weights[(position + s) * lanes + l], self.acc[p]))]
+
+        return seq(*(self._vector(partial(load, i)) for i in range(self.pixels)),
+                   *(self._vector(partial(add, i, s)) for s in range(self.steps) for i in range(self.pixels)))
+
+    def _gather(self, i: int) -> Iterator[Stmt]:
+        """The parts of a pixel's outputs brought to their lanes and added up, in half as many steps each time."""
+        half, came = self.steps // 2, self.pixels * self.lanes
+        while half:
+            order = tuple(l ^ half for l in range(self.lanes))
+            for s in range(half):
+                here, there = self._part(i, s), self._part(i, s + half)
+                yield Shuffle(self.held, came, self.acc, there, there, order)
+                yield self._vector(lambda l, h=here: [  # type: ignore[misc]
+                    store(self.acc, h + l, self.acc[h + l] + self.held[came + l])])
+            half //= 2
+
+    def _write(self, i: ExprLike, l: Expr, value: Expr) -> list[Stmt]:
+        return self.of.conv.put([self.image, self.channel + l, *self._pixel(i)], value)
 
 
 def by_part(d: DType, w: Value, starts: list[int], lanes: int) -> Packing:
@@ -243,3 +279,6 @@ def by_step(d: DType, w: Value) -> Packing:
         yield np.ascontiguousarray(np.moveaxis(array, 0, -1)).astype(d.numpy, copy=False)
 
     return Packing(f"grouped{d}", math.prod(w.static_shape) * d.itemsize, parts)
+
+
+__all__ = ["cycles", "grouped", "is_grouped"]

@@ -11,36 +11,23 @@ import numpy as np
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, clamp, const, select
 from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.kernel.loops import Stmt, seq
-from graphopt.codegen.lower.kernels import Packing, Sources
-from graphopt.codegen.lower.schedule import Output, Style, iteration, schedule
-from graphopt.codegen.x86.kernels.conv.problem import Problem
-from graphopt.codegen.x86.kernels.tile import Blocked, Tile
-from graphopt.ir.graph import Op
+from graphopt.codegen.lower.kernels import Packing
+from graphopt.codegen.lower.schedule import Output, iteration, schedule
+from graphopt.codegen.x86.kernels.conv.operands import Convolution
+from graphopt.codegen.x86.kernels.tile import Tile
 from graphopt.ir.types import DType
-from graphopt.targets.x86 import X86
 
 Pixels = Callable[[Expr, Expr, Sequence[Expr]], Expr]  # of (batch, channel, position) in the padded image
 
 
-class RowMajor(Blocked):
-    """A problem with its operands."""
-
-    def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
-        super().__init__(op, inner, sources, name, style, machine)
-        x, w, bias = (*inner.operands, None)[:3]
-        assert x is not None and w is not None
-        self.x, self.w, self.bias = x, w, bias
-        self.problem = Problem.of(inner)
+class RowMajor(Convolution):
+    """A convolution of row-major images."""
 
     def pack_left(self, rows: int) -> Buffer | None:
         """The weights packed for tiles of so many rows; None where they stay as they are."""
         p = self.problem
         return self.pack(self.w, _pack_left(p.groups, p.outs, p.depth, rows, self.dtype), self.dtype) \
             if self.packable(self.w) else None
-
-    def added(self, channel: Expr) -> Expr:
-        """What the sum of an output channel starts with."""
-        return const(0, self.dtype) if self.bias is None else self.element(self.bias, channel)
 
     def image(self, slack: int = 0) -> tuple[Stmt, Pixels]:
         """Statements that make the zero-padded image, where it needs any, and access to it.

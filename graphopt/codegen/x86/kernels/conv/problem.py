@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from graphopt.codegen.kernel.expr import Expr
 from graphopt.ir.graph import Op
 
 
@@ -34,6 +36,21 @@ class Problem:
         return Problem(x.static_shape[0], groups, x.static_shape[1] // groups, conv.result.static_shape[1] // groups,
                        tuple(x.static_shape[2:]), tuple(conv.result.static_shape[2:]), tuple(w.static_shape[2:]),
                        tuple(conv.attrs["stride"]), tuple(conv.attrs["dilation"]), tuple(pad[:spatial]), tuple(pad[spatial:]))
+
+    @property
+    def is_padded_outside(self) -> bool:
+        """Does the padding add to the image, or leave it as it is, rather than cut some of it away?"""
+        return min(*self.before, *self.after, 0) >= 0
+
+    @property
+    def behind(self) -> tuple[int, ...]:
+        """How far the last windows reach beyond the image; less than 0 where they do not see its end."""
+        return tuple((o - 1) * s + (k - 1) * d + 1 - n - p for o, s, k, d, n, p in zip(
+            self.pixels_shape, self.stride, self.window, self.dilation, self.image, self.before))
+
+    def places(self, pixel: Sequence[Expr], window: Sequence[Expr]) -> list[Expr]:
+        """Where in the image, from minus the padding on, a pixel of the result reads at a position of its window."""
+        return [i * s - q + o * d for i, s, q, o, d in zip(pixel, self.stride, self.before, window, self.dilation)]
 
     @property
     def padded(self) -> tuple[int, ...]:

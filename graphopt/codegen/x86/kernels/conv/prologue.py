@@ -7,21 +7,26 @@ panels of output channels run on it. The image is neither written nor read again
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Expr, Var, minimum
 from graphopt.codegen.kernel.index import split_index
 from graphopt.codegen.kernel.loops import For, Let, Stmt, loop, seq
 from graphopt.codegen.kernel.spaces import Scope
+from graphopt.codegen.lower.kernels import Lowered, Sources
 from graphopt.codegen.lower.schedule import Output, Style, schedule
-from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast, Cut, covers
+from graphopt.codegen.x86.kernels.conv.boxes import Cut, covers
+from graphopt.codegen.x86.kernels.conv.channels_last import TileAt, Tiles, blocks_of, grid_of
+from graphopt.codegen.x86.kernels.conv.operands import Convolution
+from graphopt.codegen.x86.kernels.conv.pixels import Reduction
 from graphopt.codegen.x86.kernels.shares import shares
 from graphopt.codegen.x86.kernels.tile import apart
 from graphopt.ir.dims import ceil_div
 from graphopt.ir.fused import held, kind, only, outside
-from graphopt.ir.graph import Op, Value
+from graphopt.ir.graph import Op
 from graphopt.ir.table import Trait
 from graphopt.ir.types import TensorType, lies_channels_last
+from graphopt.targets.x86 import X86
 
 
 def absorbs(first: Op, second: Op) -> str | None:
@@ -64,59 +69,73 @@ def is_pointwise(conv: Op) -> bool:
         and all(s == 1 for s in conv.attrs["stride"]) and not any(conv.attrs["pad"]) and 0 not in conv.result.static_shape
 
 
-class Prologue(ChannelsLast):
+def prologue(op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> Lowered | None:
+    """The kernel of such a convolution; None where weights cannot be packed."""
+    conv = Convolution(op, inner, sources, name, style, machine)
+    if not conv.packs() or conv.problem.outs == 1:
+        return None
+    return Prologue(conv).build()
+
+
+class Prologue:
     """A pointwise convolution that packs blocks of the image that it computes."""
 
-    def read(self, x: Value) -> None:
-        self.x, self.access = x, self.operand(x)
-        self.copied: list[Stmt] = []
-        self.direct, self.planar = True, False
+    def __init__(self, conv: Convolution) -> None:
+        self.conv, self.problem = conv, conv.problem
+        self.grid = grid_of(conv, flat=True)  # what is packed has no borders
+        reduction = Reduction(self.problem.window, self.problem.channels)
+        self.cut = Cut(self.grid.count, self._blocks(reduction), self.grid.panels)
+        self.tiles = Tiles(conv, self.grid, reduction, self.cut)
+        self.rows = min(self.cut.most * self.grid.box.pixels, self.problem.pixels)  # pixels that a block packs
+        line = conv.costs.line // conv.dtype.itemsize
+        self.pitch = (-(-self.problem.channels // line) | 1) * line  # an odd number of cache lines
+        self.total = self.problem.batch * self.cut.blocks
+        self.own = shares(self.total, self.tiles.effort, conv.style)
+        self.room = apart(self.rows * self.pitch, conv.dtype, conv.costs)
+        self.packed = Buffer("packed", conv.dtype, (self.own.workers * self.room,))
+        conv.scratch.append(self.packed)
 
-    def flat(self) -> bool:
-        return True  # what is packed has no borders
+    def build(self) -> Lowered:
+        """Blocks in contiguous ranges over the threads; in each, pack, then all panels, then all tiles."""
+        conv = self.conv
+        return conv.finish(seq(*conv.sources.borders(conv.style), self.own.spread(self.own.each(lambda g, _: self.block(g)))))
 
-    def contiguous(self) -> bool:
-        return False
-
-    def blocks_of(self, count: int, panels: int, depth: int) -> int:
+    def _blocks(self, reduction: Reduction) -> int:
         """Blocks of few tiles, as they shall stay in cache, and alike for all threads."""
-        tile = self.channels * self.box.pixels * self.dtype.itemsize
-        blocks = super().blocks_of(count, panels, depth)
-        blocks = max(blocks, ceil_div(count, max(1, min(count, self.machine.l2 // 4 // tile))))
-        threads = self.style.threads
+        count, threads, l2 = self.grid.count, self.conv.style.threads, self.conv.machine.l2
+        tile = self.problem.channels * self.grid.box.pixels * self.conv.dtype.itemsize
+        blocks = max(blocks_of(self.conv, self.grid, reduction), ceil_div(count, max(1, min(count, l2 // 4 // tile))))
         if threads < count and blocks < 8 * threads:
             blocks = min(ceil_div(blocks, threads) * threads, count)
-        self.cut = Cut(count, blocks, panels)
         return blocks
 
-    def spread(self, units: int, effort: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
-        """Blocks in contiguous ranges over the threads; in each, pack, then all panels, then all tiles."""
-        pixels, lane_pitch = math.prod(self.pixels_shape), self.costs.line // self.dtype.itemsize
-        cut = self.cut
-        blocks = cut.blocks
-        total = self.batch * blocks
-        rows = min(cut.most * self.box.pixels, pixels)
-        pitch = (-(-self.channels // lane_pitch) | 1) * lane_pitch  # an odd number of cache lines
-        own, room = shares(total, effort, self.style), apart(rows * pitch, self.dtype, self.costs)
-        packed = Buffer("packed", self.dtype, (own.workers * room,))
-        self.scratch.append(packed)
+    def block(self, which: Expr) -> Stmt:
+        cut, pixels, shape = self.cut, self.problem.pixels, self.problem.pixels_shape
+        g, start = Var("g", INDEX, 0, self.total - 1), Var("start", INDEX, 0, pixels - self.rows)
+        base = self.own.worker * self.room
+        first = cut.first(g % cut.blocks)
+        size = cut.first(g % cut.blocks + 1) - first
+        t = Var("t", INDEX, 0, cut.most - 1)
+        before = g // cut.blocks * (cut.panels * cut.count) + first * cut.panels
 
-        def block(which: Expr, _: Expr) -> Stmt:
-            g, start = Var("g", INDEX, 0, total - 1), Var("start", INDEX, 0, pixels - rows)
-            base = own.worker * room
-            self.packed = lambda pixel, c: packed[base + (pixel - start) * pitch + c]
-            r, c = Var("r", INDEX, 0, rows - 1), Var("c", INDEX, 0, self.channels - 1)
-            value = self.access(g // blocks, c, *split_index(start + r, self.pixels_shape))
-            fill = schedule((r, c), (rows, self.channels), [Output(packed, value)], Style(self.style.lanes), base + r * pitch + c)
-            tile = cut.first(g % blocks)
-            size = cut.first(g % blocks + 1) - tile
-            t = Var("t", INDEX, 0, cut.most - 1)
-            before = g // blocks * (cut.panels * cut.count) + tile * cut.panels
-            tiles = loop(cut.panels, lambda p: For(t, size, body(own.worker, before + p * size + t), Scope.SERIAL), name="panel")
-            inside: Stmt = Let(start, minimum(tile * self.box.pixels, pixels - rows), seq(fill, tiles))
-            return Let(g, which, inside)
+        def read(tile: TileAt, i: int, k: Sequence[Expr]) -> Expr:
+            return self.packed[base + (tile.x0 + i - start) * self.pitch + k[-1]]
 
-        return own.spread(own.each(block))
+        def panel(p: Expr) -> Stmt:
+            return For(t, size, self.tiles.step(before + p * size + t, read), Scope.SERIAL)
+
+        fill = self._fill(base, lambda r, c: (g // cut.blocks, c, *split_index(start + r, shape)))
+        inside: Stmt = Let(start, minimum(first * self.grid.box.pixels, pixels - self.rows),
+                           seq(fill, loop(cut.panels, panel, name="panel")))
+        return Let(g, which, inside)
+
+    def _fill(self, base: Expr, place: Callable[[Expr, Expr], Sequence[Expr]]) -> Stmt:
+        """Compute the rows of a block from `base` on, `place(row, channel)` of the image each."""
+        conv, channels = self.conv, self.problem.channels
+        r, c = Var("r", INDEX, 0, self.rows - 1), Var("c", INDEX, 0, channels - 1)
+        value = conv.operand(conv.x)(*place(r, c))
+        return schedule((r, c), (self.rows, channels), [Output(self.packed, value)], Style(conv.style.lanes),
+                        base + r * self.pitch + c)
 
 
-__all__ = ["Prologue", "absorbs", "is_pointwise"]
+__all__ = ["absorbs", "is_pointwise", "prologue"]

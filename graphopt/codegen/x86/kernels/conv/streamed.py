@@ -9,7 +9,7 @@ streams through panels and rows of its own; only where it begins within an image
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, minimum, select
@@ -22,8 +22,10 @@ from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.lower.tuning import best_of
 from graphopt.codegen.x86.costs import costs_of, lanes_of
 from graphopt.codegen.x86.kernels.conv import depthwise
-from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast, choose_box, covers, first_channels, pack_panels
-from graphopt.codegen.x86.kernels.conv.depthwise import Depthwise, Window, by_channel, choose_strip, is_depthwise, window_of
+from graphopt.codegen.x86.kernels.conv.boxes import choose_box, covers, first_channels, pack_panels
+from graphopt.codegen.x86.kernels.conv.depthwise import Lanes, by_channel, choose_strip, is_depthwise, strip_code, window_of
+from graphopt.codegen.x86.kernels.conv.operands import Convolution
+from graphopt.codegen.x86.kernels.conv.pixels import pixels_of, reduction_of
 from graphopt.codegen.x86.kernels.shares import shares
 from graphopt.codegen.x86.kernels.tile import Tile, apart
 from graphopt.ir.fused import held, only, outside
@@ -153,173 +155,184 @@ def pays(first: Op, second: Op, machine: X86) -> str | None:
     return f"{together:.3g} cycles an image, apart {apart:.3g} and {between:.3g} for {nbytes:.3g} bytes between them"
 
 
-class Producer(ChannelsLast):
-    """The first convolution, row by row."""
+def streamed(op: Op, sources: Sources, name: str, style: Style, machine: X86) -> Lowered | None:
+    """The kernel of both; None where the weights of either cannot be packed."""
+    first, second = (Convolution(op, conv, sources, name, style, machine) for conv in held(op) if conv.name == "conv")
+    return Streamed(first, second).build() if first.packs() and second.packs() else None
 
-    def examine(self) -> bool:
-        if not super().examine():
-            return False
-        self.depth = self.channels * math.prod(self.window)
-        return True
 
-    def prepare(self, result: Value, wide: int, vectors: int) -> None:
-        """Pack the weights; `result` is what its epilogue ends in."""
-        w = self.inner.operands[1]
-        assert w is not None
-        self.result, self.block_tile = result, Tile(wide, vectors, self.lanes)
-        self.panels = -(-self.outs // self.block_tile.columns)
-        starts = [first_channels(p, self.outs, self.block_tile) for p in range(self.panels)]
-        packing = pack_panels(1, self.outs, starts, self.depth, self.block_tile, self.planar, self.dtype)
-        self.right = self.pack(w, packing, self.dtype)
+class Producer:
+    """The first convolution, row by row, up to the `result` that the second one reads."""
 
-    def finished(self, index: Sequence[Expr], value: Expr) -> Expr:
-        inside = self.inner.result
-        accessors: dict[Value, object] = {inside: lambda *i: value.cast(inside.dtype).cast(self.dtype)}
-        for v, outer in self.outer.items():
-            accessors[v] = self.sources.access(outer)  # type: ignore[arg-type]
-        return Inliner(accessors).at(self.result, index)  # type: ignore[arg-type]
+    def __init__(self, conv: Convolution, result: Value, lanes: int, plan: Plan) -> None:
+        self.conv, self.problem, self.result = conv, conv.problem, result
+        outs = self.problem.outs
+        self.pixels = pixels_of(conv, lanes)
+        self.reduction = reduction_of(conv, self.pixels)
+        self.tile = Tile(plan.wide, plan.vectors, lanes)
+        self.panels = -(-outs // self.tile.columns)
+        starts = [first_channels(p, outs, self.tile) for p in range(self.panels)]
+        packing = pack_panels(1, outs, starts, self.reduction.depth, self.tile, self.reduction.planar, conv.dtype)
+        self.right = conv.pack(conv.w, packing, conv.dtype)
 
     def row(self, b: Expr, panel: Expr, y: Expr, target: Buffer, place: Expr) -> Stmt:
         """One row of one panel into `target`, from `place` on: pixels of the panel's channels."""
-        tile, lanes, width = self.block_tile, self.lanes, self.pixels_shape[-1]
-        c0 = minimum(panel * tile.columns, self.outs - tile.columns)
+        conv, p, r, tile, lanes = self.conv, self.problem, self.reduction, self.tile, self.tile.lanes
+        width = p.pixels_shape[-1]
+        c0 = minimum(panel * tile.columns, p.outs - tile.columns)
 
         def box(i: Expr) -> Stmt:
             x0 = minimum(i * tile.rows, width - tile.rows)
 
             def source(i: int, k: Sequence[Expr]) -> Expr:
-                *window, c = self.split(k)
-                at = [p * s - q + o * d for p, s, q, o, d in
-                      zip((y, x0 + i), self.stride, self.before, window, self.dilation)]
-                return self.pixel(b, c, at)
+                *window, c = r.split(k)
+                return self.pixels.at(b, c, p.places((y, x0 + i), window))
 
             def weight(v: int, k: Sequence[Expr], lane: Expr) -> Expr:
-                return self.right[(panel * self.depth + flat_index(k, self.depths)) * tile.columns + v * lanes + lane]
+                return self.right[(panel * r.depth + flat_index(k, r.depths)) * tile.columns + v * lanes + lane]
 
             def start(i: int, v: int, lane: Expr) -> Expr:
-                return const(0, self.dtype) if self.bias is None else self.element(self.bias, c0 + v * lanes + lane)
+                return conv.added(c0 + v * lanes + lane)
 
             def write(i: ExprLike, v: ExprLike, lane: Expr, value: Expr) -> list[Stmt]:
                 x = x0 + as_expr(i)
-                done = self.finished([b, c0 + as_expr(v) * lanes + lane, y, x], value)
+                done = self._finished([b, c0 + as_expr(v) * lanes + lane, y, x], value)
                 return [store(target, place + x * tile.columns + as_expr(v) * lanes + lane, done)]
 
-            return self.stored(tile, self.depths, source, weight, start, write)
+            return conv.stored(tile, r.depths, source, weight, start, write)
 
         return nest((-(-width // tile.rows),), box, ("x",))
 
+    def _finished(self, index: Sequence[Expr], value: Expr) -> Expr:
+        """What follows the convolution, of one of its elements."""
+        conv, inside = self.conv, self.conv.inner.result
+        accessors: dict[Value, object] = {inside: lambda *i: value.cast(inside.dtype).cast(conv.dtype)}
+        for v, outer in conv.outer.items():
+            accessors[v] = conv.sources.access(outer)  # type: ignore[arg-type]
+        return Inliner(accessors).at(self.result, index)  # type: ignore[arg-type]
 
-class Streamed(Depthwise):
-    """The whole kernel; as a depthwise convolution it is that of its second part."""
 
-    def __init__(self, op: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
-        first, second = [o for o in held(op) if o.name == "conv"]
-        super().__init__(op, second, sources, name, style, machine)
-        self.first = Producer(op, first, sources, name, style, machine)
+class Streamed:
+    """The whole kernel. The first convolution's rows lie in a ring of `slots`, with the padding that the second's windows see."""
 
-    def build(self) -> Lowered | None:
-        first, w = self.first, self.inner.operands[1]
-        if not first.examine() or not self.examine():
-            return None
-        image = self.inner.operands[0]
-        assert image is not None and w is not None
-        plan = self.style.pick("plan", plans(first.inner, self.inner, self.machine))
-        first.prepare(image, plan.wide, plan.vectors)
-        self.weights = self.pack(w, by_channel(self.dtype, w), self.dtype)
-        body = self.stream(plan)
-        self.packings.update(first.packings)
-        self.scratch += first.scratch
-        return self.finish(seq(*self.sources.borders(self.style), *first.copied, body))
+    def __init__(self, first: Convolution, second: Convolution) -> None:
+        self.conv, self.first, self.second = second, first.problem, second.problem
+        self.taps, self.channels = window_of(second.inner), second.problem.groups
+        self.lanes = Lanes(second.lanes_for(self.channels))
+        self.plan: Plan = second.style.pick("plan", plans(first.inner, second.inner, second.machine))
+        self.producer = Producer(first, second.x, self.lanes.lanes, self.plan)
+        self.weights = second.pack(second.w, by_channel(second.dtype, second.w), second.dtype)
+        self.columns = self.plan.vectors * self.lanes.lanes
+        self.reach, self.step = self.taps.reach(0, 1), self.taps.stride[0]  # rows of a window, and from one to the next
+        self.slots = (self.plan.rows - 1) * self.step + self.reach
+        self.left, width = self.second.before[1], self.first.pixels_shape[1]
+        self.wide = max(self.left + width, self.taps.reach(1, self.second.pixels_shape[1]))
+        self.pitch = self.wide * self.columns
+        self.parts = -(-self.second.pixels_shape[0] // self.plan.rows)  # steps of rows in an image
+        p = self.first
+        self.own = shares(p.batch * self.producer.panels * self.parts, second.effort(p.batch * p.pixels * p.outs * p.depth),
+                          second.style)
+        room = apart(self.slots * self.pitch, second.dtype, second.costs)
+        self.rows = Buffer("rows", second.dtype, (self.own.workers * room,))
+        self.base = self.own.worker * room
+        _, self.strip = choose_strip(1, self.second.pixels_shape[1], self.columns, self.taps, self.lanes.lanes, second.machine)
 
-    def stream(self, plan: Plan) -> Stmt:
-        first, taps = self.first, window_of(self.inner)
-        height, width = first.pixels_shape
-        out_height, out_width = self.pixels_shape
-        columns = plan.vectors * self.lanes
-        step = taps.stride[0]
-        slots = (plan.rows - 1) * step + taps.reach(0, 1)
-        kept = max(0, taps.reach(0, 1) - step)
-        left = self.before[1]
-        wide = max(left + width, taps.reach(1, out_width))
-        pitch = wide * columns
-        steps = -(-out_height // plan.rows)
-        units = self.batch * first.panels * steps
-        effort = self.effort(self.batch * math.prod(first.pixels_shape) * first.outs * first.depth)
-        own, room = shares(units, effort, self.style), apart(slots * pitch, self.dtype, self.costs)
-        held = Buffer("rows", self.dtype, (own.workers * room,))
-        self.scratch.append(held)
-        base = own.worker * room
-        nothing = const(0, self.dtype)
+    def build(self) -> Lowered:
+        conv, made = self.conv, self.producer
+        conv.packings.update(made.conv.packings)
+        conv.scratch += [self.rows, *made.conv.scratch]
+        body = self.own.spread(seq(*self._margins(), self.own.each(lambda u, before: self.unit(u, before.eq(0)))))
+        return conv.finish(seq(*conv.sources.borders(conv.style), *made.pixels.copied, body))
 
-        def copy(target: Expr, size: int, value: object) -> Stmt:
-            """`size` elements (whole vectors) from `target` on, each what `value(offset)` gives."""
-            lane = Var("l", INDEX, 0, self.lanes - 1)
-            move = lambda i: For(lane, const(self.lanes, INDEX), store(
-                held, target + i * self.lanes + lane, value(i * self.lanes + lane)), Scope.VECTOR)  # type: ignore[operator]
-            return nest((size // self.lanes,), move, ("i",))
+    def unit(self, u: Expr, is_first: Expr) -> Stmt:
+        """A step of rows of a panel: those that are not there from the step before, then the result's rows."""
+        plan, panels, step = self.plan, self.producer.panels, self.step
+        kept = max(0, self.reach - step)
+        # Bound to names: LLVM sees addresses that are sums of them, not the divisions and selects.
+        part, panel, b = Var("part", INDEX, 0, self.parts - 1), Var("panel", INDEX, 0, panels - 1), \
+            Var("b", INDEX, 0, self.second.batch - 1)
+        known = Var("known", INDEX, 0, kept)
+        y0 = part * plan.rows
+        rows = minimum(const(plan.rows, INDEX), self.second.pixels_shape[0] - y0)
+        fresh = is_first | part.eq(0)
+        next_row, slot = Var("s", INDEX, 0, self.slots - 1), Var("slot", INDEX, 0, self.slots - 1)
+        q = y0 * step + next_row + known  # counted from where the padding begins
+        y = q - self.second.before[0]
+        inside = (const(0, INDEX) <= y) & (y < self.first.pixels_shape[0])
+        place = self.base + slot * self.pitch
+        row = self.producer.row(b, panel, y, self.rows, place + self.left * self.columns)
+        make = If(inside, row, self._clear(place, self.pitch))
+        made = For(next_row, (rows - 1) * step + self.reach - known, Let(slot, q % self.slots, make), Scope.SERIAL)
+        r = Var("r", INDEX, 0, plan.rows - 1)
+        used = For(r, rows, self.consume(b, panel, y0 + r), Scope.SERIAL)
+        body: Stmt = seq(made, used)
+        for var, value in ((known, select(fresh, const(0, INDEX), const(kept, INDEX))), (part, u % self.parts),
+                           (panel, u // self.parts % panels), (b, u // (self.parts * panels))):
+            body = Let(var, value, body)
+        return body
 
-        def unit(u: Expr, first_of_worker: Expr) -> Stmt:
-            # Bound to names: LLVM sees addresses that are sums of them, not the divisions and selects.
-            part, panel, b = Var("part", INDEX, 0, steps - 1), Var("panel", INDEX, 0, first.panels - 1), \
-                Var("b", INDEX, 0, self.batch - 1)
-            known = Var("known", INDEX, 0, kept)
-            y0 = part * plan.rows
-            rows = minimum(const(plan.rows, INDEX), out_height - y0)
-            fresh = first_of_worker | part.eq(0)
-            next_row, slot = Var("s", INDEX, 0, slots - 1), Var("slot", INDEX, 0, slots - 1)
-            q = y0 * step + next_row + known  # counted from where the padding begins
-            y = q - self.before[0]
-            inside = (const(0, INDEX) <= y) & (y < height)
-            place = base + slot * pitch
-            make = If(inside, first.row(b, panel, y, held, place + left * columns), copy(place, pitch, lambda i: nothing))
-            made = For(next_row, (rows - 1) * step + taps.reach(0, 1) - known, Let(slot, q % slots, make), Scope.SERIAL)
-            r = Var("r", INDEX, 0, plan.rows - 1)
-            used = For(r, rows, self.consume(plan, taps, held, b, panel, base, y0, r, pitch, slots), Scope.SERIAL)
-            body: Stmt = seq(made, used)
-            for var, value in ((known, select(fresh, const(0, INDEX), const(kept, INDEX))), (part, u % steps),
-                               (panel, u // steps % first.panels), (b, u // (steps * first.panels))):
-                body = Let(var, value, body)
-            return body
-
-        margins = [] if wide == width else [nest((slots,), lambda s: seq(
-            copy(base + s * pitch, left * columns, lambda i: nothing),
-            copy(base + s * pitch + (left + width) * columns, (wide - left - width) * columns, lambda i: nothing)), ("s",))]
-        return own.spread(seq(*margins, own.each(lambda u, before: unit(u, before.eq(0)))))
-
-    def consume(self, plan: Plan, taps: Window, held: Buffer, b: Expr, panel: Expr, base: Expr, y0: Expr, r: Expr,
-                pitch: int, slots: int) -> Stmt:
-        """One row of the result from the rows that are there, each in its slot of the ring."""
-        lanes, columns, width = self.lanes, plan.vectors * self.lanes, self.pixels_shape[1]
-        _, strip = choose_strip(1, width, columns, taps, lanes, self.machine)
-        c0 = minimum(panel * columns, self.channels - columns)
-        top = Var("top", INDEX, 0, slots - 1)
-        reach = taps.reach(0, 1)
-        bound = {k: Var(f"slot{k}", INDEX, 0, slots - 1) for k in range(reach) if taps.covers(0, 1, k)}
+    def consume(self, b: Expr, panel: Expr, y: Expr) -> Stmt:
+        """Row `y` of the result from the rows that are there, each in its slot of the ring."""
+        strip, vectors, width = self.strip, self.plan.vectors, self.second.pixels_shape[1]
+        top = Var("top", INDEX, 0, self.slots - 1)
+        bound = {k: Var(f"slot{k}", INDEX, 0, self.slots - 1) for k in range(self.reach) if self.taps.covers(0, 1, k)}
 
         def tile(x: Expr, vector: Expr) -> Stmt:
             x0 = minimum(x * strip.wide, width - strip.wide)
-            v0 = minimum(vector * strip.vectors, plan.vectors - strip.vectors)
-            channel = c0 + v0 * lanes
+            v0 = minimum(vector * strip.vectors, vectors - strip.vectors)
+            at = _StripAt(self, b, panel, y, x0, v0, lambda down: bound[down.value] if isinstance(down, Const)
+                          else (top + down) % self.slots)
+            return strip_code(self.conv, strip, self.taps, self.lanes, at)
 
-            def element(offset: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
-                down, across = (as_expr(o) for o in offset[-2:])
-                slot = bound[down.value] if isinstance(down, Const) else (top + down) % slots
-                return held[base + slot * pitch + (x0 * taps.stride[1] + across) * columns + (v0 + v) * lanes + lane]
-
-            def weight(at: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
-                place = flat_index([as_expr(a) for a in at][-2:], self.window)
-                return self.weights[place * self.channels + channel + v * lanes + lane]
-
-            def start(v: int, lane: Expr) -> Expr:
-                return const(0, self.dtype) if self.bias is None else self.element(self.bias, channel + v * lanes + lane)
-
-            def write(at: Sequence[ExprLike], v: ExprLike, lane: Expr, value: Expr) -> list[Stmt]:
-                place = [b, channel + as_expr(v) * lanes + lane, y0 + r, x0 + at[1]]
-                return [store(o, offset, y) for o, offset, y in self.epilogue(place, value)]
-
-            return self.strip(strip, taps, element, weight, start, write)
-
-        body = nest((-(-width // strip.wide), -(-plan.vectors // strip.vectors)), tile, ("x", "v"))
+        body = nest((-(-width // strip.wide), -(-vectors // strip.vectors)), tile, ("x", "v"))
         for k, slot in bound.items():
-            body = Let(slot, (top + k) % slots, body)
-        return Let(top, (y0 + r) * taps.stride[0] % slots, body)
+            body = Let(slot, (top + k) % self.slots, body)
+        return Let(top, y * self.step % self.slots, body)
+
+    def _margins(self) -> list[Stmt]:
+        """What zeroes the padding beside the rows, once."""
+        width, columns = self.first.pixels_shape[1], self.columns
+        if self.wide == width:
+            return []
+        right = (self.left + width) * columns
+
+        def row(s: Expr) -> Stmt:
+            start = self.base + s * self.pitch
+            return seq(self._clear(start, self.left * columns), self._clear(start + right, self.pitch - right))
+
+        return [nest((self.slots,), row, ("s",))]
+
+    def _clear(self, start: Expr, size: int) -> Stmt:
+        """Zeroes `size` elements (whole vectors) from `start` on."""
+        lanes, zero = self.lanes.lanes, const(0, self.conv.dtype)
+        lane = Var("l", INDEX, 0, lanes - 1)
+        one = lambda i: For(lane, const(lanes, INDEX), store(self.rows, start + i * lanes + lane, zero), Scope.VECTOR)
+        return nest((size // lanes,), one, ("i",))
+
+
+class _StripAt:
+    """A strip of row `y` from pixel `x0` and vector `v0` of its panel on; `slot(k)` is where the k-th row of its window lies."""
+
+    def __init__(self, of: Streamed, b: Expr, panel: Expr, y: Expr, x0: Expr, v0: Expr, slot: Callable[[Expr], Expr]) -> None:
+        self.of, self.b, self.y, self.x0, self.v0, self.slot = of, b, y, x0, v0, slot
+        self.channel = minimum(panel * of.columns, of.channels - of.columns) + v0 * of.lanes.lanes
+
+    def element(self, offset: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
+        of = self.of
+        down, across = (as_expr(o) for o in offset[-2:])
+        place = of.base + self.slot(down) * of.pitch + (self.x0 * of.taps.stride[1] + across) * of.columns
+        return of.rows[place + (self.v0 + v) * of.lanes.lanes + lane]
+
+    def weight(self, at: Sequence[ExprLike], v: int, lane: Expr) -> Expr:
+        place = flat_index([as_expr(a) for a in at][-2:], self.of.second.window)
+        return self.of.weights[place * self.of.channels + self.channel + v * self.of.lanes.lanes + lane]
+
+    def start(self, v: int, lane: Expr) -> Expr:
+        return self.of.conv.added(self.channel + v * self.of.lanes.lanes + lane)
+
+    def write(self, at: Sequence[ExprLike], v: ExprLike, lane: Expr, value: Expr) -> list[Stmt]:
+        place = [self.b, self.channel + as_expr(v) * self.of.lanes.lanes + lane, self.y, self.x0 + at[1]]
+        return self.of.conv.put(place, value)
+
+
+__all__ = ["Plan", "choose_plan", "pair", "pays", "plans", "streamed"]

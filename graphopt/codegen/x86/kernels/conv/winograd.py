@@ -23,59 +23,66 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, fma, minimum
-from graphopt.codegen.kernel.loops import Alloc, For, If, Let, Prefetch, Stmt, loop, nest, seq, store
+from graphopt.codegen.kernel.expr import INDEX, Buffer, Const, Expr, ExprLike, Var, as_expr, const, minimum
+from graphopt.codegen.kernel.loops import Alloc, If, Let, Prefetch, Stmt, loop, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
-from graphopt.codegen.lower.kernels import Lowered, Packing
-from graphopt.codegen.x86.kernels.conv.channels_last import ChannelsLast, first_channels
+from graphopt.codegen.lower.kernels import Lowered, Packing, Sources
+from graphopt.codegen.lower.schedule import Style
+from graphopt.codegen.x86.kernels.conv.boxes import first_channels
+from graphopt.codegen.x86.kernels.conv.operands import Convolution
+from graphopt.codegen.x86.kernels.conv.pixels import Pixels, pixels_of
 from graphopt.codegen.x86.kernels.conv.winograd_plan import Plan, Transform, algorithms
+from graphopt.codegen.x86.kernels.conv.winograd_rows import Registers, input_row, output_row, vector
 from graphopt.codegen.x86.kernels.tile import Tile
 from graphopt.ir.dims import ceil_div
+from graphopt.ir.graph import Op
+from graphopt.targets.x86 import X86
 
 
-class Winograd(ChannelsLast):
-    """A convolution that is faster so than directly."""
+def winograd(op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> Lowered | None:
+    """The kernel of a convolution that is faster so than directly; None for others, and where x is read row-major."""
+    conv = Convolution(op, inner, sources, name, style, machine)
+    plan = style.pick("algorithm", algorithms(op, inner, machine))
+    if not isinstance(plan, Plan) or not conv.packable(conv.w):
+        return None
+    pixels = pixels_of(conv, plan.tile.lanes)
+    if pixels.planar or (pixels.in_place and conv.outside(conv.x).type.layout is None):  # type: ignore[union-attr]
+        return None
+    return Winograd(conv, pixels, plan).build()
 
-    def build(self) -> Lowered | None:
-        x, w, self.bias = (*self.inner.operands, None)[:3]
-        assert x is not None and w is not None
-        plan = self.style.pick("algorithm", algorithms(self.op, self.inner, self.machine))
-        if not isinstance(plan, Plan) or not self.packable(w):
-            return None
-        self.plan = plan
-        self.transform = Transform(plan.m)
-        attrs = self.inner.attrs
-        self.groups = attrs["groups"]
-        self.batch, outs, *self.pixels_shape = self.inner.result.static_shape  # type: ignore[assignment]
-        self.outs, self.channels, self.window = outs // self.groups, w.static_shape[1], w.static_shape[2:]
-        self.stride, self.dilation, self.before = (1, 1), tuple(attrs["dilation"]), attrs["pad"][:2]
-        self.lanes = plan.tile.lanes
-        self.read(x)
-        if self.planar or (self.direct and self.x_type.layout is None):
-            return None
-        tile, m, n = plan.tile, plan.m, plan.m + 2
-        self.down, self.across = (ceil_div(ceil_div(size, d), m) for size, d in zip(self.pixels_shape, self.dilation))
-        self.panels = -(-self.outs // tile.columns)
-        starts = [first_channels(p, self.outs, tile) for p in range(self.panels)]
-        self.right = self.pack(w, _pack(self.transform, self.groups, self.outs, self.channels, starts, tile), self.dtype)
+
+class Winograd:
+    """The kernel for one plan."""
+
+    def __init__(self, conv: Convolution, pixels: Pixels, plan: Plan) -> None:
+        self.conv, self.problem, self.pixels, self.plan, self.transform = conv, conv.problem, pixels, plan, Transform(plan.m)
+        p, tile, n = conv.problem, plan.tile, plan.m + 2
+        self.lanes = tile.lanes
+        self.down, self.across = (ceil_div(ceil_div(size, d), plan.m) for size, d in zip(p.pixels_shape, p.dilation))
+        self.panels = -(-p.outs // tile.columns)
+        starts = [first_channels(panel, p.outs, tile) for panel in range(self.panels)]
+        self.right = conv.pack(conv.w, _pack(self.transform, p.groups, p.outs, p.channels, starts, tile), conv.dtype)
         # Scratch lies [vector of channels][n*n][image tile][lane]: what a transform touches shares few pages, and an odd
         # number of cache lines between the n*n keeps them in different sets of L1.
-        line = self.costs.line // self.dtype.itemsize
+        line = conv.costs.line // conv.dtype.itemsize
         self.spacing = (-(-plan.block * self.lanes // line) | 1) * line
         self.chunk = n * n * self.spacing
-        self.chunks = -(-self.channels // self.lanes)
-        workers = plan.grid[0] * plan.grid[1]
-        self.left = Buffer("left", self.dtype, (workers * self.chunks * self.chunk,))
-        self.sums = Buffer("sums", self.dtype, (workers * tile.vectors * self.chunk,))
-        self.scratch += [self.left, self.sums]
-        return self.finish(seq(*self.sources.borders(self.style), *self.copied, loop(workers, self.share, Scope.PARALLEL, "w")))
+        self.chunks = -(-p.channels // self.lanes)
+        self.workers = plan.grid[0] * plan.grid[1]
+        self.left = Buffer("left", conv.dtype, (self.workers * self.chunks * self.chunk,))
+        self.sums = Buffer("sums", conv.dtype, (self.workers * tile.vectors * self.chunk,))
+        conv.scratch += [self.left, self.sums]
+
+    def build(self) -> Lowered:
+        conv, body = self.conv, loop(self.workers, self.share, Scope.PARALLEL, "w")
+        return conv.finish(seq(*conv.sources.borders(conv.style), *self.pixels.copied, body))
 
     def share(self, worker: Expr) -> Stmt:
         """What one thread does."""
         plan, n = self.plan, self.plan.m + 2
         along, across = plan.grid
         row, column = worker // across, worker % across
-        count = self.batch * math.prod(self.dilation) * self.down * self.across
+        count = self.problem.batch * math.prod(self.problem.dilation) * self.down * self.across
         first = column * self.panels // across
         panels = (column + 1) * self.panels // across - first
         left, sums = worker * (self.chunks * self.chunk), worker * (plan.tile.vectors * self.chunk)
@@ -93,7 +100,7 @@ class Winograd(ChannelsLast):
                 start + t, lambda *at: self.input(at, g, c, left, t)), name="t"), name="c")
             return seq(ahead, loop(panels, panel, name="panel"))
 
-        return nest((self.groups, plan.blocks), block, ("g", "block"))
+        return nest((self.problem.groups, plan.blocks), block, ("g", "block"))
 
     def at(self, tile: Expr, body: Callable[[Expr, Expr, Expr, Expr, Expr], Stmt]) -> Stmt:
         """`body(image, y, x, skip_y, skip_x)`: where an image tile begins, and how many of its rows and columns its
@@ -114,8 +121,8 @@ class Winograd(ChannelsLast):
             whole = size % (dilation * m) == 0
             return begin * dilation + phase, const(0, INDEX) if whole else step * m - begin
 
-        (height, width), (down, across) = self.pixels_shape, self.dilation
-        image = bind("image", tile // (self.down * self.across * down * across), self.batch - 1)
+        (height, width), (down, across) = self.problem.pixels_shape, self.problem.dilation
+        image = bind("image", tile // (self.down * self.across * down * across), self.problem.batch - 1)
         index = tile // (self.down * self.across)
         row = bind("row", index // across % down, down - 1)
         column = bind("column", index % across, across - 1)
@@ -126,55 +133,36 @@ class Winograd(ChannelsLast):
             inside = Let(var, value, inside)
         return inside
 
+    def _registers(self, name: str, count: int) -> Registers:
+        return Registers(name, self.conv.dtype, self.lanes, count)
+
     # The three steps ---------------------------------------------------------------------------------------------
     def input(self, at: Sequence[Expr], g: Expr, c: Expr, left: Expr, t: Expr) -> Stmt:
         """B^T d B of one tile and one vector of a group's channels."""
         image, y, x, *_ = at
-        n, (down, across) = self.transform.n, self.dilation
-        c0 = g * self.channels + minimum(c * self.lanes, self.channels - self.lanes)
+        n, (down, across) = self.transform.n, self.problem.dilation
+        c0 = g * self.problem.channels + minimum(c * self.lanes, self.problem.channels - self.lanes)
         to = left + c * self.chunk + t * self.lanes
-        half = Registers("half", self, n * n)
+        half = self._registers("half", n * n)
 
         def column(j: int) -> Stmt:
-            given = Registers("d", self, n)
+            given = self._registers("d", n)
 
             def read(i: int) -> Stmt:
-                return given.set(i, lambda l: self.pixel(
-                    image, c0 + l, [y + i * down - self.before[0], x + j * across - self.before[1]]))
+                return given.set(i, lambda l: self.pixels.at(
+                    image, c0 + l, [y + i * down - self.problem.before[0], x + j * across - self.problem.before[1]]))
 
-            return given.alive([*map(read, range(n)), *self.input_row(given, 0, half, j, n)])
+            return given.alive([*map(read, range(n)), *input_row(self.transform, given, 0, half, j, n)])
 
         def row(i: int) -> Stmt:
-            whole = Registers("whole", self, n)
+            whole = self._registers("whole", n)
 
             def save(j: int) -> Stmt:
-                return self.vector(lambda l: [store(self.left, to + (i * n + j) * self.spacing + l, whole.get(j, l))])
+                return vector(self.lanes, lambda l: [store(self.left, to + (i * n + j) * self.spacing + l, whole.get(j, l))])
 
-            return whole.alive([*self.input_row(half, i * n, whole, 0, 1), *map(save, range(n))])
+            return whole.alive([*input_row(self.transform, half, i * n, whole, 0, 1), *map(save, range(n))])
 
         return half.alive([*map(column, range(n)), *map(row, range(n))])
-
-    def input_row(self, d: Registers, first: int, out: Registers, to: int, step: int) -> list[Stmt]:
-        """B^T times n elements of d, to out."""
-        f, n = self.transform, self.transform.n
-
-        def polynomial(k: int, l: Expr, coefficients: np.ndarray) -> Expr:
-            return _sum([(float(c), d.get(first + k + 2 * i, l)) for i, c in enumerate(coefficients)])
-
-        def points(k: int, p: float) -> Stmt:
-            """The rows of +p and -p, which differ in the sign of the odd powers."""
-            pair = Registers("pair", self, 2)
-
-            def one(s: int) -> Stmt:
-                factor = -p if s else p
-                return out.set(to + (1 + 2 * k + s) * step, lambda l: _sum([(1.0, pair.get(0, l)), (factor, pair.get(1, l))]))
-
-            even = pair.set(0, lambda l: polynomial(2, l, f.even(p)))
-            odd = pair.set(1, lambda l: polynomial(1, l, f.even(p)))
-            return pair.alive([even, odd, one(0), one(1)])
-
-        return [out.set(to, lambda l: polynomial(0, l, f.even())), *(points(k, p) for k, p in enumerate(f.points)),
-                out.set(to + (n - 1) * step, lambda l: polynomial(1, l, f.even()))]
 
     def product(self, xi: Expr, panel: Expr, left: Expr, sums: Expr) -> Stmt:
         """One of the n*n products, for a block of tiles and a panel of output channels."""
@@ -198,13 +186,13 @@ class Winograd(ChannelsLast):
             def ahead(k: Sequence[Expr]) -> Stmt:
                 """This matrix's weights come to L1 a little before they are used, a share of the next one's to L2."""
                 at = k[0] * lanes + k[1]
-                soon = here + (at + self.costs.ahead) * tile.columns
+                soon = here + (at + self.conv.costs.ahead) * tile.columns
                 share = -(-tile.columns // count)
                 later = here + depth * tile.columns + (r * depth + at) * share
                 near = [Prefetch(self.right, soon + v * lanes, 1) for v in range(tile.vectors)]
                 return seq(*near, Prefetch(self.right, later, 2))
 
-            return self.block(tile, (self.chunks, lanes), pixel, weight, None, write, lanes, hint=ahead)
+            return self.conv.block(tile, (self.chunks, lanes), pixel, weight, None, write, lanes, hint=ahead)
 
         return loop(count, rows, name="r")
 
@@ -212,107 +200,56 @@ class Winograd(ChannelsLast):
         """A^T s A of one tile and one vector of output channels, and what follows the convolution."""
         image, y, x, skip_y, skip_x = at
         m, n, lanes, tile = self.plan.m, self.plan.m + 2, self.lanes, self.plan.tile
-        if self.outs <= tile.columns:
-            channel = minimum(v * lanes, self.outs - lanes)
+        if self.problem.outs <= tile.columns:
+            channel = minimum(v * lanes, self.problem.outs - lanes)
         else:
-            channel = minimum(panel * tile.columns, self.outs - tile.columns) + v * lanes
-        channel, (down, across) = g * self.outs + channel, self.dilation
+            channel = minimum(panel * tile.columns, self.problem.outs - tile.columns) + v * lanes
+        channel, (down, across) = g * self.problem.outs + channel, self.problem.dilation
 
         def write(i: ExprLike, j: ExprLike, l: Expr, value: Expr) -> list[Stmt]:
-            if self.bias is not None:
-                value = self.element(self.bias, channel + l) + value
-            place = [image, channel + l, y + as_expr(i) * down, x + as_expr(j) * across]
-            return [store(o, offset, e) for o, offset, e in self.epilogue(place, value)]
+            if self.conv.bias is not None:
+                value = self.conv.added(channel + l) + value
+            return self.conv.put([image, channel + l, y + as_expr(i) * down, x + as_expr(j) * across], value)
 
         of = sums + v * self.chunk + t * lanes
-        half, pixels = Registers("half", self, m * n), Registers("pixels", self, m * m)
+        half, pixels = self._registers("half", m * n), self._registers("pixels", m * m)
 
         def column(j: int) -> Stmt:
-            given = Registers("s", self, n)
+            given = self._registers("s", n)
 
             def read(i: int) -> Stmt:
                 return given.set(i, lambda l: self.sums[of + (i * n + j) * self.spacing + l])
 
-            return given.alive([*map(read, range(n)), self.output_row(given, 0, half, j, n)])
+            return given.alive([*map(read, range(n)), output_row(self.transform, given, 0, half, j, n)])
 
-        rows = [self.output_row(half, i * n, pixels, i * m, 1) for i in range(m)]
+        rows = [output_row(self.transform, half, i * n, pixels, i * m, 1) for i in range(m)]
         store_all = self.pixels_out(pixels, skip_y, skip_x, write)
         return half.alive([pixels.alive([*map(column, range(n)), *rows, store_all])])
-
-    def output_row(self, s: Registers, first: int, out: Registers, to: int, step: int) -> Stmt:
-        """A^T times n elements of s, to out."""
-        f, m, n = self.transform, self.transform.m, self.transform.n
-        pairs = Registers("pairs", self, 2 * len(f.points))  # for each point the sum and the difference of +p and -p
-
-        def pair(k: int) -> list[Stmt]:
-            plus, minus = first + 1 + 2 * k, first + 2 + 2 * k
-            return [pairs.set(2 * k, lambda l: s.get(plus, l) + s.get(minus, l)),
-                    pairs.set(2 * k + 1, lambda l: s.get(plus, l) - s.get(minus, l))]
-
-        def pixel(i: int) -> Stmt:
-            ends = [first] if i == 0 else [first + n - 1] if i == m - 1 else []
-            return out.set(to + i * step, lambda l: _sum([
-                *((1.0, s.get(e, l)) for e in ends), *((p ** i, pairs.get(2 * k + i % 2, l)) for k, p in enumerate(f.points))]))
-
-        return pairs.alive([*(x for k in range(len(f.points)) for x in pair(k)), *map(pixel, range(m))])
 
     def pixels_out(self, pixels: Registers, skip_y: Expr, skip_x: Expr,
                    write: Callable[[ExprLike, ExprLike, Expr, Expr], list[Stmt]]) -> Stmt:
         """Store a tile: all at once from registers where all of it is its own and the epilogue is short, else in a loop
         over the rest of its rows and columns, through memory."""
         m, lanes = self.plan.m, self.lanes
-        memory = Buffer("tile", self.dtype, (m * m * lanes,), Space.LOCAL)
+        memory = Buffer("tile", self.conv.dtype, (m * m * lanes,), Space.LOCAL)
 
         def spill(i: int) -> Stmt:
-            return self.vector(lambda l: [store(memory, i * lanes + l, pixels.get(i, l))])
+            return vector(lanes, lambda l: [store(memory, i * lanes + l, pixels.get(i, l))])
 
         def one(i: Expr, j: Expr) -> Stmt:
             y, x = i + skip_y, j + skip_x
-            return self.vector(lambda l: write(y, x, l, memory[(y * m + x) * lanes + l]))
+            return vector(lanes, lambda l: write(y, x, l, memory[(y * m + x) * lanes + l]))
 
         def straight(i: int) -> Stmt:
-            return self.vector(lambda l: write(i // m, i % m, l, pixels.get(i, l)))
+            return vector(lanes, lambda l: write(i // m, i % m, l, pixels.get(i, l)))
 
         rest = loop(m - skip_y, lambda i: loop(m - skip_x, lambda j: one(i, j), name="j"), name="i")
         part = Alloc(memory, seq(*map(spill, range(m * m)), rest))
-        if self.is_long(lanes, lambda lane, value: write(0, 0, lane, value)):
+        if self.conv.is_long(lanes, lambda lane, value: write(0, 0, lane, value)):
             return part
         whole = seq(*map(straight, range(m * m)))
         skip = skip_y + skip_x
         return whole if isinstance(skip, Const) else If(skip.eq(0), whole, part)
-
-    def vector(self, make: Callable[[Expr], Sequence[Stmt]]) -> Stmt:
-        lane = Var("l", INDEX, 0, self.lanes - 1)
-        return seq(*(For(lane, const(self.lanes, INDEX), s, Scope.VECTOR) for s in make(lane)))
-
-
-class Registers:
-    """Vectors by number, in a local buffer."""
-
-    def __init__(self, name: str, kernel: Winograd, count: int) -> None:
-        self.kernel = kernel
-        self.buffer = Buffer(name, kernel.dtype, (count * kernel.lanes,), Space.LOCAL)
-
-    def get(self, k: int, lane: Expr) -> Expr:
-        return self.buffer[k * self.kernel.lanes + lane]
-
-    def set(self, k: int, make: Callable[[Expr], Expr]) -> Stmt:
-        return self.kernel.vector(lambda l: [store(self.buffer, k * self.kernel.lanes + l, make(l))])
-
-    def alive(self, body: Sequence[Stmt]) -> Stmt:
-        return Alloc(self.buffer, seq(*body))
-
-
-def _sum(terms: Sequence[tuple[float, Expr]]) -> Expr:
-    """The terms of factor 1 first, so that all others are multiply-adds."""
-    total: Expr | None = None
-    for factor, x in sorted((t for t in terms if t[0]), key=lambda t: t[0] != 1):
-        if total is None:
-            total = x if factor == 1 else x * const(factor, x.dtype)
-        else:
-            total = total + x if factor == 1 else fma(x, factor, total)
-    assert total is not None
-    return total
 
 
 def _pack(f: Transform, groups: int, outs: int, channels: int, starts: list[list[int]], tile: Tile) -> Packing:
@@ -331,3 +268,6 @@ def _pack(f: Transform, groups: int, outs: int, channels: int, starts: list[list
                 yield panel
 
     return Packing(f"winograd{f.m} {groups} {tile}", groups * len(starts) * f.n * f.n * depth * tile.columns * 4, parts)
+
+
+__all__ = ["winograd"]

@@ -16,7 +16,7 @@ import numpy as np
 from graphopt.codegen.lower.tuning import best_of
 from graphopt.codegen.x86.costs import Costs, costs_of
 from graphopt.codegen.x86.kernels.blocking import step, tiles
-from graphopt.codegen.x86.kernels.conv.channels_last import choose_box, covers
+from graphopt.codegen.x86.kernels.conv.boxes import choose_box, covers
 from graphopt.codegen.x86.kernels.tile import Tile
 from graphopt.ir.graph import Op
 from graphopt.ir.types import F32

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.capture import capture
-from graphopt.codegen.x86.kernels.conv.channels_last import choose_box
+from graphopt.codegen.x86.kernels.conv.boxes import choose_box
 from graphopt.targets import parse_target
 from tests.codegen.x86.compiling import Batch, Built, ChannelsLast, made_by
 from tests.codegen.x86.kernels.test_contraction import TARGETS, conv, of
