@@ -161,6 +161,13 @@ ShapeRule = Callable[[Operands], Any]
 RowsRule = Callable[[Operands], Sequence[int]]
 ViewRule = Callable[[Operands, TensorType], "int | None"]
 BoundsRule = Callable[["Operands"], tuple[DimLike, ...]]
+SumsRule = Callable[["Operands"], DType]
+
+
+def f32_or_wider(o: Operands) -> DType:
+    """Sums rule: floats narrower than f32 are multiplied and added up in f32, everything else in its own dtype."""
+    d: DType = o.types[0].dtype
+    return DTYPES["f32"] if d.is_float and d.bits < 32 else d
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +189,7 @@ class OpDef:
     rows_rule: RowsRule | None = None
     view_rule: ViewRule | None = None
     picks: str | None = None  # the operand of whose elements each element of the results is one
+    sums: SumsRule | None = None  # of a contraction: the dtype in which its products are added up, rounded once at the end
     bounds: BoundsRule | None = None  # of an op with `indices`: the size of the axis that they go along (tuples: of each)
 
     def rows(self, o: Operands) -> Sequence[int]:
@@ -191,6 +199,13 @@ class OpDef:
             return ()
         rule = self.rows_rule or (_aligned if self.has(Trait.ELEMENTWISE) else None)
         return () if rule is None else rule(o)
+
+    def sum_dtype(self, o: Operands) -> DType:
+        """In which dtype a contraction multiplies its operands and adds the products up. IRError for other ops."""
+        if self.sums is None:
+            raise IRError("is no contraction, or does not say in which dtype it adds up", where=self.name,
+                          hint="Give its definition sums=")
+        return self.sums(o)
 
     @property
     def may_view(self) -> bool:
@@ -316,7 +331,7 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {}
 def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Operands], Sequence[Type]] | None = None,
        traits: Trait = Trait.NONE, operations: Callable[..., DimLike] | None = None, rows: RowsRule | None = None,
        view: ViewRule | None = None, picks: str | None = None, bounds: BoundsRule | None = None,
-       **constraints: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+       sums: SumsRule | None = None, **constraints: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an op to the table; the decorated numpy function is its reference semantics and its docstring the text."""
 
     def add(evaluate: Callable[..., Any]) -> Callable[..., Any]:
@@ -325,6 +340,8 @@ def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Opera
             raise IRError(f"op {name} is defined twice")
         if (shape is None) == (types is None):
             raise IRError("give shape= or types=, one of them", where=name)
+        if sums is not None and not traits & Trait.CONTRACTION:
+            raise IRError("only contractions have sums=", where=name)
         bound = {v: _dtype_class(c) for v, c in constraints.items()}
         variables = {p.type for p in operands} - set(DTYPES) - {"any", "seq", "opt"}
         if variables != set(bound):
@@ -334,7 +351,7 @@ def op(signature: str, *, shape: ShapeRule | None = None, types: Callable[[Opera
         store.extends(evaluate)
         parameters = frozenset(inspect.signature(evaluate).parameters)
         TABLE[name] = OpDef(name, operands, attrs, results, regions, bound, shape, types, evaluate, traits, operations,
-                            inspect.cleandoc(evaluate.__doc__), signature, parameters, rows, view, picks, bounds)
+                            inspect.cleandoc(evaluate.__doc__), signature, parameters, rows, view, picks, sums, bounds)
         return evaluate
 
     return add
@@ -474,5 +491,6 @@ def normalise_axes(axes: Iterable[int] | None, rank: int, where: str = "axes") -
 
 __all__ = [
     "CLASSES", "DECOMPOSITIONS", "TABLE", "Attr", "OpDef", "Operand", "Operands", "Trait", "broadcast", "broadcast_dims",
+    "f32_or_wider",
     "decomposition", "first_rows", "lookup", "normalise_axes", "normalise_axis", "op", "product", "rows_beside", "same_shape",
 ]

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from graphopt.errors import IRError
+from graphopt.ir import Graph, tensor
+from graphopt.ir.table import TABLE, Trait
+from graphopt.ir.types import DTYPES
 from tests.ir.one_op import graph_of, run_op, same
 from tests.ir.onnx_node import reference
 
@@ -217,3 +220,26 @@ def test_col2im_in_one_and_three_dims():
         for axis, c in enumerate(covered):
             expected = expected * np.asarray(c).reshape([-1 if i == axis else 1 for i in range(n)])
         same(got, expected[None, None].astype(dtype))
+
+
+@pytest.mark.parametrize("d,sums", [
+    ("f16", "f32"), ("bf16", "f32"), ("f32", "f32"), ("f64", "f64"), ("i8", "i8"), ("i32", "i32")])
+def test_the_table_says_in_which_dtype_a_contraction_adds_up(d, sums):
+    graph = Graph()
+    op = graph.add("matmul", [graph.add_input(tensor(d, 3, 4)), graph.add_input(tensor(d, 4, 2))], {})
+    assert op.definition.sum_dtype(op.view()) is DTYPES[sums] and op.result.dtype is DTYPES[d]
+
+
+def test_every_contraction_says_it_and_nothing_else_does():
+    for definition in TABLE.values():
+        assert (definition.sums is not None) == definition.has(Trait.CONTRACTION), definition.name
+    graph = Graph()
+    relu = graph.add("relu", [graph.add_input(tensor("f32", 3))], {})
+    with pytest.raises(IRError, match="is no contraction"):
+        relu.definition.sum_dtype(relu.view())
+
+
+def test_halves_are_added_up_in_f32():
+    """In f16 the sum would stop at 2048, where 1 more is lost."""
+    a, b = np.ones((1, 4096), np.float16), np.ones((4096, 1), np.float16)
+    assert run_op("matmul", a, b)[0, 0] == 4096

@@ -8,6 +8,7 @@ from graphopt.codegen.kernel.expr import INDEX, Expr, call, cast, clamp, const, 
 from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.lower.common import ZERO, all_of, guarded, inside
 from graphopt.codegen.lower.registry import OpView, compute
+from graphopt.ir.types import DType
 
 
 def _batch(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
@@ -21,7 +22,13 @@ def matmul(o: OpView, *i: Expr) -> Expr:
     *batch, row, column = i
     a, b = o.shape("a"), o.shape("b")
     ia, ib = _batch(batch, a[:-2]), _batch(batch, b[:-2])
-    return reduce("sum", [a[-1]], lambda k: o.a(*ia, row, k) * o.b(*ib, k, column))
+    d = _sums(o)
+    return reduce("sum", [a[-1]], lambda k: cast(o.a(*ia, row, k), d) * cast(o.b(*ib, k, column), d))
+
+
+def _sums(o: OpView) -> DType:
+    """What the op's definition says that products are computed and added up in."""
+    return o.op.definition.sum_dtype(o.op.view())
 
 
 def _group(channel: Expr, out_channels: int, in_channels: int, groups: int) -> tuple[Expr, int]:
@@ -39,11 +46,12 @@ def conv(o: OpView, *i: Expr) -> Expr:
     n, oc, *at = i
     x, w = o.shape("x"), o.shape("w")
     first, per = _group(oc, w[0], x[1], o.groups)
+    d = _sums(o)
 
     def term(c: Expr, *k: Expr) -> Expr:
         positions = [p * s - b + q * d for p, s, b, q, d in zip(at, o.stride, o.pad, k, o.dilation)]
         pixel = guarded(lambda *held: o.x(n, first + c, *held), positions, x[2:], 0)
-        return pixel * o.w(oc, c, *k)
+        return cast(pixel, d) * cast(o.w(oc, c, *k), d)
 
     return _with_bias(o, reduce("sum", [per, *w[2:]], term), oc)
 
@@ -68,12 +76,12 @@ def conv_transpose(o: OpView, *i: Expr) -> Expr:
     x, w = o.shape("x"), o.shape("w")
     per_out = w[1]
     group = ZERO if o.groups == 1 else oc // per_out
-    per_in = x[1] // o.groups
+    per_in, d = x[1] // o.groups, _sums(o)
 
     def term(c: Expr, *k: Expr) -> Expr:
         hit, held = _strided_back(at, o, k, x[2:])
         channel = group * per_in + c
-        product = o.x(n, channel, *held) * o.w(channel, oc - group * per_out, *k)
+        product = cast(o.x(n, channel, *held), d) * cast(o.w(channel, oc - group * per_out, *k), d)
         return select(hit, product, const(0, product.dtype))
 
     return _with_bias(o, reduce("sum", [per_in, *w[2:]], term), oc)

@@ -19,7 +19,7 @@ from graphopt.ir.ops.windows import (
     window_dims,
     windows,
 )
-from graphopt.ir.table import Operands, Trait, broadcast_dims, first_rows, op
+from graphopt.ir.table import Operands, Trait, broadcast_dims, f32_or_wider, first_rows, op
 
 
 def _matmul_shape(o: Operands) -> Shape:
@@ -42,7 +42,8 @@ def _matmul_rows(o: Operands) -> Sequence[int]:
     return [k for k, t in enumerate((o.a, o.b)) if len(t.shape) == len(batch) + 2 and t.shape[0] == batch[0]]
 
 
-@op("matmul(a: T, b: T) -> T", T="number", shape=_matmul_shape, traits=Trait.CONTRACTION, operations=_matmul_operations,
+@op("matmul(a: T, b: T) -> T", T="number", shape=_matmul_shape, traits=Trait.CONTRACTION, sums=f32_or_wider,
+    operations=_matmul_operations,
     rows=_matmul_rows)
 def matmul(a, b):
     """Matrix product of the last two axes, [..., M, K] by [..., K, N]; the axes before them broadcast.
@@ -109,7 +110,7 @@ def _convolve(columns: np.ndarray, w: np.ndarray, groups: int) -> np.ndarray:
 
 
 @op("conv(x: T, w: T, bias?: T; stride: ints, pad: ints, dilation: ints, groups: int = 1) -> T", T="number",
-    shape=_conv_shape, traits=Trait.CONTRACTION, operations=_conv_operations, rows=first_rows)
+    shape=_conv_shape, traits=Trait.CONTRACTION, sums=f32_or_wider, operations=_conv_operations, rows=first_rows)
 def conv(x, w, bias=None, *, stride, pad, dilation, groups):
     """Cross-correlation of x [N, C, 1 to 3 spatial dims] with w [O, C/groups, kernel] (ONNX Conv, torch conv1d to 3d).
 
@@ -142,7 +143,8 @@ def _conv_transpose_operations(o: Operands, results) -> DimLike:
 
 
 @op("conv_transpose(x: T, w: T, bias?: T; stride: ints, pad: ints, dilation: ints, output_padding: ints, groups: int = 1) -> T",
-    T="float", shape=_conv_transpose_shape, traits=Trait.CONTRACTION, operations=_conv_transpose_operations, rows=first_rows)
+    T="float", shape=_conv_transpose_shape, traits=Trait.CONTRACTION, sums=f32_or_wider,
+    operations=_conv_transpose_operations, rows=first_rows)
 def conv_transpose(x, w, bias=None, *, stride, pad, dilation, output_padding, groups):
     """The gradient of `conv` with respect to its input: x [N, Cin, ...] with w [Cin, Cout/groups, kernel].
 
@@ -176,7 +178,7 @@ def _deform_conv_shape(o: Operands) -> Shape:
 
 
 @op("deform_conv(x: T, w: T, offset: T, bias?: T, mask?: T; stride: ints, pad: ints, dilation: ints, groups: int = 1, "
-    "offset_groups: int = 1) -> T", T="float", shape=_deform_conv_shape, traits=Trait.CONTRACTION,
+    "offset_groups: int = 1) -> T", T="float", shape=_deform_conv_shape, traits=Trait.CONTRACTION, sums=f32_or_wider,
     operations=_conv_operations, rows=lambda o: (0, 2, 4) if o.mask is not None else (0, 2))
 def deform_conv(x, w, offset, bias=None, mask=None, *, stride, pad, dilation, groups, offset_groups):
     """Deformable convolution v2 (Dai et al. 2017, Zhu et al. 2018; ONNX DeformConv, torchvision deform_conv2d), 2-D.

@@ -10,7 +10,17 @@ import numpy as np
 from graphopt.ir.dims import DimLike, Shape
 from graphopt.ir.graph import Builder, Op, Value
 from graphopt.ir.ops.windows import widest
-from graphopt.ir.table import Operands, Trait, broadcast_dims, decomposition, first_rows, normalise_axis, op, rows_beside
+from graphopt.ir.table import (
+    Operands,
+    Trait,
+    broadcast_dims,
+    decomposition,
+    f32_or_wider,
+    first_rows,
+    normalise_axis,
+    op,
+    rows_beside,
+)
 from graphopt.ir.types import F32
 
 FLOATS = "f16|bf16|f32|f64"
@@ -297,7 +307,7 @@ def _attention_operations(o: Operands, results) -> DimLike:
 
 
 @op('attention(q: T, k: T, v: T, mask?: M; scale: float, causal: bool = false, softcap: float = 0, empty: str = "zero") -> T',
-    T=FLOATS, M="bool|f16|bf16|f32|f64", shape=_attention_shape, traits=Trait.COMPOSITE | Trait.CONTRACTION,
+    T=FLOATS, M="bool|f16|bf16|f32|f64", shape=_attention_shape, traits=Trait.COMPOSITE | Trait.CONTRACTION, sums=f32_or_wider,
     operations=_attention_operations)
 def attention(q, k, v, mask=None, *, scale, causal, softcap, empty):
     """softmax(cap(q k^T * scale) + mask) v with q [B, H, S, D], k [B, Hk, L, D], v [B, Hk, L, Dv] (Vaswani et al. 2017).

@@ -9,7 +9,7 @@ import numpy as np
 from graphopt.errors import IRError
 from graphopt.ir.dims import DimLike, Shape
 from graphopt.ir.ops.numeric import widen
-from graphopt.ir.table import Operands, Trait, op
+from graphopt.ir.table import Operands, Trait, f32_or_wider, op
 from graphopt.ir.types import TensorType
 
 Activation = Callable[[np.ndarray], np.ndarray]
@@ -155,7 +155,8 @@ def _pack(x: np.ndarray, ys: list[np.ndarray], *states: list[np.ndarray]) -> tup
 @op("lstm(x: T, w: T, r: T, b?: T, lengths?: i32, h0?: T, c0?: T, p?: T; direction: str = forward, activations: strs = [], "
     "alphas: floats = [], betas: floats = [], clip: float?, hidden: int, input_forget: bool = false, "
     "quantize_state: bool = false) -> (y: T, yh: T, yc: T)",
-    T="f16|bf16|f32|f64", shape=_rule(4, ("Sigmoid", "Tanh", "Tanh"), True), traits=Trait.CONTRACTION, operations=_operations(4))
+    T="f16|bf16|f32|f64", shape=_rule(4, ("Sigmoid", "Tanh", "Tanh"), True), traits=Trait.CONTRACTION, sums=f32_or_wider,
+    operations=_operations(4))
 def lstm(x, w, r, b=None, lengths=None, h0=None, c0=None, p=None, *, direction, activations, alphas, betas, clip, hidden,
          input_forget, quantize_state):
     """Long short-term memory (Hochreiter and Schmidhuber 1997; ONNX LSTM) over x [T, B, I]; gates in the order i, o, f, c.
@@ -193,7 +194,8 @@ def lstm(x, w, r, b=None, lengths=None, h0=None, c0=None, p=None, *, direction, 
 
 @op("gru(x: T, w: T, r: T, b?: T, lengths?: i32, h0?: T; direction: str = forward, activations: strs = [], alphas: floats = [], "
     "betas: floats = [], clip: float?, hidden: int, linear_before_reset: bool = false) -> (y: T, yh: T)",
-    T="f16|bf16|f32|f64", shape=_rule(3, ("Sigmoid", "Tanh"), False), traits=Trait.CONTRACTION, operations=_operations(3))
+    T="f16|bf16|f32|f64", shape=_rule(3, ("Sigmoid", "Tanh"), False), traits=Trait.CONTRACTION, sums=f32_or_wider,
+    operations=_operations(3))
 def gru(x, w, r, b=None, lengths=None, h0=None, *, direction, activations, alphas, betas, clip, hidden, linear_before_reset):
     """Gated recurrent unit (Cho et al. 2014; ONNX GRU) over x [T, B, I]; gates in the order z (update), r (reset), h.
 
@@ -226,7 +228,8 @@ def gru(x, w, r, b=None, lengths=None, h0=None, *, direction, activations, alpha
 
 @op("rnn(x: T, w: T, r: T, b?: T, lengths?: i32, h0?: T; direction: str = forward, activations: strs = [], alphas: floats = [], "
     "betas: floats = [], clip: float?, hidden: int) -> (y: T, yh: T)",
-    T="f16|bf16|f32|f64", shape=_rule(1, ("Tanh",), False), traits=Trait.CONTRACTION, operations=_operations(1))
+    T="f16|bf16|f32|f64", shape=_rule(1, ("Tanh",), False), traits=Trait.CONTRACTION, sums=f32_or_wider,
+    operations=_operations(1))
 def rnn(x, w, r, b=None, lengths=None, h0=None, *, direction, activations, alphas, betas, clip, hidden):
     """The simple recurrent layer, H' = f(x W^T + H R^T + Wb + Rb) (Elman 1990; ONNX RNN). Shapes as in `lstm` with 1 gate."""
     source = widen(x)

@@ -33,7 +33,7 @@ from graphopt.codegen.kernel.index import flat_index, split_index
 from graphopt.codegen.kernel.loops import Alloc, For, If, Kernel, Stmt, Store, dot, loop, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope, Space
 from graphopt.codegen.lower.kernels import Lowered, Packing, Sources, position
-from graphopt.codegen.lower.registry import Inliner, computed
+from graphopt.codegen.lower.registry import Inliner
 from graphopt.codegen.lower.schedule import Style, work
 from graphopt.codegen.x86.costs import Costs, costs_of
 from graphopt.codegen.x86.isa import Row, multiply_add
@@ -109,7 +109,7 @@ class Blocked:
     def __init__(self, op: Op, inner: Op, sources: Sources, name: str, style: Style, machine: X86) -> None:
         self.op, self.inner, self.sources, self.name, self.style = op, inner, sources, name, style
         self.machine, self.costs, self.registers = machine, costs_of(machine), machine.registers
-        self.dtype: DType = computed(inner.result.dtype)
+        self.dtype: DType = inner.definition.sum_dtype(inner.view())
         self.lanes = max(1, style.lanes // (2 if self.dtype.bits == 64 else 1))
         self.packings: dict[int, Packing] = {}
         self.scratch: list[Buffer] = []

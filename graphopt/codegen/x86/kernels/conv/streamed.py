@@ -17,7 +17,7 @@ from graphopt.codegen.kernel.index import flat_index
 from graphopt.codegen.kernel.loops import For, If, Let, Stmt, nest, seq, store
 from graphopt.codegen.kernel.spaces import Scope
 from graphopt.codegen.lower.kernels import Lowered, Sources
-from graphopt.codegen.lower.registry import Inliner, computed
+from graphopt.codegen.lower.registry import Inliner
 from graphopt.codegen.lower.schedule import Style
 from graphopt.codegen.lower.tuning import best_of
 from graphopt.codegen.x86.costs import costs_of, lanes_of
@@ -60,7 +60,7 @@ def plans(first: Op, second: Op, machine: X86) -> Iterator[tuple[float, Plan]]:
     _, channels, height, width = first.result.static_shape
     out_height, out_width = second.result.static_shape[2:]
     taps, depth, channels_in = window_of(second), math.prod(w.static_shape[1:]), w.static_shape[1]
-    costs, size_of = costs_of(machine), computed(first.result.dtype).itemsize
+    costs, size_of = costs_of(machine), first.definition.sum_dtype(first.view()).itemsize
     lanes = lanes_of(machine, first.result.dtype)
     while channels < lanes:
         lanes //= 2
