@@ -127,6 +127,8 @@ CASES: list[tuple[str, str, str]] = [
     ("scan", "from behind", one({"x": "f32[5, 40]"}, "cumsum(%x) {axis=0, exclusive=true, reverse=true}", "f32[5, 40]")),
     ("transpose", "of rows", one({"x": "f32[19, 21]"}, "transpose(%x) {perm=[1, 0]}", "f32[21, 19]")),
     ("transpose", "to channels last", one({"x": "f32[1, 18, 5, 7]"}, "relayout(%x)", "f32[1, 18, 5, 7]@NHWC+1")),
+    ("transpose", "into a border of threes", one({"x": "f32[1, 18, 5, 7]"}, "relayout(%x)", "f32[1, 18, 5, 7]@NHWC+1=3")),
+    ("transpose", "into a part of a larger one", one({"x": "f32[1, 18, 5, 7]"}, "relayout(%x)", "f32[1, 18, 5, 7]@NHWC+1/24")),
     ("columns", "", one({"x": "f32[40, 70]"}, "softmax(%x) {axis=0}", "f32[40, 70]")),
     ("tiled", "", TURNED),
     ("generic", "rows", one({"x": "f32[5, 37]"}, "softmax(%x) {axis=1}", "f32[5, 37]")),
