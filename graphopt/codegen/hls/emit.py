@@ -2,6 +2,9 @@
 
 Inputs and outputs are AXI masters, copied in and out in bursts; weights are constants; the memory plan's arena becomes
 one array for each of its blocks, shared by the tensors that the plan put there.
+
+In f32 a product and a sum are two operators, rounded each, and `fma` is fmaf: Vitis may join them only under
+unsafe_math_optimizations, which our configuration does not turn on. In fixed point an `fma` is rounded once to the accumulator.
 """
 
 from __future__ import annotations
