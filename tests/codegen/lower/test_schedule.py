@@ -232,6 +232,13 @@ def test_transpositions_of_every_size() -> None:
     batch.check()
 
 
+@pytest.mark.parametrize(("shape", "way"), [
+    ((130, 33), "tiled"), ((17, 200), "tiled"), ((130, 3), "generic"), ((1, 200), "generic")])
+def test_long_rows_that_become_columns_are_tiled(shape: tuple[int, int], way: str) -> None:
+    op = make("transpose", [np.zeros(shape, np.float32)], perm=[1, 0])
+    assert lower(op, "k", Style(lanes=16)).kernel.template == way
+
+
 @pytest.mark.parametrize("of", FLOATS)
 def test_nan_and_infinities_propagate(of: str) -> None:
     from graphopt.ir import dtype
