@@ -16,7 +16,7 @@ from graphopt.codegen.x86.kernels.conv.prologue import is_pointwise, prologue
 from graphopt.codegen.x86.kernels.conv.row_major import row_major
 from graphopt.codegen.x86.kernels.conv.streamed import streamed
 from graphopt.codegen.x86.kernels.conv.winograd import winograd
-from graphopt.codegen.x86.kernels.matmul import Matmul, covers
+from graphopt.codegen.x86.kernels.matmul import covers, matmul
 from graphopt.ir.fused import ends, held, kind, makes
 from graphopt.ir.graph import Op, Value
 from graphopt.ir.table import Trait
@@ -72,7 +72,7 @@ def _streamed(machine: X86) -> Match:
 
 MAKERS: list[tuple[str, Callable[[X86], Match]]] = [  # in the order in which they are asked
     ("conv.streamed", _streamed),
-    ("matmul", _maker(lambda c: c.inner.name == "matmul", lambda *a: Matmul(*a).build())),
+    ("matmul", _maker(lambda c: c.inner.name == "matmul", matmul)),
     ("conv.prologue", _maker(lambda c: c.computes_image, prologue)),
     ("conv.depthwise", _maker(lambda c: c.channels_last and is_depthwise(c.inner), depthwise)),
     ("conv.grouped", _maker(lambda c: c.channels_last and is_grouped(c.inner, c.machine), grouped)),
