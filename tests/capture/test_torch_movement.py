@@ -244,3 +244,7 @@ def test_slices_of_a_free_axis_are_cut_where_it_ends(bounds, length):
     for n in range(low, min(high or 15, 15) + 1):
         x = torch.randn(n, 3)
         same(run(graph.specialise(dict.fromkeys(graph.symbols(), n)), x), module(x))
+
+
+def test_a_copy_of_other_strides_is_the_same_tensor():
+    check(lambda x: torch.ops.prims.copy_strided(x, (1, 3)).abs(), torch.randn(3, 5))

@@ -43,7 +43,7 @@ def reduce(d: TorchDraft) -> str:
                 f"F.normalize({v}, dim={a})",
                 f"{v}.median({a}{keep}).values",
                 f"{v}.sort({a}, descending={d.chance(0.5)}).values",
-                f"{v}.argsort({a})",
+                f"{v}.argsort(dim={a}, stable=True)",
                 f"{v}.topk({d.integer(1, max(d[v].shape[a], 1))}, {a}).values",
                 f"{v}.topk({most if distinct(d[v], a) else 0}, {a}, largest=False).indices",
                 f"torch.linalg.vector_norm({v}, 3, dim={a}{keep})",

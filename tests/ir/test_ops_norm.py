@@ -194,6 +194,11 @@ def test_attention_of_a_query_that_sees_nothing_is_nan_where_asked():
         assert np.isnan(got[:, :, 1]).all()
 
 
+def test_attention_of_no_heads_is_empty():
+    q = normal(2, 0, 3, 4)
+    assert run_op("attention", q, q, q, scale=1.0, causal=False).shape == (2, 0, 3, 4)
+
+
 def test_attention_without_keys_is_zero():
     q, none = normal(1, 2, 3, 4), np.zeros((1, 2, 0, 4), np.float32)
     same(run_op("attention", q, none, none, scale=1.0), np.zeros_like(q))

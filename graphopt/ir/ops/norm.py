@@ -317,7 +317,7 @@ def attention(q, k, v, mask=None, *, scale, causal, softcap, empty):
     lets query i see keys j <= i. A query that may see no key (or only scores of -inf) gives zeros, as torch (2.5 and
     later) and ONNX have it, or NaN where `empty` is "nan", as the softmax written out does.
     """
-    rank = q.shape[1] // k.shape[1]
+    rank = q.shape[1] // max(k.shape[1], 1)
     wide_q, wide_k, wide_v = widest(q), widest(k), widest(v)
     if rank > 1:
         wide_k, wide_v = (np.repeat(t, rank, axis=1) for t in (wide_k, wide_v))

@@ -90,7 +90,7 @@ def _(c: Context, x: Z) -> Z:
 @aten_complex("aten.clone.default", "aten.detach.default", "aten.alias.default", "aten.contiguous.default",
               "aten.resolve_conj.default", "aten.lift_fresh_copy.default",
               "aten.lift_fresh.default", "aten.positive.default", "aten.detach_.default",
-              "aten.resolve_neg.default", "prims.view_of.default")
+              "aten.resolve_neg.default", "prims.view_of.default", "prims.copy_strided.default")
 def _(c: Context, x: Z) -> Z:
     return x
 

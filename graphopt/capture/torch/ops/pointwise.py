@@ -423,7 +423,8 @@ def _(c: Context, x: Value) -> Value:
 @aten("aten.clone.default", "aten.detach.default", "aten.alias.default", "aten.contiguous.default",
       "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.positive.default", "aten.detach_.default",
       "aten.conj.default", "aten.resolve_conj.default", "aten.conj_physical.default",
-      "aten.resolve_neg.default", "prims.view_of.default", "aten._conj.default", "aten.real.default")
+      "aten.resolve_neg.default", "prims.view_of.default", "prims.copy_strided.default", "aten._conj.default",
+      "aten.real.default")
 def _(c: Context, x: Value) -> Value:
     return x
 
