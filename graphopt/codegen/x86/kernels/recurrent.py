@@ -65,14 +65,12 @@ class _Recurrent:
         self.packings: dict[int, Packing] = {}
         self.scratch: list[Buffer] = []
         self.before: list[Stmt] = []  # packs what is not constant
-
-    def build(self) -> Lowered:
         plain = lambda rows: [Part(0, rows, 1, self.padded // self.lanes, 1, self.lanes)]
         self.w = self.arranged("w", self.gates, [self.input])
         self.r = self.arranged("r", self.gates, self.rounds)
         self.bias = self.arranged("b", 2 * self.gates, plain(2 * self.gates)) if "b" in self.given else None
         self.peepholes = self.arranged("p", 3, plain(3)) if "p" in self.given else None
-        tasks = len(self.directions) * self.cut.groups
+        self.tasks = tasks = len(self.directions) * self.cut.groups
         self.own = apart(self.rows * self.padded, self.dtype, self.costs)  # of a task's states
         self.h, self.c = self.memory("h", 2 * tasks * self.own), self.memory("c", tasks * self.own)
         self.held = [self.memory(n, tasks * self.own) for n in ("update", "reset")] if len(self.rounds) > 1 else []
@@ -81,6 +79,7 @@ class _Recurrent:
         self.activations = activations_of(self.op)
         self.units = [unit_of(OpView(self.op, []), f) for f in self.activations]
 
+    def build(self) -> Lowered:
         def task(i: Expr) -> Stmt:
             first = minimum(i % self.cut.groups * self.rows, self.batch - self.rows)
             body: Stmt | None = None
@@ -94,7 +93,7 @@ class _Recurrent:
             lines = [_Line(self, d, back, const(d, INDEX), const(0, INDEX)).sequence() for d, back in enumerate(self.directions)]
             body = seq(*lines)
         else:
-            body = loop(tasks, task, Scope.PARALLEL, "task")
+            body = loop(self.tasks, task, Scope.PARALLEL, "task")
         params = (*self.sources.buffers.values(), *self.sources.outputs, *self.scratch)
         kernel = Kernel(self.name, params, seq(*self.before, body), len(self.sources.buffers), len(self.sources.outputs))
         return Lowered(kernel, tuple(self.sources.operands), self.packings, tuple(self.scratch))
