@@ -1,5 +1,5 @@
-"""This machine's peaks, by the kernels that graphopt itself brings (graphopt/peaks.c): multiply-adds, dot products of BF16 and
-of bytes where the CPU has them, and the bandwidth of reading from L1, L2, L3 and memory.
+"""This machine's peaks, by the kernels that graphopt itself brings (graphopt/measure/peaks.c): multiply-adds, dot products of
+BF16 and of bytes where the CPU has them, and the bandwidth of reading from L1, L2, L3 and memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         for threads in tqdm(args.threads, disable=None, unit="number of threads"):
             found[str(threads)] = measure(program, threads)
-    kernels = f"graphopt/peaks.c, {here['cc']}, {' '.join(FLAGS)}"
+    kernels = f"graphopt/measure/peaks.c, {here['cc']}, {' '.join(FLAGS)}"
     machine.write_json(args.json, {"machine": here, "kernels": kernels, "peaks": found})
     plots.roofline(found, [], args.json.with_suffix(".png"))
     print(machine.summary(here))

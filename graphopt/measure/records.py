@@ -1,7 +1,8 @@
 """What was measured of kernels: which of a template's candidates was the fastest, by target, threads and kernel.
 
 Records are one JSON file with the digest of its records, in the cache folder or where the user says, which several processes may
-write to at once. The tuner makes them; compilations take what they say (codegen/tuning.py). Nothing here imports the compiler.
+write to at once. The tuner makes them; compilations take what they say (codegen/lower/tuning.py). Nothing here imports the
+compiler.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class X86(Target):
 
     `l1` and `l2` are a core's data caches in bytes, `l3` what all cores share. `fma` is how many multiply-adds on whole vectors
     start in a cycle. `family` names the CPUs that cost alike (codegen/x86/costs.py).
-    `winograd` allows convolutions by Winograd's algorithm, with its rounding (see codegen/winograd.py).
+    `winograd` allows convolutions by Winograd's algorithm, with its rounding (see codegen/x86/kernels/conv/winograd.py).
     """
 
     cpu: str = ""

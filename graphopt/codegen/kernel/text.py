@@ -279,8 +279,8 @@ class _Parser:
 
     def take(self, text: str | None = None, kind: str | None = None) -> str:
         k, found, _ = self.tokens[self.at]
-        if (text is not None and found != text) or (kind is not None and k != kind):
-            raise self.wrong(f"expected {text or kind}")
+        if k == "end" or (text is not None and found != text) or (kind is not None and k != kind):
+            raise self.wrong(f"expected {text or kind or 'more'}")
         self.at += 1
         return found
 
@@ -317,10 +317,22 @@ class _Parser:
         return DTYPES[name]
 
     # Names
+    def quoted(self) -> str:
+        """A name that always stands in quotes."""
+        text = self.take(kind="name")
+        try:
+            return str(json.loads(text))
+        except ValueError:
+            self.at -= 1
+            raise self.wrong("expected a name in quotes") from None
+
     def own(self, text: str) -> str:
         """The name that a variable or buffer has, of the one that it has in the text."""
         base = re.sub(r"\.\d+$", "", text)
-        return str(json.loads(base)) if base.startswith('"') else base
+        try:
+            return str(json.loads(base)) if base.startswith('"') else base
+        except ValueError:
+            raise self.wrong(f"{base} is no name, and stands before this") from None
 
     def var(self, text: str, d: DType, low: int | None, high: int | None) -> Var:
         """The variable of that name: the same one where it is bound again, and just so."""
@@ -380,7 +392,7 @@ class _Parser:
         scratch = self.many(self.declared, "(", ")") if self.skip("scratch") else []
         if self.skip("scalars"):
             self.many(self.scalar, "(", ")")
-        template = json.loads(self.take(kind="name")) if self.skip("by") else "generic"
+        template = self.quoted() if self.skip("by") else "generic"
         body = self.block()
         if self.tokens[self.at][0] != "end":
             raise self.wrong("expected nothing more")
@@ -474,7 +486,7 @@ class _Parser:
         return Wait(self.integer())
 
     def instruction(self) -> Instruction:
-        name = json.loads(self.take(kind="name"))
+        name = self.quoted()
         if name not in INSTRUCTIONS:
             self.at -= 1
             raise self.wrong("no instruction of that name is known (a target's table is, once it is imported)")

@@ -1,5 +1,5 @@
 /* Calls from Python that its interpreter has no part in: a builtin function for one program, which takes arrays and gives new
- * ones. runtime/pycall.py makes it.
+ * ones. runtime/host/pycall.py makes it.
  *
  * Compiled code streams weights through the cache, so that whatever Python looks at between two calls comes from far away; the
  * less that is, the better. The library is not linked with Python and needs none of its headers: what it calls are functions

@@ -1,4 +1,4 @@
-/* What runtime/pycall.py and pycall.c agree on. */
+/* What runtime/host/pycall.py and pycall.c agree on. */
 #ifndef GRAPHOPT_PYCALL_H
 #define GRAPHOPT_PYCALL_H
 

@@ -180,7 +180,8 @@ WRONG = {
     "2 indices": f"{Y_IS} {{ y[0] = y[0, 0] }}", "expected an expression": f"{Y_IS} {{ y[0] = q }}",
     "takes 2 arguments": f"{Y_IS} {{ y[0] = max(y[0]) }}", "range": f"{Y_IS} {{ for i < 3 + 4 {{}} }}",
     "one of serial": f"{Y_IS} {{ for i < 3 sideways {{}} }}", "a literal of f32": f"{Y_IS} {{ y[0] = f32(x) }}",
-    "an integer": "kernel @k() -> (y: f32[1.5]) {}",
+    "an integer": "kernel @k() -> (y: f32[1.5]) {}", "expected more": f"{Y_IS} {{ y[0] = f32(",
+    "a name in quotes": f"{Y_IS} by pool {{}}", "is no name": r'kernel @k() -> ("\q": f32[1]) {}',
 }
 
 
