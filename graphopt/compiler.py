@@ -14,12 +14,14 @@ from graphopt.backends.options import check_counts, check_flags, enough_memory, 
 from graphopt.backends.recipe import Recipe
 from graphopt.errors import InputError
 from graphopt.measure.records import check_mode
+from graphopt.moved import had
 from graphopt.targets import without_winograd
 
 if TYPE_CHECKING:
     from graphopt.targets import Target
 
 MAX_SPECIALISATIONS = 16
+__getattr__ = had(__name__)
 
 
 def compile(model: Any, example_inputs: Any = None, *, target: str | Target = "x86", threads: int | None = None,
