@@ -71,7 +71,7 @@ FAULTS = {
     "an index of f32": Store(Y, (ONE,), ONE),
     "2 indices": Store(Y, (const(0, INDEX),) * 2, ONE),
     "store at i, which is 0 to 7": over(J, 8, store(Y, J, ONE)),
-    "load of 9": If(Y[0].eq(ONE), store(Y, 0, X[9])),
+    "load of 9": store(Y, 0, X[9]),
     "i runs from 0 to 6, and says 0 to 3": over(Var("i", INDEX, 0, 3), 7, store(Y, 0, ONE)),
     "is never in": Let(Var("v", INDEX, 0, 3), const(5, INDEX), store(Y, 0, ONE)),
     "loop of i over f32": For(I, ONE, store(Y, 0, ONE)),
@@ -127,6 +127,11 @@ def test_accesses_are_proved_where_ranges_say_it_and_else_reported():
     assert every.proved == 2 and not every.open
     picked = verify(kernel(loop(7, lambda i: store(Y, i, X[X[i].cast("i64").cast(INDEX)]))))
     assert picked.proved == 2 and [type(a).__name__ for a in picked.open] == ["Load"]
+
+
+def test_what_may_never_run_is_left_to_the_interpreter():
+    never = verify(kernel(loop(7, lambda i: If(i < 0, store(Y, i, X[i + 9])))))
+    assert len(never.open) == 1
 
 
 def test_parameters_are_counted_and_global():
