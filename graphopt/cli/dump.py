@@ -171,17 +171,15 @@ def _profile(program: Any, inputs: Sequence[Any], args: argparse.Namespace) -> s
 def _parameters(graph: Graph, results: Results, target: Target, tune: str | None) -> tuple[str, Program | None]:
     """How the parameters of the program's kernels are chosen, after measuring where that is wanted, and the program (None for
     targets whose kernels have none). The choices are also kept as reasons."""
-    from graphopt.backends.base import backend_of
+    from graphopt.targets.x86 import X86
 
-    if not backend_of(target).tunes:
+    if not isinstance(target, X86):
         if tune:
             raise UsageError(f"--tune: kernels for {target.name} have no parameters to tune")
         return "", None
     from graphopt.backends.x86 import static
     from graphopt.measure.records import Records
-    from graphopt.targets.x86 import X86
 
-    assert isinstance(target, X86)  # the only one whose kernels have any
     records = Records.load(to_write=tune is not None)
     if tune:
         static.measure(graph, target, tune, records)

@@ -43,7 +43,7 @@ def _branch(op: Op) -> str | None:
     for k, (a, b) in enumerate(zip(then.outputs, other.outputs)):
         if a.type != b.type:
             return f"its branches give result {k} as {a.type} and as {b.type}: which, is known only when running"
-    return _entries(op, [*zip(then.inputs, op.operands[1:]), *zip(other.inputs, op.operands[1:])])
+    return _entries([*zip(then.inputs, op.operands[1:]), *zip(other.inputs, op.operands[1:])])
 
 
 def _loop(op: Op) -> str | None:
@@ -60,10 +60,10 @@ def _loop(op: Op) -> str | None:
     trip = op.operand("trip")
     if trip is not None and (not isinstance(trip.type, TensorType) or trip.dtype.name not in ("i64", "i32")):
         return f"its trip count is {trip.type}"
-    return _entries(op, list(zip(body.inputs[2:], op.operands[2:])))
+    return _entries(list(zip(body.inputs[2:], op.operands[2:])))
 
 
-def _entries(op: Op, pairs: Sequence[tuple[Value, Value | None]]) -> str | None:
+def _entries(pairs: Sequence[tuple[Value, Value | None]]) -> str | None:
     for inside, outside in pairs:
         if outside is not None and inside.type != outside.type and isinstance(outside.type, TensorType):
             return f"%{outside.name or '?'} is {outside.type}, and {inside.type} where it is used within"
